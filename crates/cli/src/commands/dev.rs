@@ -1,0 +1,93 @@
+//! `interlock dev [FILE]`: a device server on this machine for the first five minutes.
+//!
+//! Loopback only, state kept, signed in: the command line works in any other terminal at once.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use interlock_model::secret::Secret;
+
+use super::serve::{self, ServeArgs};
+use crate::installation;
+use crate::remote::contexts;
+
+/// The device that is served when no file is given.
+const EXAMPLE: &str = include_str!("../../../../examples/hello.py");
+
+/// Options of `dev`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DevArgs {
+    /// Python file with `@task` functions [default: a small example]
+    file: Option<PathBuf>,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 7443)]
+    port: u16,
+    /// Folder for everything that is kept
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Written as JSON once the server answers
+    #[arg(long)]
+    ready_file: Option<PathBuf>,
+    /// Python interpreter
+    #[arg(long, env = "INTERLOCK_PYTHON")]
+    python: Option<PathBuf>,
+}
+
+/// Serves and signs the command line in.
+///
+/// # Errors
+/// As `device serve`.
+pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
+    let state = args.state.unwrap_or_else(|| installation::default_state("dev"));
+    installation::prepare(&state)?;
+    let file = match args.file {
+        Some(file) => file,
+        None => {
+            let path = state.join("hello.py");
+            std::fs::write(&path, EXAMPLE).with_context(|| format!("write {}", path.display()))?;
+            path
+        }
+    };
+    // The password of the development server stays in its folder, mode 0600, so that it can be used again tomorrow.
+    let kept = installation::keep(&state.join("keys/dev-admin-password"), || {
+        let ambient = crate::ambient::ambient();
+        Ok(interlock_model::id::random_hex(&*ambient.entropy, 16).into_bytes())
+    })?;
+    let password = Secret::new(String::from_utf8_lossy(&kept).trim());
+    let serve_args = ServeArgs {
+        file,
+        name: None,
+        title: None,
+        description: None,
+        host: Some("127.0.0.1".to_owned()),
+        port: Some(args.port),
+        listen: None,
+        tls_cert: None,
+        tls_key: None,
+        tls: None,
+        state: Some(state),
+        ready_file: args.ready_file,
+        config: None,
+        python: args.python,
+        simulate: false,
+        no_standby: false,
+    };
+    let mut config = serve_args.settings()?;
+    config.for_development(&password);
+    serve::serve(serve_args, config, move |told| {
+        let url = told.url.clone();
+        crate::print_err(&format!(
+            "\n  Interlock {} · development · this machine only\n  Panel     {url}/panel   (admin / {})\n  Try       interlock action list\n            interlock run {}\n",
+            env!("CARGO_PKG_VERSION"),
+            password.expose(),
+            "hello name=World",
+        ));
+        let secret = password.clone();
+        tokio::spawn(async move {
+            if let Err(error) = contexts::sign_in_and_save("dev", &url, None, "admin", &secret).await {
+                crate::print_err(&format!("  The command line could not sign in: {error}\n"));
+            }
+        });
+    })
+    .await
+}

@@ -1,0 +1,6 @@
+//! Commands that work on this machine: serving, settings, checks.
+
+pub(crate) mod config;
+pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod serve;

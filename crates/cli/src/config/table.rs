@@ -1,0 +1,84 @@
+//! The settings that exist. This table is the documentation of each: what, unit, range, default.
+
+/// What a setting holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A text.
+    Text,
+    /// A whole number.
+    Integer,
+    /// true or false.
+    Flag,
+    /// Texts separated by commas.
+    List,
+    /// Never shown; `<name>_file` and `<VARIABLE>_FILE` read it from a file.
+    Secret,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// `section.name`, as in the file.
+    pub(crate) key: &'static str,
+    /// Environment variables, the preferred one first.
+    pub(crate) variables: &'static [&'static str],
+    /// What it holds.
+    pub(crate) kind: Kind,
+    /// Value when nothing is said.
+    pub(crate) default: &'static str,
+    /// What it does, with unit and range.
+    pub(crate) doc: &'static str,
+}
+
+const fn setting(key: &'static str, variables: &'static [&'static str], kind: Kind, default: &'static str, doc: &'static str) -> Setting {
+    Setting { key, variables, kind, default, doc }
+}
+
+/// Every setting of the device server.
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting("server.bind", &["BIND", "UVICORN_HOST"], Kind::Text, "127.0.0.1", "Address to listen on. Anything but loopback needs TLS."),
+    setting("server.port", &["PORT", "UVICORN_PORT"], Kind::Integer, "8000", "Port, 0 to 65535; 0 takes a free one."),
+    setting("server.title", &[], Kind::Text, "", "Title in documents; empty: the device file's own title."),
+    setting("server.description", &[], Kind::Text, "", "Text below the title."),
+    setting("server.environment", &["ENVIRONMENT"], Kind::Text, "development", "development, or production: API documents are then for administrators only."),
+    setting("server.max_request_size", &["MAX_REQUEST_SIZE"], Kind::Integer, "10485760", "Largest request body in bytes, 1024 to 104857600."),
+    setting("server.allowed_hosts", &["ALLOWED_HOSTS"], Kind::List, "", "Host names to answer to, beside loopback names and the listening address; *.example.org is allowed."),
+    setting("server.cors_allow_origins", &["CORS_ALLOW_ORIGINS"], Kind::List, "", "Origins whose pages may call this server with credentials. * is refused."),
+    setting("server.trusted_proxies", &["TRUSTED_PROXIES"], Kind::List, "", "Addresses or networks (CIDR) whose X-Forwarded-* headers are believed."),
+    setting("server.force_https", &["FORCE_HTTPS"], Kind::Flag, "false", "Redirects GET and HEAD over plain HTTP, refuses everything else."),
+    setting("server.hsts", &["HSTS"], Kind::Text, "secure", "When Strict-Transport-Security is sent: secure, always, never."),
+    setting("server.compat_headers", &["COMPAT_HEADERS"], Kind::Flag, "false", "Sends the earlier system's X-XSS-Protection."),
+    setting("server.error_format", &["ERROR_FORMAT"], Kind::Text, "problem", "problem, or legacy: 422 bodies as a list."),
+    setting("tls.mode", &[], Kind::Text, "auto", "auto: certificate files if given, else plain HTTP on loopback; internal: a certificate from this installation's own authority."),
+    setting("tls.cert_file", &["TLS_CERT_FILE"], Kind::Text, "", "Certificate chain in PEM form."),
+    setting("tls.key_file", &["TLS_KEY_FILE"], Kind::Text, "", "Private key in PEM form."),
+    setting("tls.min_version", &[], Kind::Text, "1.3", "1.3, or 1.2 for old clients."),
+    setting("limits.enabled", &["RATE_LIMIT_ENABLED"], Kind::Flag, "true", "Rate limits."),
+    setting("limits.requests_per_minute", &["MAX_REQUESTS_PER_MINUTE"], Kind::Integer, "60", "For each address and each principal, 1 to 10000000."),
+    setting("limits.requests_per_hour", &["MAX_REQUESTS_PER_HOUR"], Kind::Integer, "1000", "For each address and each principal, 1 to 100000000."),
+    setting("identity.jwt_secret_key", &["JWT_SECRET_KEY"], Kind::Secret, "", "Signs tokens with HS256; at least 32 bytes. Empty: an EdDSA key is made and kept."),
+    setting("identity.jwt_secret_key_previous", &["JWT_SECRET_KEY_PREVIOUS"], Kind::Secret, "", "Still verifies tokens, never signs."),
+    setting("identity.access_token_expire_hours", &["ACCESS_TOKEN_EXPIRE_HOURS"], Kind::Integer, "1", "Lifetime of an access token in hours, 1 to 24."),
+    setting("identity.bootstrap_admin_secret", &["BOOTSTRAP_ADMIN_SECRET"], Kind::Secret, "", "Password of the user admin at the first start; empty: one is made and shown once."),
+    setting("device.execute_queue_seconds", &["EXECUTE_QUEUE_SECONDS"], Kind::Integer, "10", "Longest wait for a busy device in seconds, 0 to 3600; then 409."),
+    setting("device.default_timeout_seconds", &[], Kind::Integer, "3600", "Deadline in seconds of an action that declares none, 1 to 604800."),
+    setting("database.url", &["DATABASE_URL"], Kind::Secret, "", "postgres://… ; empty: a SQLite file in the state folder."),
+    setting("metrics.token", &["METRICS_TOKEN"], Kind::Secret, "", "Lets a monitoring system read /metrics as a bearer token; at least 16 bytes."),
+    setting("log.level", &["LOG_LEVEL"], Kind::Text, "info", "error, warning, info, debug."),
+    setting("log.format", &[], Kind::Text, "json", "json: one object a line; text: time - name - level - message."),
+];
+
+/// The setting of this key.
+pub(crate) fn by_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The setting that this variable sets.
+pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.variables.contains(&name))
+}
+
+/// Every variable.
+pub(crate) fn variables() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().flat_map(|setting| setting.variables.iter().copied())
+}

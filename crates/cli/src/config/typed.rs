@@ -1,0 +1,241 @@
+//! The settings with their types, every value checked.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use interlock_model::secret::Secret;
+use interlock_server::config::{Hsts, RateLimits};
+use ipnet::IpNet;
+
+use super::{Config, ConfigError};
+
+/// How the listener speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TlsMode {
+    /// Plain HTTP, on loopback only.
+    Off,
+    /// A certificate from this installation's own authority.
+    Internal,
+    /// Files.
+    Files {
+        /// Chain.
+        certificate: PathBuf,
+        /// Key.
+        key: PathBuf,
+    },
+}
+
+/// Everything that a device server needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceSettings {
+    pub(crate) bind: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) title: String,
+    pub(crate) description: String,
+    pub(crate) production: bool,
+    pub(crate) max_request_size: usize,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) cors_origins: Vec<String>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) force_https: bool,
+    pub(crate) hsts: Hsts,
+    pub(crate) compat_headers: bool,
+    pub(crate) legacy_errors: bool,
+    pub(crate) tls: TlsMode,
+    pub(crate) tls12: bool,
+    pub(crate) rate: RateLimits,
+    pub(crate) jwt_secret: Option<Secret>,
+    pub(crate) jwt_secret_previous: Option<Secret>,
+    pub(crate) token_hours: i64,
+    pub(crate) bootstrap_admin_secret: Option<Secret>,
+    pub(crate) queue: Duration,
+    pub(crate) default_timeout: Duration,
+    pub(crate) database_url: Option<Secret>,
+    pub(crate) metrics_token: Option<Secret>,
+}
+
+impl Config {
+    fn bad(&self, key: &'static str, reason: impl Into<String>) -> ConfigError {
+        ConfigError::Value { key, origin: self.origin(key), reason: reason.into() }
+    }
+
+    fn integer(&self, key: &'static str, from: u64, to: u64) -> Result<u64, ConfigError> {
+        let number = self.text(key).trim().parse::<u64>().ok().filter(|number| (from..=to).contains(number));
+        number.ok_or_else(|| self.bad(key, format!("must be a whole number from {from} to {to}")))
+    }
+
+    fn flag(&self, key: &'static str) -> Result<bool, ConfigError> {
+        match self.text(key).trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(self.bad(key, "must be true or false")),
+        }
+    }
+
+    fn list(&self, key: &'static str) -> Vec<String> {
+        self.text(key).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn secret(&self, key: &'static str) -> Option<Secret> {
+        let text = self.text(key);
+        (!text.is_empty()).then(|| Secret::new(text))
+    }
+
+    fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let text = self.text(key).trim().to_ascii_lowercase();
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        found.ok_or_else(|| self.bad(key, format!("must be one of {}", choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))))
+    }
+
+    /// The logging settings, needed before anything else: `(level, text format)`.
+    pub(crate) fn logging(&self) -> Result<(tracing::Level, bool), ConfigError> {
+        let level = self.choice(
+            "log.level",
+            &[
+                ("error", tracing::Level::ERROR),
+                ("warning", tracing::Level::WARN),
+                ("warn", tracing::Level::WARN),
+                ("info", tracing::Level::INFO),
+                ("debug", tracing::Level::DEBUG),
+            ],
+        )?;
+        Ok((level, self.choice("log.format", &[("json", false), ("text", true)])?))
+    }
+
+    /// All settings of a device server.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub(crate) fn device(&self) -> Result<DeviceSettings, ConfigError> {
+        let bind = match self.text("server.bind").trim() {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            text => text.parse::<IpAddr>().map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
+        };
+        let settings = DeviceSettings {
+            bind,
+            port: u16::try_from(self.integer("server.port", 0, 65_535)?).unwrap_or(0),
+            title: self.text("server.title").to_owned(),
+            description: self.text("server.description").to_owned(),
+            production: self.choice("server.environment", &[("development", false), ("production", true)])?,
+            max_request_size: usize::try_from(self.integer("server.max_request_size", 1_024, 104_857_600)?).unwrap_or(usize::MAX),
+            allowed_hosts: self.hosts()?,
+            cors_origins: self.origins()?,
+            trusted_proxies: self.networks()?,
+            force_https: self.flag("server.force_https")?,
+            hsts: self.choice("server.hsts", &[("secure", Hsts::Secure), ("always", Hsts::Always), ("never", Hsts::Never)])?,
+            compat_headers: self.flag("server.compat_headers")?,
+            legacy_errors: self.choice("server.error_format", &[("problem", false), ("legacy", true)])?,
+            tls: self.tls()?,
+            tls12: self.choice("tls.min_version", &[("1.3", false), ("1.2", true)])?,
+            rate: RateLimits {
+                enabled: self.flag("limits.enabled")?,
+                per_minute: u32::try_from(self.integer("limits.requests_per_minute", 1, 10_000_000)?).unwrap_or(u32::MAX),
+                per_hour: u32::try_from(self.integer("limits.requests_per_hour", 1, 100_000_000)?).unwrap_or(u32::MAX),
+            },
+            jwt_secret: self.secret("identity.jwt_secret_key"),
+            jwt_secret_previous: self.secret("identity.jwt_secret_key_previous"),
+            token_hours: i64::try_from(self.integer("identity.access_token_expire_hours", 1, 24)?).unwrap_or(1),
+            bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
+            queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
+            default_timeout: Duration::from_secs(self.integer("device.default_timeout_seconds", 1, 604_800)?),
+            database_url: self.secret("database.url"),
+            metrics_token: self.secret("metrics.token"),
+        };
+        if settings.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
+            return Err(self.bad("metrics.token", "must be at least 16 bytes"));
+        }
+        if settings.tls == TlsMode::Off && !settings.bind.is_loopback() {
+            return Err(self.bad(
+                "server.bind",
+                format!(
+                    "{bind} can be reached from the network, so TLS is required. Give --tls-cert and --tls-key, or --tls internal for a \
+                     certificate of this installation's own authority, or listen on 127.0.0.1 behind a proxy on this machine"
+                ),
+            ));
+        }
+        Ok(settings)
+    }
+
+    fn hosts(&self) -> Result<Vec<String>, ConfigError> {
+        let hosts = self.list("server.allowed_hosts");
+        let good = |host: &String| {
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':' | b'[' | b']' | b'_'))
+        };
+        if hosts.iter().all(good) { Ok(hosts) } else { Err(self.bad("server.allowed_hosts", "must be host names without scheme or path; *. may stand in front")) }
+    }
+
+    fn origins(&self) -> Result<Vec<String>, ConfigError> {
+        let origins = self.list("server.cors_allow_origins");
+        let good = |origin: &String| {
+            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', '?', '#', '@', ' ']))
+        };
+        if origins.iter().all(good) {
+            Ok(origins)
+        } else {
+            Err(self.bad("server.cors_allow_origins", "must be origins such as https://dashboard.example.org; * would let any page use a signed-in session"))
+        }
+    }
+
+    fn networks(&self) -> Result<Vec<IpNet>, ConfigError> {
+        self.list("server.trusted_proxies")
+            .iter()
+            .map(|text| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)))
+            .collect::<Result<_, _>>()
+            .map_err(|_| self.bad("server.trusted_proxies", "must be addresses or networks such as 10.0.0.0/8"))
+    }
+
+    fn tls(&self) -> Result<TlsMode, ConfigError> {
+        let (certificate, key) = (self.text("tls.cert_file"), self.text("tls.key_file"));
+        let internal = self.choice("tls.mode", &[("auto", false), ("internal", true)])?;
+        match (certificate.is_empty(), key.is_empty()) {
+            (true, true) if internal => Ok(TlsMode::Internal),
+            (true, true) => Ok(TlsMode::Off),
+            (false, false) if internal => Err(self.bad("tls.mode", "internal does not go together with certificate files; drop one of them")),
+            (false, false) => Ok(TlsMode::Files { certificate: certificate.into(), key: key.into() }),
+            (false, true) => Err(self.bad("tls.key_file", "is missing: give the private key of the certificate with --tls-key")),
+            (true, false) => Err(self.bad("tls.cert_file", "is missing: give the certificate chain with --tls-cert")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<DeviceSettings, ConfigError> {
+        let environment = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load(None, &environment, &[]).expect("known names").device()
+    }
+
+    #[test]
+    fn the_defaults_are_safe() {
+        let settings = with(&[]).expect("defaults");
+        assert!(settings.bind.is_loopback() && settings.rate.enabled && settings.cors_origins.is_empty());
+        assert_eq!((settings.rate.per_minute, settings.rate.per_hour, settings.max_request_size), (60, 1000, 10_485_760));
+    }
+
+    #[test]
+    fn what_would_be_unsafe_or_meaningless_stops_the_start() {
+        for pairs in [
+            [("BIND", "0.0.0.0")],
+            [("BIND", "lab.example")],
+            [("MAX_REQUEST_SIZE", "1023")],
+            [("MAX_REQUEST_SIZE", "-1")],
+            [("CORS_ALLOW_ORIGINS", "*")],
+            [("CORS_ALLOW_ORIGINS", "https://a.example/path")],
+            [("TRUSTED_PROXIES", "proxy.example")],
+            [("RATE_LIMIT_ENABLED", "maybe")],
+            [("TLS_CERT_FILE", "cert.pem")],
+            [("ACCESS_TOKEN_EXPIRE_HOURS", "0")],
+            [("METRICS_TOKEN", "short")],
+            [("ENVIRONMENT", "prod")],
+            [("PORT", "65536")],
+        ] {
+            assert!(with(&pairs).is_err(), "{pairs:?}");
+        }
+    }
+}

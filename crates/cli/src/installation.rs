@@ -1,0 +1,173 @@
+//! One installation: its state folder, keys, database and people.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use interlock_engine::Ambient;
+use interlock_engine::auth::{Db, Hasher, Keys, Passwords, Principals, SystemPermit};
+use interlock_engine::users::Users;
+use interlock_model::secret::Secret;
+use interlock_store::Store;
+
+use crate::ambient::ambient;
+use crate::config::DeviceSettings;
+
+/// Creates the state folder for its owner only, or checks that it is usable.
+///
+/// # Errors
+/// When it cannot be created or written, or others can read it.
+pub(crate) fn prepare(state: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .with_context(|| format!("create the state folder {}; choose another with --state", state.display()))?;
+    let mode = fs::metadata(state)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(state, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("others can read the state folder {} and this user cannot change that", state.display()))?;
+    }
+    let probe = state.join(".write-test");
+    fs::write(&probe, b"x")
+        .and_then(|()| fs::remove_file(&probe))
+        .with_context(|| format!("write to the state folder {}; check its owner and the free space, or choose another with --state", state.display()))
+}
+
+/// Reads a file, or writes what `make` gives with mode 0600 and returns that.
+pub(crate) fn keep(path: &Path, make: impl FnOnce() -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
+    match fs::read(path) {
+        Ok(bytes) => return Ok(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    }
+    let bytes = make()?;
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let temporary = path.with_extension("new");
+    // Left behind by a start that was killed in between.
+    let _ = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(|| format!("write {}", temporary.display()))?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    Ok(bytes)
+}
+
+/// Opens the database that the settings name.
+///
+/// # Errors
+/// When it cannot be opened; the text says what to do.
+pub(crate) async fn open_store(state: &Path, url: Option<&Secret>) -> anyhow::Result<Arc<dyn Store>> {
+    match url {
+        None => {
+            let path = state.join("interlock.db");
+            let store = interlock_store::sqlite::Sqlite::open(&path).with_context(|| format!("open the database {}", path.display()))?;
+            Ok(Arc::new(store))
+        }
+        Some(url) if url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://") => {
+            let store = interlock_store::postgres::Postgres::connect(url.expose()).await.context("connect to the database of DATABASE_URL")?;
+            Ok(Arc::new(store))
+        }
+        Some(_) => bail!("DATABASE_URL must begin with postgres:// ; leave it unset for a SQLite file in the state folder"),
+    }
+}
+
+/// The token signing key that the settings or the state folder give.
+///
+/// # Errors
+/// When it is weak, published or damaged.
+pub(crate) fn signing_keys(state: &Path, settings: &DeviceSettings) -> anyhow::Result<Keys> {
+    if let Some(secret) = &settings.jwt_secret {
+        return Ok(Keys::hs256(secret, settings.jwt_secret_previous.as_ref())?);
+    }
+    let path = state.join("keys/token-signing.pk8");
+    let key = keep(&path, || Ok(Keys::generate()?))?;
+    Keys::ed25519(&key).with_context(|| format!("use {}", path.display()))
+}
+
+/// A name that no other installation has: tokens are bound to it.
+///
+/// # Errors
+/// When it cannot be stored.
+pub(crate) fn audience(state: &Path, ambient: &Ambient) -> anyhow::Result<String> {
+    let bytes = keep(&state.join("keys/installation-id"), || Ok(interlock_model::id::random_hex(&*ambient.entropy, 16).into_bytes()))?;
+    Ok(format!("interlock:{}", String::from_utf8_lossy(&bytes).trim()))
+}
+
+/// The parts that both the server and the local command line need.
+pub(crate) struct Parts {
+    pub(crate) ambient: Ambient,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) db: Db,
+    pub(crate) principals: Arc<Principals>,
+    pub(crate) passwords: Passwords,
+}
+
+/// Opens them.
+///
+/// # Errors
+/// When the database cannot be opened or read.
+pub(crate) async fn open(state: &Path, url: Option<&Secret>) -> anyhow::Result<Parts> {
+    prepare(state)?;
+    let ambient = ambient();
+    let store = open_store(state, url).await?;
+    let db = Db::new(Arc::clone(&store), ambient.clone());
+    let principals = Principals::load(Arc::clone(&store), ambient.clone()).await.context("read the users")?;
+    let passwords = Passwords::start(Hasher::Production);
+    Ok(Parts { ambient, store, db, principals, passwords })
+}
+
+impl Parts {
+    /// People, with the roles that the device's actions ask for.
+    pub(crate) fn users(&self, device_roles: Arc<[String]>) -> Users {
+        Users::new(self.db.clone(), self.ambient.clone(), Arc::clone(&self.principals), self.passwords.clone(), device_roles)
+    }
+}
+
+/// Makes the first administrator if there is nobody yet. Returns the password if one was made up: show it once.
+///
+/// # Errors
+/// When the configured password is not accepted or the user cannot be stored.
+pub(crate) async fn first_admin(parts: &Parts, users: &Users, configured: Option<&Secret>) -> anyhow::Result<Option<Secret>> {
+    let root = SystemPermit::root("system");
+    let console = users.console(&root);
+    if !console.list().await.context("read the users")?.is_empty() {
+        return Ok(None);
+    }
+    let roles = ["admin", "operator", "viewer"].map(str::to_owned);
+    if let Some(secret) = configured {
+        console.create("admin", secret.clone(), &roles).await.context("make the first administrator from BOOTSTRAP_ADMIN_SECRET")?;
+        return Ok(None);
+    }
+    let secret = Secret::new(readable_password(parts));
+    console.create("admin", secret.clone(), &roles).await.context("make the first administrator")?;
+    Ok(Some(secret))
+}
+
+/// 25 characters of an alphabet without look-alikes: 125 bits.
+pub(crate) fn readable_password(parts: &Parts) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0_u8; 25];
+    parts.ambient.entropy.fill(&mut bytes);
+    let letters: Vec<char> = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
+    letters.chunks(5).map(|chunk| chunk.iter().collect::<String>()).collect::<Vec<_>>().join("-")
+}
+
+/// Where state is kept when nothing is said.
+pub(crate) fn default_state(name: &str) -> PathBuf {
+    let base = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"));
+    base.join("interlock").join(name)
+}

@@ -1,0 +1,137 @@
+//! The one binary. Wires everything; decides nothing.
+
+mod adapter;
+mod ambient;
+mod commands;
+mod config;
+mod installation;
+mod local;
+mod logging;
+mod python;
+mod remote;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use commands::{config as config_command, dev, doctor, serve};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs laboratory robots over a network, safely.
+#[derive(Debug, Parser)]
+#[command(name = "interlock", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: remote::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a device server on this machine to try things out
+    Dev(dev::DevArgs),
+    /// Serve devices
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Look at settings
+    #[command(subcommand)]
+    Config(config_command::ConfigCommand),
+    /// Check this machine and an installation
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Remote(remote::Command),
+}
+
+#[derive(Debug, Subcommand)]
+enum DeviceCommand {
+    /// Serve the actions of a Python file over HTTP
+    Serve(Box<serve::ServeArgs>),
+}
+
+/// Data for whoever asked. A reader that went away is no error.
+pub(crate) fn print_out(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Words for people.
+pub(crate) fn print_err(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn main() -> ExitCode {
+    // One crypto library, chosen before anything can choose another.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            let _ = error.print();
+            return ExitCode::from(if usage { 2 } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print_err(&format!("error: start: {error}\n"));
+            return ExitCode::from(1);
+        }
+    };
+    let code = runtime.block_on(dispatch(cli));
+    // Threads that still wait for a disk or a terminal do not hold the exit.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn dispatch(cli: Cli) -> u8 {
+    match cli.command {
+        Command::Dev(args) => {
+            logging::start(tracing::Level::WARN, true);
+            told(dev::dev(args).await)
+        }
+        Command::Device(DeviceCommand::Serve(args)) => told(serve_device(*args).await),
+        Command::Config(command) => told(config_command::config(&command)),
+        Command::Doctor(args) => match doctor::doctor(&args).await {
+            Ok(true) => 0,
+            Ok(false) => 1,
+            Err(error) => told(Err(error)),
+        },
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "interlock", &mut std::io::stdout());
+            0
+        }
+        Command::Remote(command) => match remote::execute(command, &cli.global).await {
+            Ok(()) => 0,
+            Err(failure) => {
+                failure.print(&cli.global);
+                failure.code()
+            }
+        },
+    }
+}
+
+async fn serve_device(args: serve::ServeArgs) -> anyhow::Result<()> {
+    let config = args.settings()?;
+    let (level, text) = config.logging()?;
+    logging::start(level, text);
+    serve::serve(args, config, |ready| print_err(&serve::banner(ready))).await
+}
+
+/// Prints a failure as what, why and what to do.
+fn told(result: anyhow::Result<()>) -> u8 {
+    let Err(error) = result else { return 0 };
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    print_err(&format!("error: {}\n", chain[0]));
+    for cause in &chain[1..] {
+        print_err(&format!("  {cause}\n"));
+    }
+    1
+}

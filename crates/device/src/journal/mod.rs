@@ -1,0 +1,288 @@
+//! What was started and how it ended, on disk: the device's memory across crashes.
+//!
+//! Answers for one promise: **a call that may have reached the worker is never reported as not started.** Never decides
+//! whether to repeat anything; the server does that with [`Journaled`].
+//!
+//! Two files. `journal.log` takes the records that must survive a power cut; one thread ([`writer`]) writes them in batches and
+//! flushes once per batch. `sent-<session>.log` takes one mark per call, written with a plain write(2) right before the call
+//! goes to the worker, and is never waited for. How a run is judged after a crash ([`recover`]):
+//!
+//! | in the journal | verdict | why |
+//! |---|---|---|
+//! | `finished` | its outcome | it was flushed before anyone was told |
+//! | `sent` | started | the mark is written before the worker can see the call |
+//! | `armed`, same boot of the machine | never started | a process that is killed loses nothing it has written: the page cache belongs to the kernel, so the missing mark proves that it was never written |
+//! | `armed`, another boot | started | a power cut may have taken the mark, because nobody waited for it |
+//! | nothing | never started | the call waits for `armed` to be on disk |
+//!
+//! Nothing about a run that is older than the *horizon* (a record was dropped unasked after a day, or the file was damaged)
+//! counts as started. An idempotent action is not armed: repeating it is as good as doing it once.
+
+mod record;
+mod recover;
+mod sent;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use interlock_model::device::{Call, Journaled, Outcome};
+use interlock_model::{Clock, RunId};
+use tokio::sync::mpsc::UnboundedSender;
+
+pub(crate) use recover::Recovered;
+use sent::SentFile;
+pub(crate) use sent::SentError;
+
+/// Rewritten when this many bytes are dead.
+const COMPACT_BYTES: u64 = 64 << 20;
+/// How long an outcome that the server has not confirmed is kept.
+const KEEP: Duration = Duration::from_hours(24);
+
+/// Called on the writer's thread with the outcome, and whether it is on disk.
+pub(crate) type Reply = Box<dyn FnOnce(Outcome, bool) + Send>;
+
+/// News for the supervisor.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum JournalEvent {
+    /// Every armed record up to this number is on disk, or has been reported as failed before.
+    Armed { through: u64 },
+    /// These could not be written.
+    ArmFailed { from: u64, through: u64 },
+    /// An outcome could not be written; its caller has been told it all the same.
+    FinishLost(RunId),
+    /// The file of `sent` marks is free again, or the journal can be written again.
+    Resumed,
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Written by a newer program.
+    #[error("{path} was written by a newer version of Interlock (format {version})")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+}
+
+impl JournalError {
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// Where a run stands, in memory. Outcomes stay on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Armed,
+    Sent,
+    Lost,
+    Finished { offset: u64, len: u32, at: i64 },
+}
+
+struct Index {
+    entries: HashMap<RunId, Entry>,
+    /// `journal.log`, for reading outcomes back.
+    file: Arc<File>,
+    horizon: u64,
+    /// Bytes of `finished` lines that are still wanted.
+    live_bytes: u64,
+}
+
+struct Inner {
+    index: Mutex<Index>,
+    sent: Mutex<SentFile>,
+    broken: AtomicBool,
+    _lock: Option<File>,
+}
+
+enum Request {
+    Arm { line: Vec<u8>, run: RunId, number: u64 },
+    Finish { run: RunId, at: i64, outcome: Outcome, durable: bool, reply: Option<Reply> },
+    Forget(Vec<RunId>),
+    #[cfg(test)]
+    Rewrite,
+    Close,
+}
+
+/// What the journal says about a run that somebody wants to start.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Known {
+    /// May be started.
+    New,
+    /// It was, or may have been, sent before.
+    Started,
+    /// It ended like this.
+    Finished(Outcome),
+}
+
+/// Handle of the journal. Dropping the last one ends the writer after it has written everything.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    inner: Arc<Inner>,
+    requests: mpsc::Sender<Request>,
+    thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Journal {
+    /// Starts the writer on what [`Recovered::read`] found: both files are written anew, so that a torn end is gone and
+    /// doubts are settled once.
+    pub(crate) fn open(
+        recovered: Recovered,
+        lock: Option<File>,
+        clock: Arc<dyn Clock>,
+        events: UnboundedSender<JournalEvent>,
+    ) -> Result<Self, JournalError> {
+        Self::open_with(recovered, lock, clock, events, COMPACT_BYTES)
+    }
+
+    fn open_with(
+        recovered: Recovered,
+        lock: Option<File>,
+        clock: Arc<dyn Clock>,
+        events: UnboundedSender<JournalEvent>,
+        compact_bytes: u64,
+    ) -> Result<Self, JournalError> {
+        let (requests, queue) = mpsc::channel();
+        let (writer, inner) =
+            writer::Writer::open(recovered, lock, Arc::clone(&clock), events, queue, compact_bytes)?;
+        let thread = std::thread::Builder::new()
+            .name("interlock-journal".to_owned())
+            .spawn(move || writer.run())
+            .map_err(JournalError::io(Path::new("a thread for the journal")))?;
+        Ok(Self { inner, requests, thread: Arc::new(Mutex::new(Some(thread))), clock })
+    }
+
+    /// The line that [`Self::arm`] writes. Made by the caller's task, not by the supervisor.
+    pub(crate) fn armed_line(call: &Call) -> Vec<u8> {
+        let mut line = Vec::with_capacity(160);
+        record::armed(&mut line, call.run, &call.action, &record::digest(call.run, &call.parameters));
+        line
+    }
+
+    /// Records that the call may be sent soon. Numbers must grow; [`JournalEvent`] answers.
+    pub(crate) fn arm(&self, run: RunId, line: Vec<u8>, number: u64) {
+        self.request(Request::Arm { line, run, number });
+    }
+
+    /// Marks the call as sent. Does not wait for the disk.
+    pub(crate) fn mark_sent(&self, run: RunId) -> Result<(), SentError> {
+        let mut file = match self.inner.sent.try_lock() {
+            Ok(file) => file,
+            Err(std::sync::TryLockError::WouldBlock) => return Err(SentError::Wait),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        file.mark(run).inspect_err(|_| self.inner.broken.store(true, Ordering::SeqCst))?;
+        // Under the lock of the file: a rewrite sees either both or neither.
+        self.index().entries.insert(run, Entry::Sent);
+        Ok(())
+    }
+
+    /// Records the end of a call; `reply` is called when it is on disk, or cannot be.
+    pub(crate) fn finish(&self, run: RunId, outcome: Outcome, reply: Reply) {
+        let at = self.clock.now().micros();
+        self.request(Request::Finish { run, at, outcome, durable: true, reply: Some(reply) });
+    }
+
+    /// Records that an armed call was never sent. Nobody waits for it.
+    pub(crate) fn withdraw(&self, run: RunId, outcome: Outcome) {
+        let at = self.clock.now().micros();
+        self.request(Request::Finish { run, at, outcome, durable: false, reply: None });
+    }
+
+    /// These outcomes are no longer wanted.
+    pub(crate) fn forget(&self, runs: &[RunId]) {
+        for some in runs.chunks(1024) {
+            self.request(Request::Forget(some.to_vec()));
+        }
+    }
+
+    /// Whether writing failed and has not worked since.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.inner.broken.load(Ordering::SeqCst)
+    }
+
+    /// What is known about a run.
+    pub(crate) fn journaled(&self, run: RunId) -> Journaled {
+        let (entry, file) = {
+            let index = self.index();
+            match index.entries.get(&run) {
+                None if record::born(run) <= index.horizon => return Journaled::Started,
+                None | Some(Entry::Armed) => return Journaled::NeverStarted,
+                Some(Entry::Sent | Entry::Lost) => return Journaled::Started,
+                Some(Entry::Finished { offset, len, .. }) => ((*offset, *len), Arc::clone(&index.file)),
+            }
+        };
+        let mut line = vec![0; entry.1 as usize];
+        match file.read_exact_at(&mut line, entry.0) {
+            Ok(()) => match record::parse_outcome(&line) {
+                Some((found, outcome)) if found == run => return Journaled::Finished(outcome),
+                _ => tracing::error!(run.id = %run, "the journal's record of this run is damaged"),
+            },
+            Err(error) => tracing::error!(run.id = %run, %error, "the journal cannot be read"),
+        }
+        Journaled::Started
+    }
+
+    /// Whether a call may be started under this run id.
+    pub(crate) fn known(&self, run: RunId) -> Known {
+        match self.journaled(run) {
+            Journaled::NeverStarted => Known::New,
+            Journaled::Started => Known::Started,
+            Journaled::Finished(outcome) => Known::Finished(outcome),
+        }
+    }
+
+    /// Writes everything that waits and ends the writer. Blocks.
+    pub(crate) fn close(&self) {
+        self.request(Request::Close);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    #[cfg(test)]
+    fn rewrite(&self) {
+        self.request(Request::Rewrite);
+    }
+
+    fn request(&self, request: Request) {
+        if let Err(mpsc::SendError(request)) = self.requests.send(request) {
+            // Only after `close`, or if the writer panicked: nobody may wait for ever.
+            if let Request::Finish { outcome, reply: Some(reply), .. } = request {
+                reply(outcome, false);
+            }
+        }
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.inner.index()
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,504 @@
+//! The thread that writes the journal: group commit, repair, rewriting.
+//!
+//! It takes everything that waits, writes it with one write(2), flushes once, and then answers everybody. It is the only
+//! writer of `journal.log` and the only one that replaces the files. It never decides what a run's fate means.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use interlock_model::device::Outcome;
+use interlock_model::{Clock, RunId};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+
+use super::record::{self, Header};
+use super::recover::journal_path;
+use super::sent::{self, SentFile};
+use super::{Entry, Index, Inner, JournalError, JournalEvent, KEEP, Recovered, Reply, Request};
+
+/// Requests taken together at most.
+const BATCH: usize = 1024;
+/// A failed journal is not tried again sooner.
+const PROBE_AFTER: Duration = Duration::from_millis(200);
+/// A failed journal is tried again without being asked.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How often outcomes are looked at for being too old.
+const EXPIRE_EVERY: Duration = Duration::from_hours(1);
+/// Outcomes that could not be written are kept for a later try, up to this many bytes.
+const UNSAVED_BYTES: usize = 64 << 20;
+
+pub(super) struct Writer {
+    inner: Arc<Inner>,
+    clock: Arc<dyn Clock>,
+    events: UnboundedSender<JournalEvent>,
+    queue: Receiver<Request>,
+    folder: PathBuf,
+    boot: String,
+    file: Arc<File>,
+    length: u64,
+    session: u64,
+    compact_bytes: u64,
+    probed: Instant,
+    expired: Instant,
+    /// Lines of outcomes that are not in the file.
+    unsaved: Vec<(RunId, i64, Vec<u8>)>,
+    buffer: Vec<u8>,
+    closing: bool,
+}
+
+/// What waits for a batch to be on disk.
+enum Waiting {
+    Arm { run: RunId, number: u64 },
+    Finish { run: RunId, at: i64, offset: usize, len: usize, answer: Option<(Reply, Outcome)> },
+    Forget(Vec<RunId>),
+}
+
+impl Writer {
+    pub(super) fn open(
+        recovered: Recovered,
+        lock: Option<File>,
+        clock: Arc<dyn Clock>,
+        events: UnboundedSender<JournalEvent>,
+        queue: Receiver<Request>,
+        compact_bytes: u64,
+    ) -> Result<(Self, Arc<Inner>), JournalError> {
+        let folder = recovered.folder.clone();
+        let path = journal_path(&folder);
+        if recovered.damaged {
+            let aside = folder.join(format!("journal.damaged-{}", clock.now().micros()));
+            std::fs::copy(&path, &aside).map_err(JournalError::io(&aside))?;
+        }
+        let now = clock.now();
+        let mut index = Index {
+            entries: recovered.entries,
+            // Nothing is read from it when there was no file: then there are no outcomes.
+            file: Arc::new(match recovered.file {
+                Some(file) => file,
+                None => File::open("/dev/null").map_err(JournalError::io(std::path::Path::new("/dev/null")))?,
+            }),
+            horizon: recovered.horizon,
+            live_bytes: 0,
+        };
+        let session = recovered.session + 1;
+        let plan = Plan { folder: &folder, boot: &recovered.boot, session, now: now.micros() };
+        let fresh = plan.copy(&mut index, &[]).map_err(JournalError::io(&path))?;
+        let (sent, length) = plan.replace(&mut index, fresh).map_err(JournalError::io(&path))?;
+        plan.sweep();
+        let file = Arc::clone(&index.file);
+        let inner = Arc::new(Inner {
+            index: Mutex::new(index),
+            sent: Mutex::new(sent),
+            broken: false.into(),
+            _lock: lock,
+        });
+        let writer = Self {
+            inner: Arc::clone(&inner),
+            clock,
+            events,
+            queue,
+            boot: recovered.boot,
+            folder,
+            file,
+            length,
+            session,
+            compact_bytes,
+            probed: Instant::now(),
+            expired: Instant::now(),
+            unsaved: Vec::new(),
+            buffer: Vec::with_capacity(64 << 10),
+            closing: false,
+        };
+        Ok((writer, inner))
+    }
+
+    pub(super) fn run(mut self) {
+        let mut batch = Vec::with_capacity(64);
+        while !self.closing {
+            match self.queue.recv_timeout(if self.is_broken() { PROBE_EVERY } else { EXPIRE_EVERY }) {
+                Ok(request) => batch.push(request),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.upkeep();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            while batch.len() < BATCH {
+                match self.queue.try_recv() {
+                    Ok(request) => batch.push(request),
+                    Err(_) => break,
+                }
+            }
+            self.commit(&mut batch);
+            self.upkeep();
+        }
+        let rest: Vec<Request> = self.queue.try_iter().collect();
+        self.commit(&mut Vec::from_iter(rest));
+    }
+
+    fn is_broken(&self) -> bool {
+        self.inner.broken.load(Ordering::SeqCst)
+    }
+
+    /// Repairs, rewrites and expires when it is time.
+    fn upkeep(&mut self) {
+        if self.is_broken() {
+            if self.probed.elapsed() >= PROBE_EVERY {
+                self.rewrite_logged("repair");
+            }
+            return;
+        }
+        let live = self.inner.index().live_bytes;
+        if self.length.saturating_sub(live) > self.compact_bytes {
+            self.rewrite_logged("shrink");
+        } else if self.expired.elapsed() >= EXPIRE_EVERY {
+            self.expired = Instant::now();
+            let oldest = self.oldest();
+            let old = |entry: &Entry| matches!(entry, Entry::Finished { at, .. } if *at < oldest);
+            if self.inner.index().entries.values().any(old) {
+                self.rewrite_logged("expire outcomes in");
+            }
+        }
+    }
+
+    fn oldest(&self) -> i64 {
+        oldest(self.clock.now().micros())
+    }
+
+    fn commit(&mut self, batch: &mut Vec<Request>) {
+        self.buffer.clear();
+        let mut waiting = Vec::with_capacity(batch.len());
+        let mut flush = false;
+        for request in batch.drain(..) {
+            let offset = self.buffer.len();
+            match request {
+                Request::Arm { line, run, number } => {
+                    self.buffer.extend_from_slice(&line);
+                    flush = true;
+                    waiting.push(Waiting::Arm { run, number });
+                }
+                Request::Finish { run, at, outcome, durable, reply } => {
+                    record::finished(&mut self.buffer, run, at, &outcome);
+                    flush |= durable;
+                    let len = self.buffer.len() - offset - 1;
+                    let answer = reply.map(|reply| (reply, outcome));
+                    waiting.push(Waiting::Finish { run, at, offset, len, answer });
+                }
+                Request::Forget(runs) => {
+                    record::forgotten(&mut self.buffer, &runs);
+                    waiting.push(Waiting::Forget(runs));
+                }
+                #[cfg(test)]
+                Request::Rewrite => self.rewrite_logged("test"),
+                Request::Close => self.closing = true,
+            }
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        if self.is_broken() && self.probed.elapsed() >= PROBE_AFTER {
+            self.rewrite_logged("repair");
+        }
+        let written = !self.is_broken() && self.write(flush);
+        if written {
+            self.settle(waiting);
+        } else {
+            self.fail(waiting);
+        }
+        if self.buffer.capacity() > 8 << 20 {
+            self.buffer = Vec::with_capacity(64 << 10);
+        }
+    }
+
+    fn write(&mut self, flush: bool) -> bool {
+        let done = self.file.write_all_at(&self.buffer, self.length).and_then(|()| match flush {
+            true => self.file.sync_data(),
+            false => Ok(()),
+        });
+        if let Err(error) = done {
+            tracing::error!(%error, "the device's journal cannot be written; calls are refused until it can");
+            // After a failed flush nobody knows which pages are on disk: the file is not used again, only replaced.
+            let _ = self.file.set_len(self.length);
+            self.inner.broken.store(true, Ordering::SeqCst);
+            self.probed = Instant::now();
+            return false;
+        }
+        true
+    }
+
+    /// The batch is on disk: remember where, then tell everybody.
+    fn settle(&mut self, waiting: Vec<Waiting>) {
+        let mut through = None;
+        let mut answers = Vec::with_capacity(waiting.len());
+        {
+            let mut index = self.inner.index();
+            for item in waiting {
+                match item {
+                    Waiting::Arm { run, number } => {
+                        through = Some(number);
+                        index.entries.entry(run).or_insert(Entry::Armed);
+                    }
+                    Waiting::Finish { run, at, offset, len, answer } => {
+                        let offset = self.length + offset as u64;
+                        index.finished(run, at, offset, len);
+                        answers.extend(answer);
+                    }
+                    Waiting::Forget(runs) => runs.iter().for_each(|run| index.forget(*run)),
+                }
+            }
+        }
+        self.length += self.buffer.len() as u64;
+        if let Some(through) = through {
+            let _ = self.events.send(JournalEvent::Armed { through });
+        }
+        for (reply, outcome) in answers {
+            reply(outcome, true);
+        }
+    }
+
+    /// The batch is not on disk: refuse what has not started, keep what has ended for a later try.
+    fn fail(&mut self, waiting: Vec<Waiting>) {
+        for item in waiting {
+            match item {
+                Waiting::Arm { number, .. } => {
+                    let _ = self.events.send(JournalEvent::ArmFailed { from: number, through: number });
+                }
+                Waiting::Finish { run, at, offset, len, answer } => {
+                    let kept: usize = self.unsaved.iter().map(|(.., line)| line.len()).sum();
+                    if kept + len <= UNSAVED_BYTES {
+                        let line = self.buffer[offset..=offset + len].to_vec();
+                        self.unsaved.push((run, at, line));
+                    }
+                    if let Some((reply, outcome)) = answer {
+                        let _ = self.events.send(JournalEvent::FinishLost(run));
+                        reply(outcome, false);
+                    }
+                }
+                Waiting::Forget(runs) => {
+                    let mut index = self.inner.index();
+                    runs.iter().for_each(|run| index.forget(*run));
+                }
+            }
+        }
+    }
+
+    fn rewrite_logged(&mut self, why: &str) {
+        self.probed = Instant::now();
+        match self.rewrite() {
+            Ok(()) => {
+                if self.inner.broken.swap(false, Ordering::SeqCst) {
+                    tracing::info!("the device's journal can be written again");
+                }
+                self.unsaved.clear();
+            }
+            Err(error) => {
+                tracing::error!(%error, "failed to {why} the journal");
+                self.inner.broken.store(true, Ordering::SeqCst);
+            }
+        }
+        let _ = self.events.send(JournalEvent::Resumed);
+    }
+
+    /// Copies what is live into new files and puts them in place. Marks wait meanwhile only for the last step.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let session = self.session + 1;
+        let now = self.clock.now().micros();
+        let plan = Plan { folder: &self.folder, boot: &self.boot, session, now };
+        // A copy of the index: what the marks change meanwhile is read again under the lock.
+        let mut copy = {
+            let index = self.inner.index();
+            Index {
+                entries: index.entries.clone(),
+                file: Arc::clone(&index.file),
+                horizon: index.horizon,
+                live_bytes: 0,
+            }
+        };
+        let fresh = plan.copy(&mut copy, &self.unsaved)?;
+        let (length, old) = {
+            let mut sent = self.inner.sent.lock().unwrap_or_else(PoisonError::into_inner);
+            for (run, entry) in &self.inner.index().entries {
+                if *entry == Entry::Sent && copy.entries.get(run).is_none_or(|copied| *copied == Entry::Armed) {
+                    copy.entries.insert(*run, Entry::Sent);
+                }
+            }
+            let (fresh_sent, length) = plan.replace(&mut copy, fresh)?;
+            *sent = fresh_sent;
+            let mut index = self.inner.index();
+            *index = copy;
+            self.file = Arc::clone(&index.file);
+            (length, std::mem::replace(&mut self.session, session))
+        };
+        self.length = length;
+        let _ = std::fs::remove_file(sent::path(&self.folder, old));
+        Ok(())
+    }
+}
+
+fn oldest(now: i64) -> i64 {
+    now.saturating_sub(i64::try_from(KEEP.as_micros()).unwrap_or(i64::MAX))
+}
+
+impl Index {
+    fn finished(&mut self, run: RunId, at: i64, offset: u64, len: usize) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.live_bytes += u64::from(len);
+        let old = self.entries.insert(run, Entry::Finished { offset, len, at });
+        self.retire(old);
+    }
+
+    fn forget(&mut self, run: RunId) {
+        // A call that is under way is not forgotten: its end is still to come.
+        if matches!(self.entries.get(&run), Some(Entry::Finished { .. } | Entry::Lost)) {
+            let old = self.entries.remove(&run);
+            self.retire(old);
+        }
+    }
+
+    fn retire(&mut self, old: Option<Entry>) {
+        if let Some(Entry::Finished { len, .. }) = old {
+            self.live_bytes = self.live_bytes.saturating_sub(u64::from(len));
+        }
+    }
+}
+
+/// A new pair of files in the making.
+struct Plan<'a> {
+    folder: &'a std::path::Path,
+    boot: &'a str,
+    session: u64,
+    now: i64,
+}
+
+impl Plan<'_> {
+    fn temporary(&self) -> PathBuf {
+        self.folder.join("journal.new")
+    }
+
+    fn header(&self, horizon: u64) -> Header {
+        Header {
+            version: record::VERSION,
+            session: self.session,
+            boot: self.boot.to_owned(),
+            at: self.now,
+            horizon,
+        }
+    }
+
+    /// Copies the outcomes that are wanted and young enough, and flushes them. `index` then points into the new file.
+    fn copy(&self, index: &mut Index, unsaved: &[(RunId, i64, Vec<u8>)]) -> io::Result<(Arc<File>, u64)> {
+        let oldest = oldest(self.now);
+        let mut outcomes = Vec::new();
+        let mut horizon = index.horizon;
+        index.entries.retain(|run, entry| match entry {
+            Entry::Finished { at, .. } if *at < oldest => {
+                horizon = horizon.max(record::born(*run));
+                false
+            }
+            Entry::Finished { offset, len, at } => {
+                outcomes.push((*offset, *len, *at, *run));
+                true
+            }
+            _ => true,
+        });
+        index.horizon = horizon;
+        index.live_bytes = 0;
+        outcomes.sort_unstable();
+
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.temporary())?;
+        let mut out = Appender { file: &file, buffer: Vec::with_capacity(1 << 20), written: 0 };
+        record::header(&mut out.buffer, &self.header(horizon));
+        let mut line = Vec::new();
+        for (offset, len, at, run) in outcomes {
+            line.resize(len as usize, 0);
+            let read = index.file.read_exact_at(&mut line, offset);
+            if read.is_ok() && record::parse(&line) == Some(record::Record::Finished { run, at }) {
+                let offset = out.line(&line)?;
+                index.finished(run, at, offset, line.len());
+            } else {
+                tracing::error!(run.id = %run, "the journal's record of this run is damaged");
+                index.entries.insert(run, Entry::Lost);
+            }
+        }
+        for (run, at, line) in unsaved {
+            let line = &line[..line.len() - 1];
+            let offset = out.line(line)?;
+            index.finished(*run, *at, offset, line.len());
+        }
+        let length = out.end()?;
+        file.sync_data()?;
+        Ok((Arc::new(file), length))
+    }
+
+    /// Adds what has not ended, and puts both new files in place: the marks first, because the journal names them.
+    fn replace(&self, index: &mut Index, fresh: (Arc<File>, u64)) -> io::Result<(SentFile, u64)> {
+        let (file, mut length) = fresh;
+        let mut lines = Vec::new();
+        for (run, entry) in &index.entries {
+            match entry {
+                Entry::Armed => record::armed(&mut lines, *run, "", &[0; 8]),
+                Entry::Sent => record::sent(&mut lines, *run),
+                Entry::Lost => record::lost(&mut lines, *run),
+                Entry::Finished { .. } => {}
+            }
+        }
+        file.write_all_at(&lines, length)?;
+        length += lines.len() as u64;
+        file.sync_all()?;
+        let sent = SentFile::create(self.folder, &self.header(index.horizon))?;
+        std::fs::rename(self.temporary(), journal_path(self.folder))?;
+        File::open(self.folder)?.sync_all()?;
+        index.file = file;
+        Ok((sent, length))
+    }
+
+    /// Removes marks of earlier sessions.
+    fn sweep(&self) {
+        let keep = sent::path(self.folder, self.session);
+        let Ok(entries) = std::fs::read_dir(self.folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("sent-") && path != keep {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+struct Appender<'a> {
+    file: &'a File,
+    buffer: Vec<u8>,
+    written: u64,
+}
+
+impl Appender<'_> {
+    /// Adds a line and says where it starts.
+    fn line(&mut self, line: &[u8]) -> io::Result<u64> {
+        let at = self.written + self.buffer.len() as u64;
+        self.buffer.extend_from_slice(line);
+        self.buffer.push(b'\n');
+        if self.buffer.len() > 1 << 20 {
+            self.end()?;
+        }
+        Ok(at)
+    }
+
+    fn end(&mut self) -> io::Result<u64> {
+        self.file.write_all_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(self.written)
+    }
+}
+

@@ -1,0 +1,484 @@
+//! The life of processes: started, loaded, dead, replaced; the standby behind them; the end of the host.
+//!
+//! Decides what a death means for the run that it interrupted. Bringing the device to rest afterwards is [`super::rest`]'s work.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use interlock_model::device::{Catalogue, NotStarted, Outcome, Rung};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::ladder::millis;
+use super::{Closing, Dying, KILL_WAIT, Phase, Standby, Supervisor, Worker};
+use crate::environment;
+use crate::error::{ReleaseError, StartError};
+use crate::process::{self, Event, Proc};
+use crate::shared::Activity;
+use crate::wire::{self, Message, Ready, Reason, Role};
+
+/// A worker that dies sooner than this after it was started counts as one that keeps dying.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+/// Restarts without a pause until then.
+const QUICK_RESTARTS: u32 = 3;
+
+impl Supervisor {
+    pub(super) fn spawn(&self, role: Role) -> std::io::Result<Proc> {
+        let config = &self.shared.config;
+        let mut words: VecDeque<OsString> = match &config.worker_command {
+            Some(command) => command.iter().cloned().collect(),
+            None => [config.python.clone().into_os_string(), "-m".into(), "interlock.worker".into()].into(),
+        };
+        let mut command = Command::new(words.pop_front().unwrap_or_default());
+        command.args(words).arg("--file").arg(&config.file);
+        command.current_dir(config.file.parent().unwrap_or(Path::new("/")));
+        command.env_clear().envs(environment::of_worker(config, std::env::vars_os()));
+        let standby = role == Role::Standby;
+        let mut proc = Proc::spawn(command, &config.limits, &self.shared.registry, standby)?;
+        proc.set_spare_on_drop(standby);
+        proc.send(&wire::hello(config, role, self.shared.artifacts.incoming()));
+        Ok(proc)
+    }
+
+    fn program(&self) -> std::path::PathBuf {
+        let config = &self.shared.config;
+        match config.worker_command.as_ref().and_then(|command| command.first()) {
+            Some(program) => program.into(),
+            None => config.python.clone(),
+        }
+    }
+
+    /// Starts a worker from nothing.
+    pub(super) fn bring_up(&mut self) {
+        self.retry.at = None;
+        if self.worker.is_some() || self.closing.is_some() {
+            return;
+        }
+        self.show(if self.retry.failures > 0 { Activity::Unavailable } else { Activity::Starting });
+        match self.spawn(Role::Worker) {
+            Ok(proc) => {
+                let deadline = Instant::now() + self.shared.config.load_deadline;
+                self.adopt(proc, Phase::Loading { deadline });
+            }
+            Err(source) => self.start_failed(StartError::Program { program: self.program(), source }),
+        }
+    }
+
+    /// Makes a process the worker.
+    pub(super) fn adopt(&mut self, proc: Proc, phase: Phase) {
+        let pid = proc.id();
+        self.worker =
+            Some(Worker { proc, phase, dying: None, born: Instant::now(), tail: VecDeque::new() });
+        self.shared.view().worker.pid = Some(pid);
+        if let Some(standby) = &mut self.standby {
+            standby.proc.send(&wire::guard(Some(pid)));
+        }
+    }
+
+    /// The worker, or the standby that is on its way to be one, has loaded the file.
+    pub(super) fn on_ready(&mut self, ready: Box<Ready>) {
+        match self.worker.as_ref().map(|worker| &worker.phase) {
+            Some(Phase::Loading { .. }) => {}
+            Some(Phase::Rest(rest)) if !rest.is_asked() => return self.begin_rest(*ready),
+            _ => return,
+        }
+        if let Err(error) = self.accept(*ready) {
+            return self.fail_start(error);
+        }
+        if self.is_parked() {
+            if let Some(worker) = &mut self.worker {
+                worker.phase = Phase::Parked;
+            }
+            self.show(Activity::Ready);
+            self.retry.failures = 0;
+            self.tell_started(Ok(()));
+            self.start_standby();
+        } else {
+            self.send_start();
+        }
+    }
+
+    /// Takes over what a file declares.
+    pub(super) fn accept(&mut self, ready: Ready) -> Result<(), StartError> {
+        let catalogue = Catalogue::check(ready.declarations)?;
+        self.has_safe_state = catalogue.declarations.has_safe_state;
+        self.shared.set_catalogue(catalogue);
+        let now = self.shared.config.clock.now();
+        let mut view = self.shared.view();
+        view.worker.language = ready.language;
+        view.worker.started_at = Some(now);
+        Ok(())
+    }
+
+    fn send_start(&mut self) {
+        let deadline = Instant::now() + self.shared.config.start_deadline;
+        if let Some(worker) = &mut self.worker {
+            worker.phase = Phase::Starting { deadline };
+            worker.proc.send(&wire::start());
+        }
+        self.show(Activity::Starting);
+    }
+
+    pub(super) fn on_started(&mut self) {
+        if matches!(self.worker.as_ref().map(|worker| &worker.phase), Some(Phase::Starting { .. })) {
+            self.become_idle();
+        }
+    }
+
+    /// The worker is free.
+    pub(super) fn become_idle(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        worker.phase = Phase::Idle;
+        if self.due && !self.is_parked() {
+            self.due = false;
+            if self.has_safe_state {
+                return self.rest_here(Reason::HostLost, None);
+            }
+            self.settle_due();
+        }
+        self.show(Activity::Ready);
+        if self.started.is_some() {
+            self.tell_started(Ok(()));
+        }
+        for resuming in self.resuming.drain(..) {
+            let _ = resuming.send(Ok(()));
+        }
+        if self.standby.is_none() && self.standby_retry.at.is_none() {
+            self.start_standby();
+        }
+    }
+
+    fn tell_started(&mut self, result: Result<(), StartError>) {
+        if let Some(started) = self.started.take()
+            && started.send(result).is_err()
+        {
+            // Nobody waits for this host any more.
+            self.ended = true;
+        }
+    }
+
+    /// A worker that loads or starts has failed: kill it; the rest happens when it is dead.
+    pub(super) fn fail_start(&mut self, error: StartError) {
+        match self.worker.as_mut().map(|worker| (&worker.phase, &mut worker.dying)) {
+            Some((Phase::Loading { .. } | Phase::Starting { .. }, dying)) => {
+                let until = Instant::now() + KILL_WAIT;
+                dying.get_or_insert(Dying { until, cause: None, error: None }).error = Some(error);
+            }
+            // A process that was to bring the device to rest; its hook cannot run.
+            Some((Phase::Rest(_), _)) => return self.kill_worker(Some(error.to_string())),
+            _ => return,
+        }
+        self.kill_worker(None);
+    }
+
+    pub(super) fn on_slow(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        let config = &self.shared.config;
+        let deadline = match worker.phase {
+            Phase::Starting { .. } => config.start_deadline,
+            _ => config.load_deadline,
+        };
+        worker.proc.printed().into_iter().for_each(|line| worker.tail.push_back(line));
+        let printed = worker.tail.iter().cloned().collect();
+        self.fail_start(StartError::Slow { seconds: deadline.as_secs(), printed });
+    }
+
+    /// No worker could be started: try again later, each time more patiently.
+    fn start_failed(&mut self, error: StartError) {
+        tracing::error!(%error, device.name = self.shared.config.name, "the worker cannot be started");
+        self.show(Activity::Unavailable);
+        for resuming in self.resuming.drain(..) {
+            let _ = resuming.send(Err(ReleaseError::NotReady(error.to_string())));
+        }
+        self.retry.fail(Duration::from_millis(100), Duration::from_secs(5));
+        if self.started.is_some() {
+            self.tell_started(Err(error));
+            self.ended = true;
+        }
+    }
+
+    /// Kills the worker's process group. What follows happens when it is dead.
+    pub(super) fn kill_worker(&mut self, cause: Option<String>) {
+        let Some(worker) = &mut self.worker else { return };
+        worker.proc.kill();
+        let until = Instant::now() + KILL_WAIT;
+        let dying = worker.dying.get_or_insert(Dying { until, cause: None, error: None });
+        if dying.cause.is_none() {
+            dying.cause = cause;
+        }
+    }
+
+    /// The worker is dead; or it was killed and will not die (`confirmed` is false), and counts as dead.
+    pub(super) async fn on_dead(&mut self, confirmed: bool) {
+        let Some(mut worker) = self.worker.take() else { return };
+        let now = Instant::now();
+        let mut words = Vec::new();
+        if let Some(parsing) = worker.proc.take_parsing()
+            && let Ok(Ok(message)) = parsing.await
+        {
+            words.push(message);
+        }
+        words.extend(worker.proc.last_words());
+        for line in worker.proc.printed() {
+            worker.tail.push_back(line.clone());
+            self.on_printed(line);
+        }
+        let Worker { mut proc, phase, dying, born, tail } = worker;
+        let how = if confirmed {
+            self.last_death = Some(now);
+            process::describe(proc.reap())
+        } else {
+            self.tracker.spawn(proc.bury());
+            self.mark("the device's process cannot be killed; it may still act", true);
+            "the process cannot be killed".to_owned()
+        };
+        {
+            let mut view = self.shared.view();
+            view.worker.pid = None;
+            view.worker.restarts += 1;
+        }
+        if let Some(stop) = &mut self.stop
+            && confirmed
+        {
+            stop.killed.get_or_insert(now);
+        }
+        let (cause, error) = dying.map_or((None, None), |dying| (dying.cause, dying.error));
+        let how = cause.unwrap_or(how);
+        match phase {
+            Phase::Busy => self.on_dead_busy(words, how, confirmed),
+            Phase::Rest(rest) => self.on_dead_resting(rest, &words, &how),
+            _ if self.shared.control.is_stopped() => self.recover(Reason::EmergencyStop, None),
+            Phase::Loading { .. } | Phase::Starting { .. } => {
+                let said = words.into_iter().find_map(|message| match message {
+                    Message::LoadFailed(error) => Some(StartError::Load(Box::new(error))),
+                    Message::StartFailed(error) => Some(StartError::Hook(Box::new(error))),
+                    _ => None,
+                });
+                let printed = tail.into_iter().collect();
+                self.start_failed(error.or(said).unwrap_or(StartError::Died { reason: how, printed }));
+            }
+            Phase::Parked | Phase::Idle => {
+                tracing::warn!(device.name = self.shared.config.name, reason = how, "the idle worker died");
+                if born.elapsed() < SHORT_LIFE {
+                    self.retry.failures = self.retry.failures.saturating_add(1);
+                }
+                if self.retry.failures > QUICK_RESTARTS || self.is_parked() {
+                    self.start_failed(StartError::Died { reason: how, printed: tail.into_iter().collect() });
+                } else {
+                    self.recover(Reason::Crashed, None);
+                }
+            }
+        }
+    }
+
+    fn on_dead_busy(&mut self, words: Vec<Message>, how: String, confirmed: bool) {
+        let mut judged = None;
+        for message in words {
+            match message {
+                Message::Returned { .. } | Message::Raised { .. } | Message::Cancelled { .. } => {
+                    judged = judged.or_else(|| self.judge(message));
+                }
+                other => self.on_news(other),
+            }
+        }
+        let Some(running) = &self.running else { return self.recover(Reason::Crashed, None) };
+        let run = running.run;
+        let climb = running.climb.as_ref().map(|climb| (climb.why, climb.rung));
+        let stopped = self.shared.control.is_stopped();
+        let reason = match climb {
+            _ if stopped => Reason::EmergencyStop,
+            Some((why, _)) => why.reason(),
+            None => Reason::Crashed,
+        };
+        let outcome = match (judged, climb) {
+            (Some((outcome, _)), _) => outcome,
+            _ if !confirmed => Outcome::Uncertain { reason: how },
+            _ if stopped => {
+                self.stopped_run = Some(run);
+                Outcome::Cancelled { rung: Rung::Kill }
+            }
+            (None, Some((why, rung @ (Rung::Interrupt | Rung::Kill)))) => why.outcome(rung),
+            _ => Outcome::Crashed { reason: how },
+        };
+        if stopped {
+            let since = self.stop.as_ref().and_then(|stop| stop.requests.first()).map(|stop| stop.at);
+            self.rung(Rung::Kill, "done", since.map_or(0.0, |at| millis(at.elapsed())));
+        } else {
+            self.end_rung(if confirmed { "done" } else { "failed" });
+        }
+        let mark = super::rest::mark_for(&outcome);
+        self.conclude_later(outcome);
+        self.recover(reason, mark);
+    }
+
+    // Standby
+
+    /// Starts a standby if one is wanted and there is something that it could do.
+    pub(super) fn start_standby(&mut self) {
+        let wanted = self.shared.config.standby && self.has_safe_state;
+        if !wanted || self.standby.is_some() || self.closing.is_some() {
+            return;
+        }
+        self.standby_retry.at = None;
+        match self.spawn(Role::Standby) {
+            Ok(mut proc) => {
+                proc.send(&wire::guard(self.worker.as_ref().map(|worker| worker.proc.id())));
+                let deadline = Instant::now() + self.shared.config.load_deadline;
+                self.standby = Some(Standby { proc, ready: None, deadline });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the standby cannot be started");
+                self.standby_retry.fail(Duration::from_secs(1), Duration::from_secs(60));
+            }
+        }
+    }
+
+    pub(super) fn on_standby(&mut self, event: Event) {
+        match event {
+            Event::Message(Message::Ready(ready)) => {
+                if let Some(standby) = &mut self.standby {
+                    standby.ready = Some(ready);
+                    self.standby_retry.failures = 0;
+                    self.shared.view().worker.standby = true;
+                }
+            }
+            Event::Message(Message::LoadFailed(error)) => {
+                self.drop_standby(&format!("{}: {}", error.class, error.message));
+            }
+            Event::Message(_) => {}
+            Event::Printed(line) => tracing::debug!(worker.output = line, "standby"),
+            Event::Broken(problem) => self.drop_standby(&problem),
+            Event::Dead => self.drop_standby("it died"),
+        }
+    }
+
+    fn drop_standby(&mut self, why: &str) {
+        tracing::warn!(reason = why, "the standby is lost");
+        self.shared.view().worker.standby = false;
+        if let Some(standby) = self.standby.take() {
+            standby.proc.kill();
+            self.tracker.spawn(standby.proc.bury());
+        }
+        self.standby_retry.fail(Duration::from_secs(1), Duration::from_secs(60));
+    }
+
+    pub(super) fn tend_standby(&mut self, now: Instant) {
+        match &self.standby {
+            Some(standby) if standby.ready.is_none() && standby.deadline <= now => {
+                self.drop_standby("it took too long to load");
+            }
+            None if self.standby_retry.at.is_some_and(|at| at <= now) => {
+                self.standby_retry.at = None;
+                if matches!(
+                    self.worker.as_ref().map(|worker| &worker.phase),
+                    Some(Phase::Idle | Phase::Busy | Phase::Parked)
+                ) {
+                    self.start_standby();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // Release and end
+
+    pub(super) fn on_resume(&mut self, reply: oneshot::Sender<Result<(), ReleaseError>>) {
+        if self.closing.is_some() {
+            let _ = reply.send(Err(ReleaseError::Closing));
+            return;
+        }
+        if self.shared.control.is_stopped() {
+            let _ = reply.send(Err(ReleaseError::StoppedAgain));
+            return;
+        }
+        if self.shared.control.is_held() {
+            // The other lock is still on; its release will start the worker.
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        self.resuming.push(reply);
+        match self.worker.as_ref().map(|worker| (&worker.phase, worker.dying.is_some())) {
+            None => self.bring_up(),
+            Some((Phase::Parked, false)) => self.send_start(),
+            Some((Phase::Idle, false)) => self.become_idle(),
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn on_shutdown(&mut self, grace: Duration, reply: Option<oneshot::Sender<()>>) {
+        self.refuse_waiting(NotStarted::HostStopped);
+        for resuming in self.resuming.drain(..) {
+            let _ = resuming.send(Err(ReleaseError::Closing));
+        }
+        let now = Instant::now();
+        let until = now.checked_add(grace).unwrap_or(now + super::FAR);
+        self.closing = Some(Closing { reply, until, stopping: false });
+    }
+
+    /// The grace is over.
+    pub(super) fn close_now(&mut self, now: Instant) {
+        let ladder = self.shared.config.ladder;
+        let Some(closing) = &mut self.closing else { return };
+        if std::mem::replace(&mut closing.stopping, true) {
+            self.ended = true;
+            return;
+        }
+        // Time for every rung, the kill and the hook; after that nothing more can be done.
+        closing.until = now + ladder.checkpoint + ladder.interrupt + KILL_WAIT + ladder.safe_state * 2;
+        self.begin_climb(super::ladder::Why::Cancelled, "the server is shutting down", now);
+    }
+
+    /// Whether a host that shuts down has nothing left to wait for.
+    pub(super) fn may_end(&self) -> bool {
+        let at_rest = !matches!(
+            self.worker.as_ref().map(|worker| &worker.phase),
+            Some(Phase::Busy | Phase::Rest(_))
+        );
+        self.closing.is_some() && self.running.is_none() && self.stop.is_none() && at_rest
+    }
+
+    /// Ends processes, tells everyone who still waits, writes what is to be written.
+    pub(super) async fn finish(mut self) {
+        self.commands.close();
+        self.refuse_waiting(NotStarted::HostStopped);
+        let mut procs = Vec::new();
+        // The standby first: an end of its commands without `exit` would mean that the host is lost.
+        procs.extend(self.standby.take().map(|standby| standby.proc));
+        if let Some(worker) = self.worker.take() {
+            if matches!(worker.phase, Phase::Busy | Phase::Rest(_) | Phase::Loading { .. } | Phase::Starting { .. }) {
+                worker.proc.kill();
+            }
+            procs.push(worker.proc);
+        }
+        for proc in &mut procs {
+            proc.send(&wire::exit());
+        }
+        let patience = Instant::now() + Duration::from_secs(2);
+        for mut proc in procs {
+            let left = patience.saturating_duration_since(Instant::now());
+            if timeout(left, async { proc.flushed().await; proc.died().await }).await.is_err() {
+                proc.kill();
+                let _ = timeout(Duration::from_secs(1), proc.died()).await;
+            }
+            proc.reap();
+        }
+        if self.running.is_some() {
+            self.conclude(Outcome::Cancelled { rung: Rung::Kill });
+        }
+        if let Some(gate) = self.gate.take() {
+            gate.open();
+        }
+        self.answer_stop(Some("the host is shutting down".to_owned()));
+        self.tracker.close();
+        let _ = timeout(Duration::from_secs(5), self.tracker.wait()).await;
+        let shared = std::sync::Arc::clone(&self.shared);
+        let _ = tokio::task::spawn_blocking(move || shared.journal.close()).await;
+        self.shared.abandon_calls();
+        if let Some(reply) = self.closing.take().and_then(|closing| closing.reply) {
+            let _ = reply.send(());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The only way to write: a proof goes in, and the audit entry commits with the change.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use interlock_store::{Error, Store, Tx, transact};
+use serde_json::Value;
+
+use super::permit::Proof;
+use crate::Ambient;
+
+/// What a write hands back: a value for the caller and facts for its audit entry.
+#[derive(Debug)]
+pub struct Recorded<T> {
+    /// For the caller.
+    pub value: T,
+    /// For the audit entry. Never secrets or sensitive values.
+    pub details: Value,
+}
+
+/// The database behind a proof.
+#[derive(Clone)]
+pub struct Db {
+    store: Arc<dyn Store>,
+    ambient: Ambient,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Db")
+    }
+}
+
+impl Db {
+    /// Wraps a storage.
+    pub fn new(store: Arc<dyn Store>, ambient: Ambient) -> Self {
+        Self { store, ambient }
+    }
+
+    /// Runs `work` in a transaction, appends the audit entry of `proof` to it, and returns when both are durable.
+    ///
+    /// `Err` from `work` rolls back and leaves no entry. Dropping the future does not undo what has begun.
+    ///
+    /// # Errors
+    /// What `work` returns, or the storage's error when the change or its entry cannot be written: then neither is.
+    pub async fn write<P, T, E, F>(&self, proof: &P, work: F) -> Result<T, E>
+    where
+        P: Proof + ?Sized,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<Recorded<T>, E>> + Send + 'static,
+    {
+        let mut draft = proof.draft(self.ambient.clock.now(), Value::Null);
+        let value = transact(&*self.store, move |tx| {
+            Box::pin(async move {
+                let recorded = work(&mut *tx).await?;
+                draft.details = recorded.details;
+                tx.append_audit(&draft).await?;
+                Ok::<T, E>(recorded.value)
+            })
+        })
+        .await?;
+        proof.mark_recorded();
+        Ok(value)
+    }
+
+    /// Committed data, for use cases that hold a permit.
+    pub(crate) fn read(&self) -> &dyn Store {
+        &*self.store
+    }
+}

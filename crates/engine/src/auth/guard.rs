@@ -1,0 +1,107 @@
+//! The gate: authenticates, decides, and sees to it that every decision is on record.
+
+use std::sync::Arc;
+
+use interlock_model::action::{Action, Recording, World};
+use interlock_model::policy;
+use serde_json::{Value, json};
+
+use super::permit::{Permit, Proof as _};
+use super::{Caller, Origin, Sessions};
+use crate::Ambient;
+use crate::audit::Recorder;
+use crate::security;
+
+/// The caller may not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// What to tell the caller.
+    pub message: String,
+}
+
+/// Makes callers and permits.
+pub struct Guard {
+    sessions: Arc<Sessions>,
+    recorder: Recorder,
+    world: Arc<dyn World>,
+    ambient: Ambient,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
+impl Guard {
+    /// A gate over these sessions and facts.
+    pub fn new(sessions: Arc<Sessions>, recorder: Recorder, world: Arc<dyn World>, ambient: Ambient) -> Self {
+        Self { sessions, recorder, world, ambient }
+    }
+
+    /// Turns a token into a caller. Reads memory only.
+    ///
+    /// # Errors
+    /// [`super::TokenError`], always the same to the outside.
+    pub fn authenticate(&self, token: Option<&str>, origin: &Origin) -> Result<Arc<Caller>, super::TokenError> {
+        let answer = token.ok_or(super::TokenError::Missing).and_then(|token| self.sessions.caller(token, origin));
+        if let Err(error) = &answer {
+            let reason = error.reason();
+            if *error != super::TokenError::Missing {
+                security::authentication("token", "failed");
+            }
+            security::event(security::Event::AuthenticationFailed, None, Some(origin), json!({ "reason": reason }));
+            self.recorder.note(origin, None, "authentication.failed", None, json!({ "reason": reason }));
+        }
+        answer.map(Arc::new)
+    }
+
+    /// Decides whether `caller` may do `A` to `target`.
+    ///
+    /// # Errors
+    /// [`Refused`]; the refusal is on record.
+    pub fn permit<A: Action>(&self, caller: &Arc<Caller>, target: A::Target) -> Result<Permit<A>, Refused> {
+        let needs = A::needs(&target, &*self.world);
+        let permit = Permit::<A>::new(Arc::clone(caller), target);
+        match policy::decide(caller.grants(), &needs) {
+            Ok(()) => Ok(permit),
+            Err(denied) => {
+                let details = json!({ "denied": A::NAME });
+                security::event(security::Event::AuthorizationDenied, Some(caller.name()), Some(caller.origin()), details);
+                let mut draft = permit.draft(self.ambient.clock.now(), json!({ "decision": "denied" }));
+                draft.action = "authorization.denied".to_owned();
+                draft.subject = Some(A::NAME.to_owned());
+                self.recorder.record(draft);
+                Err(Refused { message: denied.message })
+            }
+        }
+    }
+
+    /// Records how a permitted request ended, unless the use case has recorded more than that itself.
+    pub fn close<A: Action>(&self, permit: &Permit<A>, status: u16) {
+        if permit.is_recorded() {
+            return;
+        }
+        let details = match A::RECORDING {
+            Recording::Read => json!({ "status": status }),
+            Recording::Change | Recording::Act => json!({ "status": status, "changed": false }),
+        };
+        self.recorder.record(permit.draft(self.ambient.clock.now(), details));
+    }
+}
+
+impl Recorder {
+    /// Records an act of nobody in particular.
+    pub fn note(&self, origin: &Origin, actor: Option<&str>, action: &str, subject: Option<String>, details: Value) {
+        self.record(interlock_model::audit::AuditDraft {
+            at: self.now(),
+            actor: actor.map(str::to_owned),
+            action: action.to_owned(),
+            subject,
+            details,
+            client_ip: Some(origin.client_ip.to_string()),
+            request_id: Some(origin.request_id.clone()),
+        });
+    }
+}

@@ -1,0 +1,216 @@
+//! Passwords: what is accepted, how they are hashed, and how hashing is kept from starving the server.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Algorithm, Argon2, Params, Version};
+use interlock_model::secret::Secret;
+use tokio::sync::oneshot;
+
+/// Shortest password where it is the only factor (NIST SP 800-63B-4).
+const MIN_CHARS: usize = 15;
+/// Longest password in bytes; bounds the work of one guess.
+const MAX_BYTES: usize = 1024;
+/// Guesses that may wait for the hashing thread.
+const QUEUE: usize = 64;
+
+/// Passwords that lists of breached ones begin with, in the length that the policy lets through, and words of our own context.
+/// Compared without case, digits at the end and separators.
+const BLOCKED: &[&str] = &[
+    "password", "passwordpassword", "passwordpasswordpassword", "qwertyuiop", "qwertyuiopasdf", "qwertyuiopasdfghjkl", "asdfghjkl",
+    "qwertyuiopasdfghjklzxcvbnm", "iloveyouiloveyou", "letmeinletmein", "adminadminadmin", "administrator", "administratoradministrator",
+    "changeme", "changemechangeme", "changemeplease", "thisisapassword", "thisismypassword", "mypasswordismypassword", "secretsecret",
+    "secretpassword", "supersecretpassword", "correcthorsebatterystaple", "interlockinterlock", "interlockadmin", "laboratory", "opentrons",
+    "opentronsopentrons", "labadminlabadmin", "yourpassword", "securepassword", "secureadminpassword", "secureoperatorpassword", "welcomewelcome",
+    "abcdefghijklmno", "abcdefghijklmnop", "abcdefghijklmnopqrstuvwxyz", "trustnoone", "startrekstartrek", "footballfootball", "baseballbaseball",
+    "sunshinesunshine", "princessprincess", "dragondragondragon", "monkeymonkeymonkey",
+];
+
+/// Why a password is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordRefused {
+    /// Too short.
+    #[error("the password is too short: use at least 15 characters, a few words for example")]
+    TooShort,
+    /// Too long.
+    #[error("the password is too long: use at most 1024 bytes")]
+    TooLong,
+    /// It can be guessed.
+    #[error("the password is easy to guess: it is a common one, repeats itself, or holds the user name")]
+    Guessable,
+    /// It cannot be typed.
+    #[error("the password holds a control character")]
+    Control,
+}
+
+/// Checks a new password. No composition rules (NIST SP 800-63B-4 section 3.1.1.2).
+///
+/// # Errors
+/// The first reason against it.
+pub fn accept_password(user: &str, password: &Secret) -> Result<(), PasswordRefused> {
+    let text = password.expose();
+    if text.len() > MAX_BYTES {
+        return Err(PasswordRefused::TooLong);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(PasswordRefused::Control);
+    }
+    if text.chars().count() < MIN_CHARS {
+        return Err(PasswordRefused::TooShort);
+    }
+    let folded: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
+    let letters = folded.trim_matches(|c: char| c.is_ascii_digit());
+    let distinct = folded.chars().collect::<std::collections::HashSet<_>>().len();
+    let names_user = user.chars().count() >= 4 && {
+        let user = user.to_lowercase();
+        folded.contains(&user) && folded.replace(&user, "").chars().count() < 8
+    };
+    let steps = folded.chars().zip(folded.chars().skip(1)).filter(|(a, b)| u32::from(*b).abs_diff(u32::from(*a)) <= 1).count();
+    let is_sequence = steps + 1 >= folded.chars().count();
+    if BLOCKED.contains(&letters) || letters.is_empty() || distinct < 5 || names_user || is_sequence {
+        return Err(PasswordRefused::Guessable);
+    }
+    Ok(())
+}
+
+/// How passwords are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hasher {
+    /// Argon2id, 19 MiB, two passes, one lane (OWASP password storage).
+    Production,
+    /// The cheapest parameters there are; for tests only.
+    Weak,
+}
+
+impl Hasher {
+    fn argon2(self) -> Argon2<'static> {
+        let params = match self {
+            Self::Production => Params::new(19 * 1024, 2, 1, None),
+            Self::Weak => Params::new(8, 1, 1, None),
+        };
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params.expect("the constants are within the algorithm's bounds"))
+    }
+}
+
+enum Job {
+    Hash(Secret, oneshot::Sender<String>),
+    Verify { password: Secret, hash: Option<String>, answer: oneshot::Sender<bool> },
+}
+
+/// The hashing thread. Dropping the last handle ends it.
+#[derive(Clone)]
+pub struct Passwords {
+    jobs: mpsc::SyncSender<Job>,
+}
+
+impl std::fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passwords")
+    }
+}
+
+/// Too many guesses wait already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("check the password: too many sign-ins wait already")]
+pub struct Overloaded;
+
+impl Passwords {
+    /// Starts the thread.
+    ///
+    /// # Panics
+    /// When the operating system refuses a thread at start-up.
+    pub fn start(hasher: Hasher) -> Self {
+        let (jobs, waiting) = mpsc::sync_channel::<Job>(QUEUE);
+        std::thread::Builder::new()
+            .name("password-hash".to_owned())
+            .spawn(move || serve(hasher, &waiting))
+            .expect("the operating system gives a thread at start-up");
+        Self { jobs }
+    }
+
+    /// Hashes a new password to a PHC string.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub async fn hash(&self, password: Secret) -> Result<String, Overloaded> {
+        let (answer, hashed) = oneshot::channel();
+        self.jobs.try_send(Job::Hash(password, answer)).map_err(|_| Overloaded)?;
+        hashed.await.map_err(|_| Overloaded)
+    }
+
+    /// Whether the password fits the hash. `None` costs the same and is never right: an unknown user looks like a known one.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub async fn verify(&self, password: Secret, hash: Option<String>) -> Result<bool, Overloaded> {
+        let (answer, verified) = oneshot::channel();
+        self.jobs.try_send(Job::Verify { password, hash, answer }).map_err(|_| Overloaded)?;
+        verified.await.map_err(|_| Overloaded)
+    }
+}
+
+fn serve(hasher: Hasher, waiting: &mpsc::Receiver<Job>) {
+    let argon2 = hasher.argon2();
+    let hash = |password: &str| {
+        let hash: PasswordHash = argon2.hash_password(password.as_bytes()).expect("parameters and salt are valid");
+        hash.to_string()
+    };
+    let dummy = Arc::<str>::from(hash("no user has this password"));
+    while let Ok(job) = waiting.recv() {
+        match job {
+            Job::Hash(password, answer) => {
+                let _ = answer.send(hash(password.expose()));
+            },
+            Job::Verify { password, hash, answer } => {
+                let known = hash.is_some();
+                let stored = hash.as_deref().unwrap_or(&dummy);
+                let right = PasswordHash::new(stored)
+                    .is_ok_and(|parsed| argon2.verify_password(password.expose().as_bytes(), &parsed).is_ok());
+                let _ = answer.send(right && known);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_ordinary_sentences_are_accepted() {
+        for good in ["seven purple pipettes", "größere Pipetten für alle", "日本語のとても長いパスワードです。はい", "x9$Kq!mZ2@pLw7#vR"] {
+            assert_eq!(accept_password("ana", &Secret::new(good)), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn guessable_ones_are_refused_with_a_reason() {
+        for (bad, why) in [
+            ("short", PasswordRefused::TooShort),
+            ("Password-Password-1", PasswordRefused::Guessable),
+            ("correct horse battery staple", PasswordRefused::Guessable),
+            ("aaaaaaaaaaaaaaaaaaaa", PasswordRefused::Guessable),
+            ("123456789012345678", PasswordRefused::Guessable),
+            ("lab_operator lab_operator", PasswordRefused::Guessable),
+            ("abcdefghijklmnopqrst", PasswordRefused::Guessable),
+            ("with\nnewline in the middle", PasswordRefused::Control),
+        ] {
+            assert_eq!(accept_password("lab_operator", &Secret::new(bad)).err().or(Some(PasswordRefused::TooLong)), Some(why), "{bad}");
+        }
+        assert_eq!(accept_password("ana", &Secret::new("é".repeat(513))), Err(PasswordRefused::TooLong));
+    }
+
+    #[tokio::test]
+    async fn a_hash_verifies_its_own_password_only() {
+        let passwords = Passwords::start(Hasher::Weak);
+        let hash = passwords.hash(Secret::new("seven purple pipettes")).await.expect("hashed");
+
+        assert!(hash.starts_with("$argon2id$"));
+        assert_eq!(passwords.verify(Secret::new("seven purple pipettes"), Some(hash.clone())).await, Ok(true));
+        assert_eq!(passwords.verify(Secret::new("seven purple pipette"), Some(hash)).await, Ok(false));
+        assert_eq!(passwords.verify(Secret::new("no user has this password"), None).await, Ok(false));
+        assert_eq!(passwords.verify(Secret::new("x"), Some("not a hash".into())).await, Ok(false));
+    }
+}

@@ -1,0 +1,432 @@
+//! The way of one run: check, record the intent, execute, record the outcome.
+//!
+//! A run is on record before the device hears of it and its end before the caller does. The device's journal and the runs
+//! here are reconciled at start. Nothing here ever repeats an action: a repeated key gets the first run's answer, and only a
+//! run that provably never started gives its key free.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_model::action::{CancelRun, CheckAction, ExecuteAction};
+use interlock_model::device::{Call, EventKind, Journaled, NotStarted, Outcome, ParameterError};
+use interlock_model::run::{RunState, conclude};
+use interlock_model::{RunId, Timestamp};
+use interlock_store::{Error, KeyRow, RunEnd, RunRow, StoredEvent};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio_util::task::TaskTracker;
+
+use crate::Ambient;
+use crate::auth::{Db, Permit, Proof, Recorded, SystemPermit};
+use crate::devices::Device;
+use crate::runs::{Hub, LiveRun};
+use crate::security::{self, Event};
+
+/// An idempotency key is remembered this long.
+const KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How often the end of a run is tried to be stored before it is left to reconciliation.
+const STORE_ATTEMPTS: u32 = 5;
+
+/// Why nothing was executed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// There is no such action.
+    #[error("find the action")]
+    NoSuchAction,
+    /// Parameters were refused.
+    #[error("accept the parameters")]
+    Parameters(Vec<ParameterError>),
+    /// The key stands for another request.
+    #[error("use the idempotency key: it was used for a different request")]
+    KeyReused,
+    /// The server is shutting down.
+    #[error("start a run: the server is stopping")]
+    Stopping,
+    /// The intent could not be recorded, so nothing was done.
+    #[error("record the intent")]
+    Store(#[from] Error),
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// As the caller sent them.
+    pub parameters: Map<String, Value>,
+    /// The caller's idempotency key.
+    pub key: Option<String>,
+    /// Execute with the device's simulator.
+    pub simulated: bool,
+    /// Wait for the end, or return as soon as the run is on record.
+    pub wait: bool,
+}
+
+/// A run that was asked for.
+#[derive(Debug)]
+pub struct Execution {
+    /// The run as it is now.
+    pub run: RunRow,
+    /// It was started by an earlier request with the same key.
+    pub replayed: bool,
+}
+
+/// Limits of executions.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest wait for a busy device.
+    pub queue: Duration,
+    /// Deadline of an action that declares none.
+    pub default_timeout: Duration,
+}
+
+/// Executes actions.
+#[derive(Clone)]
+pub struct Executions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    device: Arc<dyn Device>,
+    device_name: String,
+    db: Db,
+    ambient: Ambient,
+    hub: Arc<Hub>,
+    tasks: TaskTracker,
+    limits: Limits,
+    system: SystemPermit,
+}
+
+impl std::fmt::Debug for Executions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Executions")
+    }
+}
+
+enum Claimed {
+    /// A new run is on record.
+    Mine,
+    /// The key belongs to this run.
+    Theirs(KeyRow),
+}
+
+impl Executions {
+    /// Wires the parts. `tasks` keeps runs alive whose callers went away, and lets shutdown wait for them.
+    #[expect(clippy::too_many_arguments, reason = "wiring, called once")]
+    pub fn new(
+        device: Arc<dyn Device>,
+        device_name: String,
+        db: Db,
+        ambient: Ambient,
+        hub: Arc<Hub>,
+        tasks: TaskTracker,
+        limits: Limits,
+        system: SystemPermit,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { device, device_name, db, ambient, hub, tasks, limits, system }) }
+    }
+
+    /// Checks parameters as an execution would. Nothing is executed or recorded as a run.
+    ///
+    /// # Errors
+    /// [`ExecuteError::NoSuchAction`], [`ExecuteError::Parameters`].
+    pub fn check(&self, permit: &Permit<CheckAction>, parameters: Map<String, Value>) -> Result<Map<String, Value>, ExecuteError> {
+        let catalogue = self.inner.device.catalogue();
+        let action = catalogue.action(&permit.target().task).ok_or(ExecuteError::NoSuchAction)?;
+        let checked = action.check_call(parameters).map_err(ExecuteError::Parameters)?;
+        Ok(action.mask(&checked))
+    }
+
+    /// Executes an action, or gives the answer of the run that the key stands for.
+    ///
+    /// Dropping the future does not stop a run that is on record.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]; then nothing was done.
+    pub async fn execute(&self, permit: Arc<Permit<ExecuteAction>>, request: Request) -> Result<Execution, ExecuteError> {
+        let inner = &self.inner;
+        if inner.tasks.is_closed() {
+            return Err(ExecuteError::Stopping);
+        }
+        let catalogue = inner.device.catalogue();
+        let action = catalogue.action(&permit.target().task).ok_or(ExecuteError::NoSuchAction)?;
+        let parameters = action.check_call(request.parameters).map_err(ExecuteError::Parameters)?;
+        let now = inner.ambient.clock.now();
+        let row = RunRow {
+            id: RunId::new(now, &*inner.ambient.entropy),
+            device: inner.device_name.clone(),
+            action: action.spec.name.clone(),
+            state: RunState::Queued,
+            simulated: request.simulated,
+            parameters: Value::Object(action.mask(&parameters)),
+            result: None,
+            error: None,
+            actor: permit.caller().name().to_owned(),
+            request_id: permit.caller().origin().request_id.clone(),
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            duration_ms: None,
+        };
+        let asked = digest(&row.action, request.simulated, &parameters);
+        let key = request.key.map(|key| KeyRow {
+            actor: row.actor.clone(),
+            key,
+            digest: asked,
+            run: row.id,
+            created_at: now,
+            expires_at: now.plus(KEY_LIFETIME),
+        });
+        let call = Call {
+            run: row.id,
+            action: row.action.clone(),
+            parameters,
+            simulated: request.simulated,
+            timeout: action.spec.timeout_seconds.map_or(inner.limits.default_timeout, Duration::from_secs_f64),
+            queue_limit: Some(inner.limits.queue),
+        };
+        // The device may report as soon as the run is recorded, so its events need a place before.
+        let live = inner.hub.begin(row.id);
+        match inner.open(&*permit, &row, key).await {
+            Ok(Claimed::Mine) => {}
+            Ok(Claimed::Theirs(holder)) => {
+                inner.hub.end(&live);
+                return inner.replay(&holder, &asked, request.wait).await;
+            }
+            Err(error) => {
+                inner.hub.end(&live);
+                return Err(error);
+            }
+        }
+        let running = inner.tasks.spawn(Arc::clone(inner).carry_out(permit, row.clone(), call, live));
+        if !request.wait {
+            return Ok(Execution { run: row, replayed: false });
+        }
+        let run = running.await.unwrap_or_else(|panic| {
+            tracing::error!(%panic, run.id = %row.id, "a run's task panicked");
+            RunRow { state: RunState::Uncertain, ..row }
+        });
+        Ok(Execution { run, replayed: false })
+    }
+
+    /// Asks a run to end. It goes down the cancel ladder; the caller follows its events.
+    ///
+    /// # Errors
+    /// The storage's: without a record nothing is cancelled.
+    pub async fn cancel(&self, permit: &Permit<CancelRun>, reason: &str) -> Result<Option<RunRow>, Error> {
+        let inner = &self.inner;
+        let id = permit.target().run_id;
+        let Some(run) = inner.db.read().run(id).await? else { return Ok(None) };
+        if run.state.is_final() {
+            return Ok(Some(run));
+        }
+        let details = json!({ "phase": "intent", "reason": reason });
+        inner.db.write(permit, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) })).await?;
+        inner.device.cancel(&id, reason);
+        inner.db.read().run(id).await
+    }
+
+    /// Brings runs that an earlier process left open to their true end. Call it once, before serving.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn reconcile(&self) -> Result<usize, Error> {
+        let inner = &self.inner;
+        let open = inner.db.read().open_runs().await?;
+        let count = open.len();
+        for run in open {
+            let outcome = match inner.device.journaled(&run.id) {
+                Journaled::Finished(outcome) => outcome,
+                Journaled::NeverStarted => Outcome::NotStarted { reason: NotStarted::HostStopped },
+                Journaled::Started => Outcome::Uncertain { reason: "the server stopped while the action was running".to_owned() },
+            };
+            tracing::warn!(run.id = %run.id, action = run.action, ?outcome, "a run was left open by an earlier process");
+            let proof = inner.system.acting("device.executed", Some(run.action.clone()));
+            inner.close(&proof, run, outcome, None, Vec::new()).await?;
+        }
+        Ok(count)
+    }
+}
+
+impl Inner {
+    /// Puts run, key and intent on record in one transaction.
+    async fn open(&self, permit: &Permit<ExecuteAction>, row: &RunRow, key: Option<KeyRow>) -> Result<Claimed, ExecuteError> {
+        enum Abort {
+            Taken(KeyRow),
+            Store(Error),
+        }
+        impl From<Error> for Abort {
+            fn from(error: Error) -> Self {
+                Self::Store(error)
+            }
+        }
+        let run = row.clone();
+        let answer = self
+            .db
+            .write(permit, move |tx| {
+                Box::pin(async move {
+                    if let Some(key) = &key {
+                        let holder = tx.claim_key(key).await?;
+                        if holder.run != key.run {
+                            let earlier = tx.run(holder.run).await?;
+                            // A run that never started gives its key free; everything else keeps it.
+                            if !earlier.as_ref().is_none_or(never_started) || holder.digest != key.digest {
+                                return Err(Abort::Taken(holder));
+                            }
+                            tx.rebind_key(&key.actor, &key.key, key.run).await?;
+                        }
+                    }
+                    tx.insert_run(&run).await?;
+                    let names: Vec<String> =
+                        run.parameters.as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default();
+                    let details = json!({
+                        "phase": "intent", "run": run.id, "task": run.action, "parameter_names": names, "simulated": run.simulated,
+                        "keyed": key.is_some(),
+                    });
+                    Ok(Recorded { value: (), details })
+                })
+            })
+            .await;
+        match answer {
+            Ok(()) => Ok(Claimed::Mine),
+            Err(Abort::Taken(holder)) => Ok(Claimed::Theirs(holder)),
+            Err(Abort::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// The answer of the run that holds the key.
+    async fn replay(&self, holder: &KeyRow, asked: &[u8; 32], wait: bool) -> Result<Execution, ExecuteError> {
+        if holder.digest != *asked {
+            return Err(ExecuteError::KeyReused);
+        }
+        if wait && let Some(live) = self.hub.live(&holder.run) {
+            live.ended().await;
+        }
+        let run = self.db.read().run(holder.run).await?;
+        let run = run.ok_or_else(|| Error::Corrupt("an idempotency key stands for a run that does not exist".to_owned()))?;
+        Ok(Execution { run, replayed: true })
+    }
+
+    /// Executes and records the end. Runs on its own task: a caller that hangs up changes nothing.
+    async fn carry_out(self: Arc<Self>, permit: Arc<Permit<ExecuteAction>>, row: RunRow, call: Call, live: Arc<LiveRun>) -> RunRow {
+        let id = row.id;
+        let outcome = self.device.call(call).await;
+        self.log_failure(&row, &outcome, permit.caller().origin());
+        let finished_at = self.ambient.clock.now();
+        let (state, error) = conclude(&outcome);
+        let events = self.hub.closing(&live, state, finished_at);
+        let mut pause = Duration::from_millis(50);
+        for attempt in 1..=STORE_ATTEMPTS {
+            match self.close(&*permit, row.clone(), outcome.clone(), live.started_at(), events.clone()).await {
+                Ok(run) => {
+                    self.device.forget(&[id]);
+                    self.hub.end(&live);
+                    return run;
+                }
+                Err(error) => {
+                    metrics::gauge!("audit_failing").set(1.0);
+                    security::event(Event::AuditFailed, None, None, json!({ "run": id, "reason": error.to_string(), "attempt": attempt }));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        // The end is in the device's journal; the next start stores it. The caller still learns the truth.
+        self.hub.end(&live);
+        let (result, duration_ms) = told(outcome);
+        RunRow { state, error, result, duration_ms, finished_at: Some(finished_at), started_at: live.started_at(), ..row }
+    }
+
+    async fn close<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        row: RunRow,
+        outcome: Outcome,
+        started_at: Option<Timestamp>,
+        events: Vec<StoredEvent>,
+    ) -> Result<RunRow, Error> {
+        let (state, error) = conclude(&outcome);
+        let class = match &outcome {
+            Outcome::Raised { error, .. } => Some(error.class.clone()),
+            _ => None,
+        };
+        let (result, duration_ms) = told(outcome);
+        let finished_at = self.ambient.clock.now();
+        let end = RunEnd { id: row.id, state, result, error, started_at, finished_at, duration_ms };
+        let run = RunRow {
+            state,
+            result: end.result.clone(),
+            error: end.error.clone(),
+            started_at,
+            finished_at: Some(finished_at),
+            duration_ms,
+            ..row
+        };
+        let task = run.action.clone();
+        self.db
+            .write(proof, move |tx| {
+                Box::pin(async move {
+                    if !events.is_empty() {
+                        tx.insert_run_events(end.id, &events).await?;
+                    }
+                    let was_open = tx.finish_run(&end).await?;
+                    let details = json!({
+                        "phase": "outcome", "run": end.id, "task": task, "status": end.state.as_str(),
+                        "code": end.error.as_ref().map(|error| error.code.clone()), "error_class": class,
+                        "duration_ms": end.duration_ms, "was_open": was_open,
+                    });
+                    Ok::<_, Error>(Recorded { value: (), details })
+                })
+            })
+            .await?;
+        // The label is a declared action, so the number of series is bounded.
+        metrics::counter!("device_executions_total", "task" => run.action.clone(), "status" => state.as_str()).increment(1);
+        if let Some(duration_ms) = duration_ms {
+            metrics::histogram!("device_execution_duration_seconds", "task" => run.action.clone()).record(duration_ms / 1000.0);
+        }
+        Ok(run)
+    }
+
+    fn log_failure(&self, row: &RunRow, outcome: &Outcome, origin: &crate::auth::Origin) {
+        match outcome {
+            Outcome::Returned { .. } => {}
+            Outcome::Raised { error, .. } => tracing::error!(
+                run.id = %row.id, request_id = origin.request_id, action = row.action, class = error.class, message = error.message,
+                traceback = error.traceback, "an action failed"
+            ),
+            other => tracing::warn!(
+                run.id = %row.id, request_id = origin.request_id, action = row.action, device = self.device_name, outcome = ?other,
+                "an action did not end by itself"
+            ),
+        }
+    }
+}
+
+/// Whether a key may be given to another run.
+fn never_started(run: &RunRow) -> bool {
+    run.state == RunState::Cancelled
+        && run.started_at.is_none()
+        && run.error.as_ref().is_some_and(|error| {
+            matches!(
+                error.code.as_str(),
+                "device_busy" | "run_not_started" | "emergency_stop_engaged" | "device_needs_attention" | "device_unavailable" | "unavailable"
+            )
+        })
+}
+
+fn told(outcome: Outcome) -> (Option<Value>, Option<f64>) {
+    match outcome {
+        Outcome::Returned { result, duration_ms } => (Some(result), Some(duration_ms)),
+        Outcome::Raised { duration_ms, .. } => (None, Some(duration_ms)),
+        _ => (None, None),
+    }
+}
+
+/// What a key stands for: the action, the mode and the checked parameters.
+fn digest(action: &str, simulated: bool, parameters: &Map<String, Value>) -> [u8; 32] {
+    let canonical = json!([action, simulated, parameters]).to_string();
+    Sha256::digest(canonical.as_bytes()).into()
+}
+
+/// A run's events for a reader: the stored ones, and its last state when nothing else was worth storing.
+pub(crate) fn final_event(run: &RunRow, seq: u64) -> StoredEvent {
+    StoredEvent { seq, at: run.finished_at.unwrap_or(run.created_at), kind: EventKind::State { state: run.state } }
+}

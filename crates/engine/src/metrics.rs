@@ -1,0 +1,38 @@
+//! The series of CONTRACT.md section 9.2 that this profile has, described and present from the start.
+
+use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
+
+use crate::security::Event;
+
+/// Describes every series and sets every bounded label combination to zero, so that alert rules find their series.
+pub fn describe() {
+    describe_counter!("orchestrator_security_events_total", "Security events by type and severity.");
+    for event in Event::ALL {
+        counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity()).absolute(0);
+    }
+    describe_counter!("orchestrator_authentication_attempts_total", "Attempts to authenticate.");
+    for method in ["login", "token"] {
+        for result in ["success", "failed", "error"] {
+            counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result).absolute(0);
+        }
+    }
+    describe_counter!("orchestrator_jwt_tokens_issued_total", "Tokens issued.");
+    counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => "access").absolute(0);
+    describe_counter!("orchestrator_jwt_tokens_revoked_total", "Tokens revoked.");
+    for reason in ["manual", "rotated", "reuse", "credentials", "agent_disabled"] {
+        counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).absolute(0);
+    }
+    describe_counter!("orchestrator_rate_limit_violations_total", "Requests over a limit.");
+    describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
+    for reason in ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded"] {
+        counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
+    }
+    describe_counter!("orchestrator_http_requests_total", "Requests answered.");
+    describe_histogram!("orchestrator_http_request_duration_seconds", Unit::Seconds, "Time to answer a request.");
+    describe_counter!("device_executions_total", "Executions of device actions by how they ended.");
+    describe_histogram!("device_execution_duration_seconds", Unit::Seconds, "Time in a device action.");
+    gauge!("device_emergency_stop_engaged").set(0.0);
+    gauge!("device_needs_attention").set(0.0);
+    counter!("audit_entries_dropped_total").absolute(0);
+    gauge!("audit_failing").set(0.0);
+}

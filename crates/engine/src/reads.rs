@@ -1,0 +1,232 @@
+//! Looking at what is stored: runs, their events and files, the audit trail.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use interlock_model::RunId;
+use interlock_model::action::{CancelRun, ListRuns, ReadArtifact, ReadAudit, ReadRun};
+use interlock_model::audit::AuditEntry;
+use interlock_model::device::EventKind;
+use interlock_model::run::RunState;
+use interlock_model::wire::{Artifact, Progress, RunView};
+use interlock_store::{AuditFilter, Error, Page, Paged, RunFilter, RunRow, StoredEvent};
+
+use crate::auth::{Db, Permit};
+use crate::devices::Device;
+use crate::executions::final_event;
+use crate::runs::{Hub, LiveRun};
+
+/// Events read at once.
+const EVENTS: u32 = 1_000;
+
+/// Reads runs and the audit trail.
+#[derive(Clone)]
+pub struct Reads {
+    db: Db,
+    hub: Arc<Hub>,
+    device: Arc<dyn Device>,
+}
+
+impl std::fmt::Debug for Reads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reads")
+    }
+}
+
+/// A run whose events can be followed.
+pub struct Following {
+    db: Db,
+    hub: Arc<Hub>,
+    id: RunId,
+    live: Option<Arc<LiveRun>>,
+    after: u64,
+    over: bool,
+}
+
+impl Reads {
+    /// Wires the parts.
+    pub fn new(db: Db, hub: Arc<Hub>, device: Arc<dyn Device>) -> Self {
+        Self { db, hub, device }
+    }
+
+    /// Runs, newest first.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn runs(&self, _permit: &Permit<ListRuns>, filter: &RunFilter, page: Page) -> Result<Paged<RunView>, Error> {
+        let found = self.db.read().runs(filter, page).await?;
+        let items = found.items.into_iter().map(|run| self.present(run, None)).collect();
+        Ok(Paged { items, total: found.total })
+    }
+
+    /// One run with its progress and files.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn run(&self, permit: &Permit<ReadRun>) -> Result<Option<RunView>, Error> {
+        self.view(permit.target().run_id).await
+    }
+
+    /// The run that was asked to end.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn cancelled(&self, permit: &Permit<CancelRun>) -> Result<Option<RunView>, Error> {
+        self.view(permit.target().run_id).await
+    }
+
+    /// The run as a caller sees it who has just made it.
+    pub fn present(&self, run: RunRow, stored: Option<(Option<Progress>, Vec<Artifact>)>) -> RunView {
+        let live = self.hub.live(&run.id);
+        let (progress, artifacts) = stored.or_else(|| live.as_ref().map(|live| live.report())).unwrap_or_default();
+        let running = live.as_ref().and_then(|live| live.state()).filter(|_| !run.state.is_final());
+        RunView {
+            id: run.id,
+            action: run.action,
+            state: running.unwrap_or(run.state),
+            simulated: run.simulated,
+            parameters: run.parameters,
+            result: run.result,
+            error: run.error,
+            executed_by: run.actor,
+            request_id: run.request_id,
+            created_at: run.created_at,
+            started_at: run.started_at.or_else(|| live.and_then(|live| live.started_at())),
+            finished_at: run.finished_at,
+            duration_seconds: run.duration_ms.map(|ms| ms / 1000.0),
+            progress,
+            artifacts,
+        }
+    }
+
+    async fn view(&self, id: RunId) -> Result<Option<RunView>, Error> {
+        let Some(run) = self.db.read().run(id).await? else { return Ok(None) };
+        let stored = if self.hub.live(&id).is_some() { None } else { Some(self.summary(id).await?) };
+        Ok(Some(self.present(run, stored)))
+    }
+
+    async fn summary(&self, id: RunId) -> Result<(Option<Progress>, Vec<Artifact>), Error> {
+        let (mut progress, mut artifacts, mut after) = (None, Vec::<Artifact>::new(), 0);
+        loop {
+            let events = self.db.read().run_events(id, after, EVENTS).await?;
+            let Some(last) = events.last() else { return Ok((progress, artifacts)) };
+            after = last.seq;
+            for event in events {
+                match event.kind {
+                    EventKind::Progress { current, total, message } => progress = Some(Progress { current, total, message }),
+                    EventKind::Artifact { name, media_type, bytes } => {
+                        artifacts.retain(|artifact| artifact.name != name);
+                        artifacts.push(Artifact { name, media_type, bytes });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Follows a run's events from behind `after`.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn follow(&self, permit: &Permit<ReadRun>, after: u64) -> Result<Option<Following>, Error> {
+        let id = permit.target().run_id;
+        let live = self.hub.live(&id);
+        if live.is_none() && self.db.read().run(id).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Following { db: self.db.clone(), hub: Arc::clone(&self.hub), id, live, after, over: false }))
+    }
+
+    /// Where a file of a run lies, if the run and the file exist.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn artifact(&self, permit: &Permit<ReadArtifact>) -> Result<Option<PathBuf>, Error> {
+        let target = permit.target();
+        if self.db.read().run(target.run_id).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.device.artifact_path(&target.run_id, &target.name))
+    }
+
+    /// The audit trail, newest first.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn audit(&self, _permit: &Permit<ReadAudit>, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {
+        self.db.read().audit(filter, page).await
+    }
+
+    /// Whether the database answers.
+    pub async fn storage_is_up(&self) -> bool {
+        self.db.read().ping().await.is_ok()
+    }
+}
+
+impl Following {
+    /// Number of the last event given.
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+
+    /// Whether every event was given.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The next events at once, at most `limit`; empty when there are none yet.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn ready(&mut self, limit: u32) -> Result<Vec<StoredEvent>, Error> {
+        if self.over {
+            return Ok(Vec::new());
+        }
+        if let Some(live) = &self.live {
+            let (events, over) = live.events(self.after, limit as usize);
+            self.over = over;
+            self.after = events.last().map_or(self.after, |event| event.seq);
+            if over || !events.is_empty() || self.hub.live(&self.id).is_some() {
+                return Ok(events);
+            }
+            // It was withdrawn before it began; what is stored tells the rest.
+            self.live = None;
+        }
+        let mut events = self.db.read().run_events(self.id, self.after, limit).await?;
+        let told = events.iter().any(|event| matches!(event.kind, EventKind::State { state } if state.is_final()));
+        self.after = events.last().map_or(self.after, |event| event.seq);
+        if told {
+            self.over = true;
+        } else if events.len() < limit as usize {
+            let run = self.db.read().run(self.id).await?;
+            if let Some(run) = run.filter(|run| run.state.is_final()) {
+                self.after += 1;
+                events.push(final_event(&run, self.after));
+                self.over = true;
+            }
+        }
+        Ok(events)
+    }
+
+    /// The next events, waiting for them; empty only when the run is over.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn next(&mut self, limit: u32) -> Result<Vec<StoredEvent>, Error> {
+        loop {
+            let events = self.ready(limit).await?;
+            if !events.is_empty() || self.over {
+                return Ok(events);
+            }
+            match &self.live {
+                Some(live) => live.beyond(self.after).await,
+                None => tokio::time::sleep(std::time::Duration::from_millis(250)).await,
+            }
+        }
+    }
+}
+
+/// Whether a text names a state.
+pub fn parse_state(text: &str) -> Option<RunState> {
+    RunState::parse(text)
+}

@@ -1,0 +1,214 @@
+//! Runs that are under way, and their events as they happen.
+//!
+//! Events of a run are kept in memory while it lives and written in batches; a follower that is slow reads them again, it
+//! never slows the run. Bounded: 10 000 events a run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use interlock_model::device::{EventKind, RunEvent};
+use interlock_model::run::RunState;
+use interlock_model::wire::{Artifact, Progress};
+use interlock_model::{RunId, Timestamp};
+use interlock_store::{Error, StoredEvent, transact};
+use tokio::sync::{broadcast, watch};
+
+use crate::Ambient;
+use crate::auth::Db;
+
+/// Events kept of one run.
+const MAX_EVENTS: usize = 10_000;
+/// How often events of long runs are written.
+const FLUSH_PERIOD: Duration = Duration::from_secs(1);
+
+/// A run that is under way.
+#[derive(Debug)]
+pub struct LiveRun {
+    id: RunId,
+    inner: Mutex<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    events: Vec<StoredEvent>,
+    /// How many of `events` are stored.
+    stored: usize,
+    dropped: u64,
+    state: Option<RunState>,
+    started_at: Option<Timestamp>,
+    progress: Option<Progress>,
+    artifacts: Vec<Artifact>,
+}
+
+impl LiveRun {
+    /// Events with `seq > after`, at most `limit`, and whether the last event of the run is among or before them.
+    pub fn events(&self, after: u64, limit: usize) -> (Vec<StoredEvent>, bool) {
+        let inner = self.lock();
+        let from = usize::try_from(after).unwrap_or(usize::MAX).min(inner.events.len());
+        let to = from.saturating_add(limit).min(inner.events.len());
+        let over = inner.state.is_some_and(RunState::is_final) && to == inner.events.len();
+        (inner.events[from..to].to_vec(), over)
+    }
+
+    /// Resolves when there are more than `seen` events or the run is over.
+    pub async fn beyond(&self, seen: u64) {
+        let mut changes = self.changed.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = changes.wait_for(|&count| count > seen).await;
+    }
+
+    /// Resolves when the run is over and its end is stored.
+    pub async fn ended(&self) {
+        let mut changes = self.changed.subscribe();
+        let _ = changes.wait_for(|&count| count == u64::MAX).await;
+    }
+
+    /// Where the run is, if an event has told.
+    pub fn state(&self) -> Option<RunState> {
+        self.lock().state
+    }
+
+    /// When the device said that it runs.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.lock().started_at
+    }
+
+    /// How far it is and what it produced.
+    pub fn report(&self) -> (Option<Progress>, Vec<Artifact>) {
+        let inner = self.lock();
+        (inner.progress.clone(), inner.artifacts.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, at: Timestamp, kind: EventKind) {
+        let mut inner = self.lock();
+        if inner.state.is_some_and(RunState::is_final) {
+            return;
+        }
+        match &kind {
+            EventKind::State { state } => {
+                inner.state = Some(*state);
+                if *state == RunState::Running && inner.started_at.is_none() {
+                    inner.started_at = Some(at);
+                }
+            }
+            EventKind::Progress { current, total, message } => {
+                inner.progress = Some(Progress { current: *current, total: *total, message: message.clone() });
+            }
+            EventKind::Artifact { name, media_type, bytes } => {
+                inner.artifacts.retain(|artifact| artifact.name != *name);
+                inner.artifacts.push(Artifact { name: name.clone(), media_type: media_type.clone(), bytes: *bytes });
+            }
+            _ => {}
+        }
+        if inner.events.len() >= MAX_EVENTS && !matches!(kind, EventKind::State { .. }) {
+            inner.dropped += 1;
+            return;
+        }
+        let seq = inner.events.len() as u64 + 1;
+        inner.events.push(StoredEvent { seq, at, kind });
+        drop(inner);
+        self.changed.send_modify(|count| *count = (*count).max(seq));
+    }
+}
+
+/// The runs that are under way.
+#[derive(Debug)]
+pub struct Hub {
+    live: Mutex<HashMap<RunId, Arc<LiveRun>>>,
+    db: Db,
+    ambient: Ambient,
+}
+
+impl Hub {
+    /// An empty hub.
+    pub fn new(db: Db, ambient: Ambient) -> Arc<Self> {
+        Arc::new(Self { live: Mutex::default(), db, ambient })
+    }
+
+    /// A run begins. Call it before the device can report anything.
+    pub(crate) fn begin(&self, id: RunId) -> Arc<LiveRun> {
+        let run = Arc::new(LiveRun { id, inner: Mutex::default(), changed: watch::Sender::new(0) });
+        run.push(self.ambient.clock.now(), EventKind::State { state: RunState::Queued });
+        self.lock().insert(id, Arc::clone(&run));
+        run
+    }
+
+    /// A run that is under way.
+    pub fn live(&self, id: &RunId) -> Option<Arc<LiveRun>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// The events that are still to be stored when the run ends, its last state among them; empty when nothing but states
+    /// happened, because those can be told from the run itself.
+    pub(crate) fn closing(&self, run: &LiveRun, state: RunState, at: Timestamp) -> Vec<StoredEvent> {
+        run.push(at, EventKind::State { state });
+        let inner = run.lock();
+        let plain = inner.stored == 0 && inner.events.iter().all(|event| matches!(event.kind, EventKind::State { .. }));
+        if plain { Vec::new() } else { inner.events[inner.stored..].to_vec() }
+    }
+
+    /// The run's end is stored: followers read it there from now on.
+    pub(crate) fn end(&self, run: &LiveRun) {
+        self.lock().remove(&run.id);
+        run.changed.send_replace(u64::MAX);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, Arc<LiveRun>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes events from the device until it is gone. Run it as a background task.
+    pub async fn follow(self: Arc<Self>, mut events: broadcast::Receiver<RunEvent>) {
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    if let Some(run) = self.live(&event.run) {
+                        // The end of a run is told by its outcome, together with its result.
+                        if !matches!(event.kind, EventKind::State { state } if state.is_final()) {
+                            run.push(self.ambient.clock.now(), event.kind);
+                        }
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(lost)) => {
+                    tracing::warn!(lost, "events of runs came faster than they could be taken");
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Stores the events of long runs now and then, so that a crash loses little. Run it as a background task.
+    pub async fn flush_forever(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(FLUSH_PERIOD).await;
+            let runs: Vec<Arc<LiveRun>> = self.lock().values().cloned().collect();
+            for run in runs {
+                if let Err(error) = self.flush(&run).await {
+                    tracing::error!(%error, run.id = %run.id, "events of a run could not be stored");
+                }
+            }
+        }
+    }
+
+    async fn flush(&self, run: &LiveRun) -> Result<(), Error> {
+        let (batch, upto) = {
+            let inner = run.lock();
+            let telling = inner.events[inner.stored..].iter().any(|event| !matches!(event.kind, EventKind::State { .. }));
+            if !telling || inner.state.is_some_and(RunState::is_final) {
+                return Ok(());
+            }
+            (inner.events[inner.stored..].to_vec(), inner.events.len())
+        };
+        let id = run.id;
+        // Marked before the write: an event is stored once or, if the write fails, lost with an error in the log; the closing
+        // write must never meet a number twice.
+        run.lock().stored = upto;
+        transact(self.db.read(), move |tx| Box::pin(async move { tx.insert_run_events(id, &batch).await })).await
+    }
+}

@@ -1,0 +1,101 @@
+//! The security log: events under names that operators search for (CONTRACT.md section 9.3).
+//!
+//! One line a security event, target `security`; the subscriber in `cli` writes it as JSON. Never holds secrets.
+
+use serde_json::Value;
+
+use crate::auth::Origin;
+
+/// The closed list of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody signed in.
+    AuthenticationSucceeded,
+    /// Somebody could not prove who they are.
+    AuthenticationFailed,
+    /// Guessing is being delayed.
+    AccountLocked,
+    /// A token was issued.
+    TokenIssued,
+    /// A token was revoked.
+    TokenRevoked,
+    /// An authenticated caller lacks the right.
+    AuthorizationDenied,
+    /// A limit was passed.
+    RateLimitExceeded,
+    /// A request was refused for its content.
+    RequestBlocked,
+    /// An address was blocked.
+    IpBlocked,
+    /// A setting weakens security.
+    ConfigInsecure,
+    /// The audit trail cannot be written.
+    AuditFailed,
+    /// The emergency stop was engaged or released.
+    EmergencyStop,
+}
+
+impl Event {
+    /// All events.
+    pub const ALL: [Self; 12] = [
+        Self::AuthenticationSucceeded,
+        Self::AuthenticationFailed,
+        Self::AccountLocked,
+        Self::TokenIssued,
+        Self::TokenRevoked,
+        Self::AuthorizationDenied,
+        Self::RateLimitExceeded,
+        Self::RequestBlocked,
+        Self::IpBlocked,
+        Self::ConfigInsecure,
+        Self::AuditFailed,
+        Self::EmergencyStop,
+    ];
+
+    /// Name in log and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuthenticationSucceeded => "authentication_succeeded",
+            Self::AuthenticationFailed => "authentication_failed",
+            Self::AccountLocked => "account_locked",
+            Self::TokenIssued => "token_issued",
+            Self::TokenRevoked => "token_revoked",
+            Self::AuthorizationDenied => "authorization_denied",
+            Self::RateLimitExceeded => "rate_limit_exceeded",
+            Self::RequestBlocked => "request_blocked",
+            Self::IpBlocked => "ip_blocked",
+            Self::ConfigInsecure => "config_insecure",
+            Self::AuditFailed => "audit_failed",
+            Self::EmergencyStop => "emergency_stop",
+        }
+    }
+
+    /// `low medium high critical`.
+    pub const fn severity(self) -> &'static str {
+        match self {
+            Self::AuthenticationSucceeded | Self::TokenIssued | Self::TokenRevoked => "low",
+            Self::AuthenticationFailed | Self::AuthorizationDenied | Self::RateLimitExceeded => "medium",
+            Self::AccountLocked | Self::RequestBlocked | Self::IpBlocked | Self::ConfigInsecure | Self::EmergencyStop => "high",
+            Self::AuditFailed => "critical",
+        }
+    }
+}
+
+/// Logs and counts an event.
+pub fn event(event: Event, principal: Option<&str>, origin: Option<&Origin>, details: Value) {
+    metrics::counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity())
+        .increment(1);
+    let client_ip = origin.map(|o| o.client_ip.to_string());
+    let user_agent = origin.map(|o| o.user_agent.as_str());
+    let request_id = origin.map(|o| o.request_id.as_str());
+    match event.severity() {
+        "low" => tracing::info!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details),
+        "critical" => tracing::error!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details),
+        _ => tracing::warn!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details),
+    }
+}
+
+/// Counts an attempt to authenticate.
+pub fn authentication(method: &'static str, result: &'static str) {
+    metrics::counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result).increment(1);
+}

@@ -1,0 +1,282 @@
+//! People: who there is, which roles they have, their passwords.
+
+use std::sync::Arc;
+
+use interlock_model::Timestamp;
+use interlock_model::action::{CreateUser, ListUsers, SetPassword, UpdateUser};
+use interlock_model::policy;
+use interlock_model::secret::Secret;
+use interlock_store::{Error, UserRow};
+use serde_json::json;
+
+use crate::Ambient;
+use crate::auth::{Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit, accept_password};
+
+/// Why a user was not made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    /// The name cannot be used.
+    #[error("the user name is not allowed: use 1 to 64 letters, digits, dots, hyphens or underscores")]
+    Name,
+    /// There is one already.
+    #[error("there is a user of this name already")]
+    Exists,
+    /// There is none.
+    #[error("there is no user of this name")]
+    NoSuchUser,
+    /// A role does not exist.
+    #[error("unknown role: use admin, operator, viewer, auditor, or a role that an action of the device asks for")]
+    Role,
+    /// The last administrator would be gone.
+    #[error("this is the last enabled administrator; make another one first")]
+    LastAdmin,
+    /// The password is not accepted.
+    #[error(transparent)]
+    Password(#[from] PasswordRefused),
+    /// Somebody else changed the user meanwhile.
+    #[error("the user was changed at the same time; look and try again")]
+    Conflict,
+    /// Hashing is overloaded.
+    #[error("too many passwords are being hashed; try again in a second")]
+    Overloaded,
+    /// The storage failed.
+    #[error("store the user")]
+    Store(#[from] Error),
+}
+
+/// What to change; `None` leaves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserChange {
+    /// The new roles.
+    pub roles: Option<Vec<String>>,
+    /// Disabled or not.
+    pub disabled: Option<bool>,
+}
+
+/// The form in which names are stored and compared: lower case.
+///
+/// # Errors
+/// [`UserError::Name`].
+pub fn canonical_name(name: &str) -> Result<String, UserError> {
+    let good = (1..=64).contains(&name.len())
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'@'))
+        && name.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if good { Ok(name.to_ascii_lowercase()) } else { Err(UserError::Name) }
+}
+
+/// Manages users.
+#[derive(Debug, Clone)]
+pub struct Users {
+    db: Db,
+    ambient: Ambient,
+    principals: Arc<Principals>,
+    passwords: Passwords,
+    device_roles: Arc<[String]>,
+}
+
+impl Users {
+    /// Wires the parts. `device_roles` are the roles that device actions ask for beside the built-in ones.
+    pub fn new(db: Db, ambient: Ambient, principals: Arc<Principals>, passwords: Passwords, device_roles: Arc<[String]>) -> Self {
+        Self { db, ambient, principals, passwords, device_roles }
+    }
+
+    fn checked_roles(&self, roles: &[String]) -> Result<Vec<String>, UserError> {
+        let known = |role: &String| policy::is_role(role) || self.device_roles.contains(role);
+        if roles.is_empty() || !roles.iter().all(known) {
+            return Err(UserError::Role);
+        }
+        let mut roles = roles.to_vec();
+        roles.sort();
+        roles.dedup();
+        Ok(roles)
+    }
+
+    /// Everyone, by name.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn list(&self, _permit: &Permit<ListUsers>) -> Result<Vec<UserRow>, Error> {
+        self.db.read().users().await
+    }
+
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn create(&self, permit: &Permit<CreateUser>, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
+        self.insert(permit, name, password, roles).await
+    }
+
+    /// Changes roles or state.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn update(&self, permit: &Permit<UpdateUser>, change: UserChange) -> Result<UserRow, UserError> {
+        let name = permit.target().name.clone();
+        self.apply(permit, &name, change).await
+    }
+
+    /// Sets a password; every earlier token of the user is dead.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn set_password(&self, permit: &Permit<SetPassword>, password: Secret) -> Result<UserRow, UserError> {
+        let name = permit.target().name.clone();
+        self.replace_password(permit, &name, password).await
+    }
+
+    /// The same acts for whoever owns the machine: first start and the local command line.
+    pub fn console<'a>(&'a self, permit: &'a SystemPermit) -> Console<'a> {
+        Console { users: self, permit }
+    }
+
+    async fn insert<P: Proof + ?Sized>(&self, proof: &P, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
+        let name = canonical_name(name)?;
+        let roles = self.checked_roles(roles)?;
+        accept_password(&name, &password)?;
+        let password_hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
+        let now = self.ambient.clock.now();
+        let user = UserRow {
+            name,
+            password_hash,
+            roles,
+            disabled: false,
+            tokens_valid_from: now,
+            created_at: now,
+            updated_at: now,
+            version: 1,
+        };
+        let row = user.clone();
+        self.db
+            .write(proof, move |tx| {
+                Box::pin(async move {
+                    if !tx.insert_user(&row).await? {
+                        return Err(UserError::Exists);
+                    }
+                    Ok(Recorded { value: (), details: json!({ "name": row.name, "roles": row.roles }) })
+                })
+            })
+            .await?;
+        self.principals.put(user.clone());
+        Ok(user)
+    }
+
+    async fn apply<P: Proof + ?Sized>(&self, proof: &P, name: &str, change: UserChange) -> Result<UserRow, UserError> {
+        let roles = change.roles.as_deref().map(|roles| self.checked_roles(roles)).transpose()?;
+        let disabled = change.disabled;
+        self.change(proof, name, "updated", move |user, now| {
+            if let Some(roles) = roles {
+                user.roles = roles;
+            }
+            if let Some(disabled) = disabled {
+                if disabled && !user.disabled {
+                    user.tokens_valid_from = now;
+                }
+                user.disabled = disabled;
+            }
+        })
+        .await
+    }
+
+    async fn replace_password<P: Proof + ?Sized>(&self, proof: &P, name: &str, password: Secret) -> Result<UserRow, UserError> {
+        let canonical = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
+        accept_password(&canonical, &password)?;
+        let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
+        self.change(proof, &canonical, "password set, tokens revoked", move |user, now| {
+            user.password_hash = hash;
+            user.tokens_valid_from = now;
+        })
+        .await
+    }
+
+    async fn change<P, F>(&self, proof: &P, name: &str, what: &'static str, edit: F) -> Result<UserRow, UserError>
+    where
+        P: Proof + ?Sized,
+        F: FnOnce(&mut UserRow, Timestamp) + Send + 'static,
+    {
+        let name = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
+        let now = self.ambient.clock.now();
+        let user = self
+            .db
+            .write(proof, move |tx| {
+                Box::pin(async move {
+                    let before = tx.user(&name).await?.ok_or(UserError::NoSuchUser)?;
+                    let mut after = before.clone();
+                    edit(&mut after, now);
+                    // A token's epoch must differ even when two changes share a microsecond or the clock went back.
+                    if after.tokens_valid_from != before.tokens_valid_from {
+                        after.tokens_valid_from =
+                            after.tokens_valid_from.max(Timestamp::from_micros(before.tokens_valid_from.micros() + 1));
+                    }
+                    after.updated_at = now;
+                    after.version += 1;
+                    if is_admin(&before) && !is_admin(&after) {
+                        let others = tx.users().await?;
+                        if !others.iter().any(|other| other.name != after.name && is_admin(other)) {
+                            return Err(UserError::LastAdmin);
+                        }
+                    }
+                    if !tx.update_user(&after).await? {
+                        return Err(UserError::Conflict);
+                    }
+                    let details = json!({
+                        "change": what,
+                        "old_data": { "roles": before.roles, "disabled": before.disabled },
+                        "new_data": { "roles": after.roles, "disabled": after.disabled },
+                    });
+                    Ok(Recorded { value: after, details })
+                })
+            })
+            .await?;
+        self.principals.put(user.clone());
+        Ok(user)
+    }
+}
+
+/// Acts of whoever owns the machine, recorded under the name of their permit.
+#[derive(Debug)]
+pub struct Console<'a> {
+    users: &'a Users,
+    permit: &'a SystemPermit,
+}
+
+impl Console<'_> {
+    /// Everyone, by name.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn list(&self) -> Result<Vec<UserRow>, Error> {
+        self.users.db.read().users().await
+    }
+
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn create(&self, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
+        let proof = self.permit.acting("user.created", Some(name.to_owned()));
+        self.users.insert(&proof, name, password, roles).await
+    }
+
+    /// Changes roles or state.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn update(&self, name: &str, change: UserChange) -> Result<UserRow, UserError> {
+        let proof = self.permit.acting("user.updated", Some(name.to_owned()));
+        self.users.apply(&proof, name, change).await
+    }
+
+    /// Sets a password.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn set_password(&self, name: &str, password: Secret) -> Result<UserRow, UserError> {
+        let proof = self.permit.acting("user.password_set", Some(name.to_owned()));
+        self.users.replace_password(&proof, name, password).await
+    }
+}
+
+fn is_admin(user: &UserRow) -> bool {
+    !user.disabled && user.roles.iter().any(|role| role == policy::ADMIN)
+}

@@ -1,0 +1,202 @@
+//! What a caller may be permitted to do: one type per kind of act.
+//!
+//! The type carries everything that authorisation, audit, metrics and documents need to know, so that a handler declares it
+//! once, in its signature. Tokens for these types exist only as `engine::auth::Permit`.
+
+use serde::Deserialize;
+
+use crate::RunId;
+
+/// How an act gets into the audit trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recording {
+    /// It changes nothing: recorded in batches, off the request's path.
+    Read,
+    /// It changes stored data: the record commits with the change.
+    Change,
+    /// It has an effect outside the database: intent before, outcome after.
+    Act,
+}
+
+/// What a caller needs to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// A scope.
+    Scope(&'static str),
+    /// A role, by name: a device action may ask for its own.
+    Role(String),
+    /// To be signed in, nothing more.
+    SignedIn,
+}
+
+/// Facts about the installation that a decision may depend on.
+pub trait World: Send + Sync {
+    /// The role that may execute this device action, if the action exists.
+    fn action_role(&self, action: &str) -> Option<String>;
+}
+
+/// A kind of act.
+pub trait Action: Send + Sync + 'static {
+    /// What it is done to; deserialised from the request's path.
+    type Target: Target;
+    /// Name in the audit trail and the documents.
+    const NAME: &'static str;
+    /// How it is recorded.
+    const RECORDING: Recording;
+    /// What the caller needs to hold.
+    fn needs(target: &Self::Target, world: &dyn World) -> Needs;
+}
+
+/// What an act is done to.
+pub trait Target: Send + Sync + 'static {
+    /// How the audit trail names it.
+    fn subject(&self) -> Option<String>;
+}
+
+/// The installation as a whole.
+#[derive(Debug, Deserialize)]
+pub struct Installation {}
+
+impl Target for Installation {
+    fn subject(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A device action, by name. The name is what the caller wrote; it may not exist.
+#[derive(Debug, Deserialize)]
+pub struct DeviceActionTarget {
+    /// The name.
+    pub task: String,
+}
+
+impl Target for DeviceActionTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.task.chars().take(64).collect())
+    }
+}
+
+/// A run.
+#[derive(Debug, Deserialize)]
+pub struct RunTarget {
+    /// The run.
+    pub run_id: RunId,
+}
+
+impl Target for RunTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.run_id.to_string())
+    }
+}
+
+/// A file that a run produced.
+#[derive(Debug, Deserialize)]
+pub struct ArtifactTarget {
+    /// The run.
+    pub run_id: RunId,
+    /// The file's name.
+    pub name: String,
+}
+
+impl Target for ArtifactTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.run_id.to_string())
+    }
+}
+
+/// A user, by name.
+#[derive(Debug, Deserialize)]
+pub struct UserTarget {
+    /// The name.
+    pub name: String,
+}
+
+impl Target for UserTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.name.chars().take(64).collect())
+    }
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $target:ty, $recording:ident, $needs:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub enum $name {}
+
+        impl Action for $name {
+            type Target = $target;
+            const NAME: &'static str = $text;
+            const RECORDING: Recording = Recording::$recording;
+            fn needs(_: &Self::Target, _: &dyn World) -> Needs {
+                $needs
+            }
+        }
+    )*};
+}
+
+actions! {
+    /// See what a device offers.
+    ListActions = "actions.listed", Installation, Read, Needs::Scope("actions:read");
+    /// See how a device is.
+    ReadDevice = "device.read", Installation, Read, Needs::Scope("devices:read");
+    /// See runs.
+    ListRuns = "runs.listed", Installation, Read, Needs::Scope("runs:read");
+    /// See one run and its events.
+    ReadRun = "run.read", RunTarget, Read, Needs::Scope("runs:read");
+    /// Download a file that a run produced.
+    ReadArtifact = "run.artifact_read", ArtifactTarget, Read, Needs::Scope("runs:read");
+    /// Cancel a queued or running run.
+    CancelRun = "run.cancelled", RunTarget, Act, Needs::Scope("runs:cancel");
+    /// Engage the emergency stop. Every role may.
+    EmergencyStop = "device.stopped", Installation, Act, Needs::Scope("devices:stop");
+    /// Release the emergency stop.
+    ReleaseStop = "device.released", Installation, Act, Needs::Scope("devices:release");
+    /// Confirm that a person has looked at the device.
+    ClearAttention = "device.attention_cleared", Installation, Act, Needs::Scope("devices:attention");
+    /// See users.
+    ListUsers = "users.listed", Installation, Read, Needs::Scope("users:read");
+    /// Make a user.
+    CreateUser = "user.created", Installation, Change, Needs::Scope("users:manage");
+    /// Change a user's roles or state.
+    UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage");
+    /// Set a user's password.
+    SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage");
+    /// Read the audit trail.
+    ReadAudit = "audit.read", Installation, Read, Needs::Scope("audit:read");
+    /// Read the metrics.
+    ReadMetrics = "metrics.read", Installation, Read, Needs::Scope("metrics:read");
+    /// Read the API documents of a production server.
+    ReadDocs = "docs.read", Installation, Read, Needs::Scope("docs:read");
+    /// See who one is.
+    WhoAmI = "session.read", Installation, Read, Needs::SignedIn;
+    /// End one's own session.
+    LogOut = "token.revoked", Installation, Change, Needs::SignedIn;
+}
+
+/// Execute a device action. The action may ask for a role of its own.
+#[derive(Debug)]
+pub enum ExecuteAction {}
+
+impl Action for ExecuteAction {
+    type Target = DeviceActionTarget;
+    const NAME: &'static str = "device.executed";
+    const RECORDING: Recording = Recording::Act;
+
+    fn needs(target: &DeviceActionTarget, world: &dyn World) -> Needs {
+        Needs::Role(world.action_role(&target.task).unwrap_or_else(|| crate::policy::OPERATOR.to_owned()))
+    }
+}
+
+/// Check the parameters of a device action without executing it.
+#[derive(Debug)]
+pub enum CheckAction {}
+
+impl Action for CheckAction {
+    type Target = DeviceActionTarget;
+    const NAME: &'static str = "device.checked";
+    const RECORDING: Recording = Recording::Read;
+
+    fn needs(target: &DeviceActionTarget, world: &dyn World) -> Needs {
+        ExecuteAction::needs(target, world)
+    }
+}

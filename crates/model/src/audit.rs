@@ -1,0 +1,196 @@
+//! The audit chain: every entry carries the hash of the one before it.
+//!
+//! `hash = SHA-256("interlock audit entry v1\n" || prev_hash || canonical)`, where `canonical` is the compact JSON array of
+//! the fields in the order of [`AuditEntry::canonical`]. The first entry's `prev_hash` is 32 zero bytes. A change of any field,
+//! an entry taken out, put in or moved breaks the chain at that position; the loss of the newest entries shows only against a
+//! number and hash that were noted elsewhere.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::Timestamp;
+
+/// A SHA-256 digest.
+pub type Hash = [u8; 32];
+
+/// What to record. The storage adds number and hashes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditDraft {
+    /// When.
+    pub at: Timestamp,
+    /// Name of the principal, `null` for a stranger.
+    pub actor: Option<String>,
+    /// One of the names of CONTRACT.md section 9.3.
+    pub action: String,
+    /// What was acted on.
+    pub subject: Option<String>,
+    /// Facts. Never secrets, tokens or parameter values marked sensitive.
+    pub details: Value,
+    /// Resolved address of the client.
+    pub client_ip: Option<String>,
+    /// The request.
+    pub request_id: Option<String>,
+}
+
+/// An entry of the chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditEntry {
+    /// Counts from 1 without gaps.
+    pub seq: u64,
+    /// What was recorded.
+    pub draft: AuditDraft,
+    /// Hash of the entry before.
+    pub prev_hash: Hash,
+    /// Hash of this entry.
+    pub hash: Hash,
+}
+
+impl AuditEntry {
+    /// Links `draft` behind the entry numbered `seq - 1` whose hash is `prev_hash`.
+    pub fn link(seq: u64, prev_hash: Hash, draft: AuditDraft) -> Self {
+        let hash = Self::digest(seq, &prev_hash, &draft);
+        Self { seq, draft, prev_hash, hash }
+    }
+
+    /// The bytes under the hash. Object keys inside `details` are sorted.
+    fn canonical(seq: u64, draft: &AuditDraft) -> Vec<u8> {
+        let fields = json!([
+            seq,
+            draft.at.micros(),
+            draft.actor,
+            draft.action,
+            draft.subject,
+            draft.details,
+            draft.client_ip,
+            draft.request_id
+        ]);
+        fields.to_string().into_bytes()
+    }
+
+    fn digest(seq: u64, prev_hash: &Hash, draft: &AuditDraft) -> Hash {
+        let mut hasher = Sha256::new();
+        hasher.update(b"interlock audit entry v1\n");
+        hasher.update(prev_hash);
+        hasher.update(Self::canonical(seq, draft));
+        hasher.finalize().into()
+    }
+
+    /// Whether this entry's own hash is right.
+    pub fn is_sound(&self) -> bool {
+        Self::digest(self.seq, &self.prev_hash, &self.draft) == self.hash
+    }
+}
+
+/// Where a chain breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Broken {
+    /// The numbers have a gap or go back.
+    #[error("entry {found} follows entry {after}: an entry is missing, added or moved")]
+    Sequence {
+        /// Last good entry.
+        after: u64,
+        /// The number that follows it.
+        found: u64,
+    },
+    /// The link to the entry before is wrong.
+    #[error("entry {0} does not follow from the entry before it")]
+    Link(u64),
+    /// The content is not what was hashed.
+    #[error("entry {0} was changed")]
+    Content(u64),
+}
+
+/// Checks a chain entry by entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verifier {
+    /// Number of the last good entry.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Self { seq: 0, hash: [0; 32] }
+    }
+}
+
+impl Verifier {
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// The first way in which the chain is broken.
+    pub fn next(&mut self, entry: &AuditEntry) -> Result<(), Broken> {
+        if entry.seq != self.seq + 1 {
+            return Err(Broken::Sequence { after: self.seq, found: entry.seq });
+        }
+        if entry.prev_hash != self.hash {
+            return Err(Broken::Link(entry.seq));
+        }
+        if !entry.is_sound() {
+            return Err(Broken::Content(entry.seq));
+        }
+        self.seq = entry.seq;
+        self.hash = entry.hash;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(length: u64) -> Vec<AuditEntry> {
+        let mut entries: Vec<AuditEntry> = Vec::new();
+        for seq in 1..=length {
+            let prev = entries.last().map_or([0; 32], |e| e.hash);
+            let draft = AuditDraft {
+                at: Timestamp::from_seconds(i64::try_from(seq).expect("small")),
+                actor: Some("ana".into()),
+                action: "device.executed".into(),
+                subject: Some(format!("run {seq}")),
+                details: json!({"b": 1, "a": [true, null]}),
+                client_ip: None,
+                request_id: Some("req-1".into()),
+            };
+            entries.push(AuditEntry::link(seq, prev, draft));
+        }
+        entries
+    }
+
+    fn verify(entries: &[AuditEntry]) -> Result<(), Broken> {
+        let mut verifier = Verifier::default();
+        entries.iter().try_for_each(|entry| verifier.next(entry))
+    }
+
+    #[test]
+    fn an_untouched_chain_verifies() {
+        assert_eq!(verify(&chain(20)), Ok(()));
+    }
+
+    #[test]
+    fn every_tampering_is_found_at_its_position() {
+        let good = chain(9);
+
+        let mut edited = good.clone();
+        edited[4].draft.actor = Some("eve".into());
+        assert_eq!(verify(&edited), Err(Broken::Content(5)));
+
+        let mut rehashed = edited.clone();
+        rehashed[4] = AuditEntry::link(5, rehashed[4].prev_hash, rehashed[4].draft.clone());
+        assert_eq!(verify(&rehashed), Err(Broken::Link(6)));
+
+        let mut deleted = good.clone();
+        deleted.remove(4);
+        assert_eq!(verify(&deleted), Err(Broken::Sequence { after: 4, found: 6 }));
+
+        let mut swapped = good.clone();
+        swapped.swap(2, 3);
+        assert_eq!(verify(&swapped), Err(Broken::Sequence { after: 2, found: 4 }));
+
+        let mut moved_time = good;
+        moved_time[0].draft.at = Timestamp::from_seconds(0);
+        assert_eq!(verify(&moved_time), Err(Broken::Content(1)));
+    }
+}

@@ -1,0 +1,119 @@
+//! Identifiers. An id is never proof of anything.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::time::{Entropy, Timestamp};
+
+/// A run: `run_` and 32 lower-case hexadecimal digits, time-ordered (RFC 9562, version 7).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId([u8; 16]);
+
+/// The text is not an id of the expected kind.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a run id such as run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d")]
+pub struct BadId;
+
+impl RunId {
+    const PREFIX: &'static str = "run_";
+
+    /// A new id: 48 bits of `now` in milliseconds and 74 random bits.
+    pub fn new(now: Timestamp, entropy: &dyn Entropy) -> Self {
+        let mut bytes = [0_u8; 16];
+        entropy.fill(&mut bytes[6..]);
+        let millis = u64::try_from(now.micros() / 1000).unwrap_or(0).to_be_bytes();
+        bytes[..6].copy_from_slice(&millis[2..]);
+        bytes[6] = (bytes[6] & 0x0f) | 0x70;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(bytes)
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::PREFIX)?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let hex = text.strip_prefix(Self::PREFIX).ok_or(BadId)?.as_bytes();
+        if hex.len() != 32 {
+            return Err(BadId);
+        }
+        let digit = |c: u8| match c {
+            b'0'..=b'9' => Ok(c - b'0'),
+            b'a'..=b'f' => Ok(c - b'a' + 10),
+            _ => Err(BadId),
+        };
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for RunId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RunId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// `count` random bytes as lower-case hexadecimal.
+pub fn random_hex(entropy: &dyn Entropy, count: usize) -> String {
+    use fmt::Write as _;
+    let mut bytes = vec![0; count];
+    entropy.fill(&mut bytes);
+    bytes.iter().fold(String::with_capacity(count * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::TestEntropy;
+
+    #[test]
+    fn an_id_survives_its_text_and_sorts_by_time() {
+        let entropy = TestEntropy::seeded(7);
+        let early = RunId::new(Timestamp::from_seconds(1_000), &entropy);
+        let late = RunId::new(Timestamp::from_seconds(1_001), &entropy);
+
+        assert_eq!(early.to_string().parse(), Ok(early));
+        assert!(early < late);
+        assert!(early.to_string() < late.to_string());
+    }
+
+    #[test]
+    fn another_kind_is_refused() {
+        for text in ["", "run_", "dev_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d", "run_018F6B1E2C3D7A4B8C9D0E1F2A3B4C5D", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5dd"] {
+            assert_eq!(text.parse::<RunId>(), Err(BadId), "{text}");
+        }
+    }
+}

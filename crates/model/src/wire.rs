@@ -1,0 +1,289 @@
+//! Bodies on the wire, shared by server and client. Field names are the contract; see docs/reference/device-http.md.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::device::{ActionSpec, DeviceStop, EventKind};
+use crate::run::{RunError, RunState};
+use crate::secret::Secret;
+use crate::{RunId, Timestamp};
+
+/// POST `/auth/login`.
+#[derive(Debug, Deserialize)]
+pub struct LoginRequest {
+    /// Sign-in name.
+    pub username: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// Answer to a sign-in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LoginAnswer {
+    /// The token.
+    pub access_token: String,
+    /// Always `bearer`.
+    pub token_type: String,
+    /// Lifetime in seconds.
+    pub expires_in: i64,
+    /// Who signed in.
+    pub user: String,
+    /// Roles of the token.
+    pub roles: Vec<String>,
+}
+
+/// GET `/auth/me`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WhoAmIAnswer {
+    /// Name of the principal.
+    pub user: String,
+    /// Roles in force now.
+    pub roles: Vec<String>,
+    /// End of the token.
+    pub expires_at: Timestamp,
+}
+
+/// An act was done.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Operation {
+    /// Always true: a failure is a problem body.
+    pub success: bool,
+    /// A sentence for people.
+    pub message: String,
+    /// Facts.
+    pub details: Option<Value>,
+}
+
+impl Operation {
+    /// Done, with a sentence.
+    pub fn done(message: impl Into<String>, details: Option<Value>) -> Self {
+        Self { success: true, message: message.into(), details }
+    }
+}
+
+/// A device as the catalogue names it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Short name.
+    pub name: String,
+    /// Title for people.
+    pub title: String,
+    /// What it is.
+    pub description: Option<String>,
+}
+
+/// GET `/actions`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ActionsAnswer {
+    /// The device.
+    pub device: DeviceInfo,
+    /// Its actions.
+    pub actions: Vec<ActionSpec>,
+}
+
+/// Answer to a successful execution.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecuteAnswer {
+    /// The action.
+    pub task_name: String,
+    /// Parameters as sent to the device, sensitive ones masked.
+    pub parameters: Map<String, Value>,
+    /// What the function returned.
+    pub result: Value,
+    /// Always `success`.
+    pub status: String,
+    /// Who asked.
+    pub executed_by: String,
+    /// Time in the function.
+    pub execution_time_seconds: f64,
+    /// When it ended.
+    pub timestamp: Timestamp,
+    /// The run.
+    pub run_id: RunId,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Done so far.
+    pub current: f64,
+    /// Of how many, if known.
+    pub total: Option<f64>,
+    /// One line for people.
+    pub message: Option<String>,
+}
+
+/// A file that a run produced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// File name.
+    pub name: String,
+    /// Media type as declared by the function.
+    pub media_type: String,
+    /// Size.
+    pub bytes: u64,
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunView {
+    /// The run.
+    pub id: RunId,
+    /// The action.
+    pub action: String,
+    /// Where it is.
+    pub state: RunState,
+    /// Executed with the device's simulator.
+    pub simulated: bool,
+    /// Parameters, sensitive ones masked.
+    pub parameters: Value,
+    /// What the function returned.
+    pub result: Option<Value>,
+    /// Why it did not succeed.
+    pub error: Option<RunError>,
+    /// Who asked.
+    pub executed_by: String,
+    /// The request that asked.
+    pub request_id: String,
+    /// Accepted at.
+    pub created_at: Timestamp,
+    /// Sent to the device at.
+    pub started_at: Option<Timestamp>,
+    /// Ended at.
+    pub finished_at: Option<Timestamp>,
+    /// Time in the function.
+    pub duration_seconds: Option<f64>,
+    /// How far it is.
+    pub progress: Option<Progress>,
+    /// Files.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// A part of a list.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PageAnswer<T> {
+    /// The part, newest first.
+    pub items: Vec<T>,
+    /// Length of the whole.
+    pub total: u64,
+    /// As asked.
+    pub limit: u32,
+    /// As asked.
+    pub offset: u64,
+    /// Whether there is more.
+    pub has_more: bool,
+}
+
+/// An event of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunEventView {
+    /// Counts from 1.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// GET `/runs/{id}/events` as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EventsAnswer {
+    /// In order.
+    pub items: Vec<RunEventView>,
+    /// Give it as `after` next time.
+    pub next_after: u64,
+    /// The run is over and every event was given.
+    pub done: bool,
+}
+
+/// Answer to an emergency stop.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StopReport {
+    /// Always true.
+    pub engaged: bool,
+    /// Devices known to be safe.
+    pub confirmed: usize,
+    /// Devices in all.
+    pub of: usize,
+    /// Each of them.
+    pub devices: Vec<DeviceStop>,
+    /// The run that was stopped.
+    pub cancelled_run: Option<RunId>,
+    /// Since when the latch holds.
+    pub engaged_at: Timestamp,
+    /// In the caller's words.
+    pub reason: Option<String>,
+}
+
+/// A user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UserView {
+    /// Sign-in name.
+    pub name: String,
+    /// Roles.
+    pub roles: Vec<String>,
+    /// Signing in is refused.
+    pub disabled: bool,
+    /// Since when there is this user.
+    pub created_at: Timestamp,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
+/// A row of the audit trail.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuditView {
+    /// Number in the chain.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Name of the principal.
+    pub actor_agent_id: Option<String>,
+    /// What.
+    pub action: String,
+    /// To what.
+    pub subject_id: Option<String>,
+    /// Facts.
+    pub details: Value,
+    /// Resolved address.
+    pub client_ip: Option<String>,
+    /// The request.
+    pub request_id: Option<String>,
+    /// Hash of the entry before, hexadecimal.
+    pub prev_hash: String,
+    /// Hash of this entry, hexadecimal.
+    pub hash: String,
+}
+
+/// A problem body as a client reads it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Problem {
+    /// HTTP status.
+    #[serde(default)]
+    pub status: u16,
+    /// Stable code.
+    #[serde(default)]
+    pub code: String,
+    /// A sentence.
+    #[serde(default)]
+    pub detail: String,
+    /// The request.
+    #[serde(default)]
+    pub request_id: String,
+    /// Refused fields.
+    #[serde(default)]
+    pub errors: Vec<FieldError>,
+}
+
+/// A refused field.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct FieldError {
+    /// Where.
+    pub loc: Vec<String>,
+    /// Kind of refusal.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A sentence.
+    pub msg: String,
+}

@@ -1,0 +1,70 @@
+//! Signing in and out.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use interlock_engine::auth::{Origin, Sessions};
+use interlock_model::action::{LogOut, WhoAmI};
+use interlock_model::wire::{LoginAnswer, Operation, WhoAmIAnswer};
+
+use crate::body::Credentials;
+use crate::error::ApiError;
+use crate::routes::{ApiRouter, Granted, PublicReason};
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.public(Method::POST, "/auth/login", PublicReason::SignIn, login)
+        .route(Method::POST, "/auth/logout", logout)
+        .route(Method::GET, "/auth/me", who_am_i)
+}
+
+async fn login(
+    State(sessions): State<Arc<Sessions>>,
+    Extension(origin): Extension<Arc<Origin>>,
+    uri: Uri,
+    credentials: Result<Credentials, ApiError>,
+) -> Result<Response, ApiError> {
+    // URLs end up in logs of proxies and in histories: credentials there are refused even if they are right.
+    let query = uri.query().unwrap_or("").to_ascii_lowercase();
+    if query.split('&').any(|pair| pair.starts_with("username=") || pair.starts_with("password=")) {
+        interlock_engine::security::event(
+            interlock_engine::security::Event::AuthenticationFailed,
+            None,
+            Some(&origin),
+            serde_json::json!({ "reason": "credentials_in_query", "method": "login" }),
+        );
+        return Err(ApiError::client(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "Send username and password in the body, never in the URL. Change this password: it may be in logs.",
+        ));
+    }
+    let Credentials(credentials) = credentials?;
+    let session = sessions.sign_in(&credentials.username, credentials.password, &origin).await?;
+    let answer = LoginAnswer {
+        access_token: session.token.expose().to_owned(),
+        token_type: "bearer".to_owned(),
+        expires_in: session.expires_in,
+        user: session.user,
+        roles: session.roles,
+    };
+    let mut response = Json(answer).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn logout(grant: Granted<LogOut>, State(sessions): State<Arc<Sessions>>) -> Result<Json<Operation>, ApiError> {
+    sessions.sign_out(&grant).await?;
+    Ok(Json(Operation::done("Signed out; the token is dead", None)))
+}
+
+async fn who_am_i(grant: Granted<WhoAmI>) -> Json<WhoAmIAnswer> {
+    let caller = grant.caller();
+    Json(WhoAmIAnswer {
+        user: caller.name().to_owned(),
+        roles: caller.grants().roles().to_vec(),
+        expires_at: caller.expires_at(),
+    })
+}

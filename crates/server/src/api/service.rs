@@ -1,0 +1,138 @@
+//! The service itself: banner, health, documents, metrics.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use interlock_engine::auth::Origin;
+use interlock_model::action::{Action, Installation, ListActions, ReadDocs, ReadMetrics};
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::openapi;
+use crate::routes::{ApiRouter, PublicReason, bearer};
+use crate::state::AppState;
+
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
+                           form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.public(Method::GET, "/", PublicReason::Banner, banner)
+        .public(Method::GET, "/health", PublicReason::Liveness, health)
+        .public(Method::GET, "/health/live", PublicReason::Liveness, live)
+        .public(Method::GET, "/health/ready", PublicReason::Liveness, ready)
+        .public(Method::GET, "/metrics", PublicReason::DecidesItself, metrics)
+        .public(Method::GET, "/docs", PublicReason::DecidesItself, docs)
+        .public(Method::GET, "/panel", PublicReason::SignIn, panel)
+        .public(Method::GET, "/docs/app.js", PublicReason::Banner, script)
+        .public(Method::GET, "/docs/app.css", PublicReason::Banner, style)
+        .public(Method::GET, "/openapi.json", PublicReason::DecidesItself, document)
+}
+
+/// Asks for a permit on a route that is open under a condition.
+fn demand<A: Action<Target = Installation>>(state: &AppState, headers: &HeaderMap, origin: &Origin) -> Result<(), ApiError> {
+    let caller = state.guard.authenticate(bearer(headers), origin)?;
+    let permit = state.guard.permit::<A>(&caller, Installation {})?;
+    state.guard.close(&permit, 200);
+    Ok(())
+}
+
+async fn banner(State(state): State<AppState>, Extension(origin): Extension<Arc<Origin>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    // Strangers learn that there is a server, not what it can do. A wrong token is an error, not a stranger.
+    let tasks = if headers.contains_key(header::AUTHORIZATION) {
+        let caller = state.guard.authenticate(bearer(&headers), &origin)?;
+        match state.guard.permit::<ListActions>(&caller, Installation {}) {
+            Ok(permit) => state.devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect(),
+            Err(_) => Vec::new(),
+        }
+    } else {
+        Vec::new()
+    };
+    Ok(Json(json!({ "message": state.config.title, "available_tasks": tasks, "docs": "/docs" })))
+}
+
+async fn health(State(state): State<AppState>) -> Response {
+    let up = state.reads.storage_is_up().await && state.devices.is_serving();
+    let status = if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "status": if up { "healthy" } else { "unhealthy" },
+        "timestamp": state.clock.now(),
+        "tasks_registered": state.devices.action_count(),
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn live(State(state): State<AppState>) -> Json<Value> {
+    Json(json!({ "status": "alive", "timestamp": state.clock.now(), "uptime_seconds": state.started.elapsed().as_secs() }))
+}
+
+async fn ready(State(state): State<AppState>) -> Response {
+    let database = state.reads.storage_is_up().await;
+    let device = state.devices.is_serving();
+    let status = if database && device { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({ "status": if database && device { "ready" } else { "not ready" }, "api": true, "database": database, "device": device });
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(state): State<AppState>, Extension(origin): Extension<Arc<Origin>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    // A local proxy makes strangers look local: what was forwarded is not from this machine.
+    let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
+    let local = origin.client_ip.is_loopback() && !forwarded;
+    let token = state.config.metrics_token.as_ref();
+    let by_token = token.is_some_and(|token| bearer(&headers).is_some_and(|given| token.matches(given)));
+    if !local && !by_token {
+        demand::<ReadMetrics>(&state, &headers, &origin)?;
+    }
+    let text = state.metrics.render();
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::CACHE_CONTROL, "no-store")], text).into_response())
+}
+
+/// Documents are open where people develop and for administrators in production.
+fn may_read_docs(state: &AppState, headers: &HeaderMap, origin: &Origin) -> Result<(), ApiError> {
+    if state.config.production { demand::<ReadDocs>(state, headers, origin) } else { Ok(()) }
+}
+
+async fn docs(State(state): State<AppState>, Extension(origin): Extension<Arc<Origin>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    may_read_docs(&state, &headers, &origin)?;
+    Ok(page())
+}
+
+/// The page for people: it holds nothing by itself, signs in, and asks for everything with the token it gets.
+async fn panel() -> Response {
+    page()
+}
+
+fn page() -> Response {
+    let mut response = asset("text/html; charset=utf-8", include_str!("../assets/docs.html"));
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    response
+}
+
+async fn script() -> Response {
+    asset("text/javascript; charset=utf-8", include_str!("../assets/docs.js"))
+}
+
+async fn style() -> Response {
+    asset("text/css; charset=utf-8", include_str!("../assets/docs.css"))
+}
+
+fn asset(media_type: &'static str, text: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "no-cache")], text).into_response()
+}
+
+async fn document(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Arc<Origin>>,
+    Extension(table): Extension<Arc<Vec<crate::routes::RouteEntry>>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    may_read_docs(&state, &headers, &origin)?;
+    // Actions are named to those only who may list them.
+    let listed = bearer(&headers)
+        .and_then(|token| state.guard.authenticate(Some(token), &origin).ok())
+        .and_then(|caller| state.guard.permit::<ListActions>(&caller, Installation {}).ok())
+        .map(|permit| state.devices.catalogue(&permit));
+    Ok(Json(openapi::document(&state.config, &table, listed.as_deref())))
+}

@@ -1,0 +1,113 @@
+//! People and the audit trail.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use interlock_engine::reads::Reads;
+use interlock_engine::users::{UserChange, Users};
+use interlock_engine::{AuditFilter, UserRow};
+use interlock_model::Timestamp;
+use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
+use interlock_model::audit::{AuditEntry, Hash};
+use interlock_model::secret::Secret;
+use interlock_model::wire::{AuditView, Operation, PageAnswer, UserView};
+use serde::Deserialize;
+
+use super::runs::envelope;
+use crate::body::{JsonBody, PageQuery, Query};
+use crate::error::ApiError;
+use crate::routes::{ApiRouter, Granted};
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.route(Method::GET, "/users", list_users)
+        .route(Method::POST, "/users", create_user)
+        .route(Method::PATCH, "/users/{name}", update_user)
+        .route(Method::POST, "/users/{name}/password", set_password)
+        .route(Method::GET, "/audit", read_audit)
+}
+
+fn view(user: UserRow) -> UserView {
+    UserView { name: user.name, roles: user.roles, disabled: user.disabled, created_at: user.created_at, updated_at: user.updated_at }
+}
+
+async fn list_users(grant: Granted<ListUsers>, State(users): State<Users>) -> Result<Json<Vec<UserView>>, ApiError> {
+    Ok(Json(users.list(&grant).await?.into_iter().map(view).collect()))
+}
+
+#[derive(Debug, Deserialize)]
+struct NewUser {
+    name: String,
+    password: Secret,
+    roles: Vec<String>,
+}
+
+async fn create_user(grant: Granted<CreateUser>, State(users): State<Users>, JsonBody(body): JsonBody<NewUser>) -> Result<Response, ApiError> {
+    let user = users.create(&grant, &body.name, body.password, &body.roles).await?;
+    Ok((StatusCode::CREATED, Json(view(user))).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct UserEdit {
+    roles: Option<Vec<String>>,
+    disabled: Option<bool>,
+}
+
+async fn update_user(grant: Granted<UpdateUser>, State(users): State<Users>, JsonBody(body): JsonBody<UserEdit>) -> Result<Json<UserView>, ApiError> {
+    let change = UserChange { roles: body.roles, disabled: body.disabled };
+    Ok(Json(view(users.update(&grant, change).await?)))
+}
+
+#[derive(Debug, Deserialize)]
+struct NewPassword {
+    password: Secret,
+}
+
+async fn set_password(grant: Granted<SetPassword>, State(users): State<Users>, JsonBody(body): JsonBody<NewPassword>) -> Result<Json<Operation>, ApiError> {
+    users.set_password(&grant, body.password).await?;
+    Ok(Json(Operation::done("Password set; every earlier token of this user is dead", None)))
+}
+
+#[derive(Debug, Deserialize)]
+struct AuditQuery {
+    action: Option<String>,
+    actor: Option<String>,
+    subject: Option<String>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    #[serde(flatten)]
+    page: PageQuery,
+}
+
+fn hexadecimal(hash: &Hash) -> String {
+    use std::fmt::Write as _;
+    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn row(entry: AuditEntry) -> AuditView {
+    let AuditEntry { seq, draft, prev_hash, hash } = entry;
+    AuditView {
+        id: seq,
+        at: draft.at,
+        actor_agent_id: draft.actor,
+        action: draft.action,
+        subject_id: draft.subject,
+        details: draft.details,
+        client_ip: draft.client_ip,
+        request_id: draft.request_id,
+        prev_hash: hexadecimal(&prev_hash),
+        hash: hexadecimal(&hash),
+    }
+}
+
+async fn read_audit(grant: Granted<ReadAudit>, State(reads): State<Reads>, Query(query): Query<AuditQuery>) -> Result<Json<PageAnswer<AuditView>>, ApiError> {
+    let page = query.page.page()?;
+    let filter =
+        AuditFilter { action: query.action, actor: query.actor, subject: query.subject, since: query.since, until: query.until };
+    let found = reads.audit(&grant, &filter, page).await?;
+    let rows = interlock_engine::Paged { items: found.items.into_iter().map(row).collect(), total: found.total };
+    Ok(envelope(rows, page))
+}

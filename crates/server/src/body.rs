@@ -1,0 +1,232 @@
+//! Request bodies: bounded, timed, strict.
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use interlock_model::strict_json;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// What kind of body the client says it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Form,
+}
+
+fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
+    let refused = || {
+        ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json in UTF-8.")
+    };
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(refused());
+    }
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Kind::Json) };
+    let text = value.to_str().map_err(|_| refused())?.to_ascii_lowercase();
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or("");
+    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
+        Some(("charset", charset)) => matches!(charset.trim_matches('"'), "utf-8" | "utf8"),
+        _ => true,
+    });
+    match essence {
+        _ if !utf8 => Err(refused()),
+        "application/json" => Ok(Kind::Json),
+        "application/x-www-form-urlencoded" => Ok(Kind::Form),
+        _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Kind::Json),
+        _ => Err(refused()),
+    }
+}
+
+/// Reads a body within the size limit and the deadline.
+async fn read(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
+    let limit = state.config.max_request_size;
+    let reading = Limited::new(request.into_body(), limit).collect();
+    match tokio::time::timeout(state.config.connections.body, reading).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Ok(Err(_)) => Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", "The body could not be read to its end.")),
+        Err(_) => Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time.")),
+    }
+}
+
+/// The body is over the limit.
+pub(crate) fn too_large(limit: usize) -> ApiError {
+    ApiError::client(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", format!("The body is larger than {limit} bytes."))
+}
+
+/// A JSON object; an absent body is an empty one.
+#[derive(Debug)]
+pub(crate) struct JsonObject(pub(crate) Map<String, Value>);
+
+impl FromRequest<AppState> for JsonObject {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        if kind(request.headers())? == Kind::Form && http_body::Body::size_hint(request.body()).lower() > 0 {
+            return Err(ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json in UTF-8."));
+        }
+        let bytes = read(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        match strict_json::parse(&bytes)? {
+            Value::Object(object) => Ok(Self(object)),
+            _ => Err(ApiError::field(&["body"], "type", "The body must be a JSON object.")),
+        }
+    }
+}
+
+/// A JSON object of a known form. Unknown members are ignored, or refused with `Prefer: handling=strict`.
+#[derive(Debug)]
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let JsonObject(object) = JsonObject::from_request(request, state).await?;
+        typed(Value::Object(object)).map(Self)
+    }
+}
+
+/// Gives a parsed body its type. The error names the field, never the value.
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    serde_json::from_value(value).map_err(|error| {
+        let text = error.to_string();
+        let field = text.split('`').nth(1).filter(|name| name.len() <= 64).unwrap_or("");
+        if text.starts_with("missing field") {
+            ApiError::field(&["body", field], "missing", format!("'{field}' is required"))
+        } else {
+            ApiError::field(&["body"], "type", "A field has the wrong type or an unknown value.")
+        }
+    })
+}
+
+/// A sign-in body: a form, or JSON.
+#[derive(Debug)]
+pub(crate) struct Credentials(pub(crate) interlock_model::wire::LoginRequest);
+
+impl FromRequest<AppState> for Credentials {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let kind = kind(request.headers())?;
+        let bytes = read(request, state).await?;
+        let value = match kind {
+            Kind::Json => strict_json::parse(&bytes)?,
+            Kind::Form => {
+                let pairs: Vec<(String, String)> = axum::extract::RawForm(bytes).pairs()?;
+                let mut object = Map::new();
+                for (name, text) in pairs {
+                    if object.insert(name, Value::String(text)).is_some() {
+                        return Err(ApiError::field(&["body"], "duplicate", "The form names a field twice."));
+                    }
+                }
+                Value::Object(object)
+            }
+        };
+        if !value.is_object() {
+            return Err(ApiError::field(&["body"], "type", "The body must be an object with username and password."));
+        }
+        typed(value).map(Self)
+    }
+}
+
+trait Pairs {
+    fn pairs(&self) -> Result<Vec<(String, String)>, ApiError>;
+}
+
+impl Pairs for axum::extract::RawForm {
+    /// `application/x-www-form-urlencoded`, strictly: UTF-8 after decoding.
+    fn pairs(&self) -> Result<Vec<(String, String)>, ApiError> {
+        let malformed = || ApiError::field(&["body"], "form_invalid", "The form is malformed.");
+        let text = std::str::from_utf8(&self.0).map_err(|_| malformed())?;
+        text.split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                Some((decode(name)?, decode(value)?))
+            })
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(malformed)
+    }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let high = char::from(rest.next()?).to_digit(16)?;
+                let low = char::from(rest.next()?).to_digit(16)?;
+                u8::try_from(high * 16 + low).ok()?
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Query of a list.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct PageQuery {
+    limit: Option<String>,
+    offset: Option<String>,
+}
+
+impl PageQuery {
+    /// `limit` 1..200 (50), `offset` from 0 (0).
+    pub(crate) fn page(&self) -> Result<interlock_engine::Page, ApiError> {
+        let refused = |name: &str, what: &str| ApiError::field(&["query", name], "range", format!("'{name}' must be {what}"));
+        let limit = match &self.limit {
+            None => 50,
+            Some(text) => text.parse().ok().filter(|limit| (1..=200).contains(limit)).ok_or_else(|| refused("limit", "1 to 200"))?,
+        };
+        let offset = match &self.offset {
+            None => 0,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|offset| *offset <= i64::MAX as u64)
+                .ok_or_else(|| refused("offset", "a whole number from 0"))?,
+        };
+        Ok(interlock_engine::Page { limit, offset })
+    }
+}
+
+/// A typed query; the error never repeats it.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, ApiError> {
+        axum::extract::Query::<T>::from_request_parts(parts, state)
+            .await
+            .map(|query| Self(query.0))
+            .map_err(|_| ApiError::field(&["query"], "type", "The query is malformed."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_decoded_strictly() {
+        let pairs = |text: &'static str| axum::extract::RawForm(Bytes::from_static(text.as_bytes())).pairs();
+
+        assert_eq!(pairs("a=1+2&b=%C3%A9%26").ok(), Some(vec![("a".into(), "1 2".into()), ("b".into(), "é&".into())]));
+        assert!(pairs("a=%").is_err());
+        assert!(pairs("a=%zz").is_err());
+        assert!(pairs("a=%ff").is_err());
+    }
+}

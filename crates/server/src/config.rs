@@ -1,0 +1,94 @@
+//! Settings of the HTTPS surface, already checked by the configuration layer of `cli`.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// When HSTS is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hsts {
+    /// On secure requests (RFC 6797 section 7.2).
+    Secure,
+    /// Also over plain HTTP, as the earlier system did.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// Rate limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Requests a minute, for each address and each principal.
+    pub per_minute: u32,
+    /// Requests an hour, likewise.
+    pub per_hour: u32,
+}
+
+/// Deadlines and bounds of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Time for the request's head.
+    pub head: Duration,
+    /// Time for the request's body.
+    pub body: Duration,
+    /// Connections in all.
+    pub total: usize,
+    /// Connections of one address.
+    pub per_address: usize,
+    /// Requests under way at once.
+    pub in_flight: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            total: 4_096,
+            per_address: 256,
+            in_flight: 1_024,
+        }
+    }
+}
+
+/// Settings of one server.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Title in documents and on `/`.
+    pub title: String,
+    /// Text below the title.
+    pub description: String,
+    /// Product version.
+    pub version: &'static str,
+    /// Whether documents are for administrators only.
+    pub production: bool,
+    /// Plain HTTP is redirected or refused.
+    pub force_https: bool,
+    /// The listener speaks TLS.
+    pub tls: bool,
+    /// When HSTS is sent.
+    pub hsts: Hsts,
+    /// Sends the earlier system's `X-XSS-Protection`.
+    pub compat_headers: bool,
+    /// 422 bodies in the form of the earlier system.
+    pub legacy_errors: bool,
+    /// Host names that are answered; `*.` prefixes are allowed.
+    pub allowed_hosts: Vec<String>,
+    /// Origins that browsers may call from.
+    pub cors_origins: Vec<String>,
+    /// Addresses whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest request body in bytes.
+    pub max_request_size: usize,
+    /// Rate limits.
+    pub rate: RateLimits,
+    /// Connection limits.
+    pub connections: ConnectionLimits,
+    /// Lets a monitoring system read `/metrics` without signing in.
+    pub metrics_token: Option<interlock_model::secret::Secret>,
+}

@@ -1,0 +1,17 @@
+//! The HTTPS surface of Interlock. Cannot name storage; reaches the engine's services only.
+//!
+//! Start with [`perimeter`], which reads as the order in which a request is treated, then [`routes`], then `api`.
+
+mod api;
+mod body;
+pub mod config;
+pub mod error;
+pub mod listener;
+mod openapi;
+pub mod perimeter;
+pub mod routes;
+pub mod state;
+pub mod tls;
+
+pub use api::{device_routes, router};
+pub use state::AppState;

@@ -1,0 +1,272 @@
+//! The API document (OpenAPI 3.1), made from the route table and, for callers who may list them, the device's actions.
+//!
+//! Paths, methods and access come from the table, so they cannot differ from what is served; a test asserts that every route
+//! has a description here.
+
+use axum::http::Method;
+use interlock_model::device::{Catalogue, DeviceAction};
+use serde_json::{Map, Value, json};
+
+use crate::config::ServerConfig;
+use crate::routes::{Access, RouteEntry};
+
+/// `(method, path, operation id, tag, summary, schema of the body, schema of the answer)`.
+type Entry = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
+
+const OPERATIONS: &[Entry] = &[
+    ("POST", "/auth/login", "login", "Sign-in", "Sign in with name and password; JSON or form", "LoginRequest", "LoginAnswer"),
+    ("POST", "/auth/logout", "logout", "Sign-in", "End this session; the token is dead", "", "Operation"),
+    ("GET", "/auth/me", "who_am_i", "Sign-in", "Who one is and which roles are in force", "", "WhoAmI"),
+    ("GET", "/tasks", "list_tasks", "Actions", "Actions by name, in the form of the earlier system", "", "Object"),
+    ("GET", "/actions", "list_actions", "Actions", "Actions with types, units, limits and rules", "", "Actions"),
+    ("POST", "/execute/{task}", "execute", "Actions", "Execute an action and wait for its result", "Object", "ExecuteAnswer"),
+    ("POST", "/check/{task}", "check", "Actions", "Check parameters; nothing is executed", "Object", "CheckAnswer"),
+    ("GET", "/runs", "list_runs", "Runs", "Runs, newest first", "", "RunPage"),
+    ("GET", "/runs/{run_id}", "show_run", "Runs", "One run", "", "Run"),
+    ("GET", "/runs/{run_id}/events", "run_events", "Runs", "What happened in a run; a live stream with Accept: text/event-stream", "", "Events"),
+    ("POST", "/runs/{run_id}/cancel", "cancel_run", "Runs", "Ask a run to end: checkpoint, interrupt, kill, safe state", "Reason", "Run"),
+    ("GET", "/runs/{run_id}/artifacts/{name}", "artifact", "Runs", "Download a file that a run produced", "", ""),
+    ("GET", "/device", "show_device", "Device", "The device as it is now", "", "DeviceStatus"),
+    ("POST", "/stop", "emergency_stop", "Device", "Software emergency stop: kill, safe state, latch. Not a safety-rated stop", "Reason", "StopReport"),
+    ("POST", "/stop/release", "release_stop", "Device", "Release the emergency stop", "Reason", "Operation"),
+    ("POST", "/device/attention/clear", "clear_attention", "Device", "Confirm that a person has looked at the device", "Reason", "Operation"),
+    ("GET", "/users", "list_users", "People", "Everyone", "", "Users"),
+    ("POST", "/users", "create_user", "People", "Make a user", "NewUser", "User"),
+    ("PATCH", "/users/{name}", "update_user", "People", "Change roles or disable", "UserEdit", "User"),
+    ("POST", "/users/{name}/password", "set_password", "People", "Set a password; earlier tokens are dead", "NewPassword", "Operation"),
+    ("GET", "/audit", "read_audit", "Audit", "The audit trail, newest first", "", "AuditPage"),
+    ("GET", "/", "banner", "Service", "The name of the service", "", "Object"),
+    ("GET", "/health", "health", "Service", "Whether the server can work", "", "Health"),
+    ("GET", "/health/live", "live", "Service", "Whether the process lives", "", "Object"),
+    ("GET", "/health/ready", "ready", "Service", "Whether requests should be sent here", "", "Object"),
+    ("GET", "/metrics", "metrics", "Service", "Metrics in Prometheus text form", "", ""),
+    ("GET", "/docs", "docs", "Service", "This reference and forms for every action", "", ""),
+    ("GET", "/panel", "panel", "Service", "The same page, to sign in on", "", ""),
+    ("GET", "/docs/app.js", "script", "Service", "Script of the page", "", ""),
+    ("GET", "/docs/app.css", "style", "Service", "Style of the page", "", ""),
+    ("GET", "/openapi.json", "document", "Service", "This document", "", "Object"),
+];
+
+/// The document. `catalogue` is given when the caller may list actions.
+pub(crate) fn document(config: &ServerConfig, table: &[RouteEntry], catalogue: Option<&Catalogue>) -> Value {
+    let mut paths = Map::new();
+    for route in table {
+        let operation = operation(route);
+        insert(&mut paths, route.path, &route.method, operation);
+    }
+    if let Some(catalogue) = catalogue {
+        for action in catalogue.actions() {
+            insert(&mut paths, &format!("/execute/{}", action.spec.name), &Method::POST, action_operation(action));
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": config.title, "description": config.description, "version": config.version },
+        "security": [{ "bearer": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
+            "schemas": schemas(),
+        },
+    })
+}
+
+fn insert(paths: &mut Map<String, Value>, path: &str, method: &Method, operation: Value) {
+    if let Value::Object(item) = paths.entry(path).or_insert_with(|| json!({})) {
+        item.insert(method.as_str().to_ascii_lowercase(), operation);
+    }
+}
+
+fn described(method: &Method, path: &str) -> Option<&'static Entry> {
+    OPERATIONS.iter().find(|entry| entry.0 == method.as_str() && entry.1 == path)
+}
+
+fn operation(route: &RouteEntry) -> Value {
+    let (id, tag, summary, body, answer) = match described(&route.method, route.path) {
+        Some((_, _, id, tag, summary, body, answer)) => (*id, *tag, *summary, *body, *answer),
+        None => ("undocumented", "Service", "", "", ""),
+    };
+    let mut parameters: Vec<Value> = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .collect();
+    match (route.method.as_str(), route.path) {
+        ("POST", "/execute/{task}") => parameters.extend(execute_headers()),
+        ("GET", "/runs") => parameters.extend(["state", "action", "limit", "offset"].map(query)),
+        ("GET", "/audit") => parameters.extend(["action", "actor", "subject", "since", "until", "limit", "offset"].map(query)),
+        ("GET", "/runs/{run_id}/events") => parameters.extend(["after", "limit"].map(query)),
+        _ => {}
+    }
+    let success = match (route.method.as_str(), route.path) {
+        ("POST", "/users") => "201",
+        ("POST", "/runs/{run_id}/cancel") => "202",
+        _ => "200",
+    };
+    let mut operation = json!({
+        "operationId": id,
+        "tags": [tag],
+        "summary": summary,
+        "parameters": parameters,
+        "responses": responses(success, answer, route.access),
+        "x-interlock-access": access(route.access),
+    });
+    if !body.is_empty() {
+        operation["requestBody"] = json!({
+            "required": !matches!(body, "Reason" | "Object"),
+            "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{body}") } } },
+        });
+    }
+    if let Access::Public(_) = route.access {
+        operation["security"] = json!([]);
+    }
+    operation
+}
+
+fn access(access: Access) -> String {
+    match access {
+        Access::Public(reason) => format!("anyone ({reason:?})"),
+        Access::Granted(action) => action.to_owned(),
+    }
+}
+
+fn query(name: &str) -> Value {
+    let schema = match name {
+        "limit" | "offset" | "after" => json!({ "type": "integer", "minimum": 0 }),
+        "since" | "until" => json!({ "type": "string", "format": "date-time" }),
+        _ => json!({ "type": "string" }),
+    };
+    json!({ "name": name, "in": "query", "required": false, "schema": schema })
+}
+
+fn execute_headers() -> [Value; 3] {
+    let header = |name: &str, text: &str, schema: Value| json!({ "name": name, "in": "header", "required": false, "description": text, "schema": schema });
+    [
+        header(
+            "Idempotency-Key",
+            "The same key and body give the first answer again and never act twice",
+            json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
+        ),
+        header("Prefer", "respond-async: 202 with the run at once", json!({ "type": "string" })),
+        header("Interlock-Simulate", "Execute with the device's simulator", json!({ "type": "string", "enum": ["true", "false"] })),
+    ]
+}
+
+fn responses(success: &str, answer: &str, access: Access) -> Value {
+    let mut responses = Map::new();
+    let mut good = json!({ "description": "Done" });
+    if !answer.is_empty() {
+        good["content"] = json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{answer}") } } });
+    }
+    responses.insert(success.to_owned(), good);
+    let mut problem = |status: &str, text: &str| {
+        let content = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        responses.insert(status.to_owned(), json!({ "description": text, "content": content }));
+    };
+    if let Access::Granted(_) = access {
+        problem("401", "No token, or one that is not in force");
+        problem("403", "The caller lacks the role");
+    }
+    problem("default", "A problem (RFC 9457); docs/errors explains every code");
+    Value::Object(responses)
+}
+
+/// One action as an operation of its own, with its real parameters.
+fn action_operation(action: &DeviceAction) -> Value {
+    let spec = &action.spec;
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    for parameter in &spec.parameters {
+        let mut schema = if parameter.schema.is_object() { parameter.schema.clone() } else { json!({}) };
+        if let Some(help) = &parameter.help {
+            schema["description"] = json!(help);
+        }
+        if let Some(unit) = &parameter.unit {
+            schema["x-unit"] = json!(unit);
+        }
+        if parameter.required {
+            required.push(parameter.name.clone());
+        } else if !parameter.sensitive {
+            schema["default"] = parameter.default.clone();
+        }
+        properties.insert(parameter.name.clone(), schema);
+    }
+    let body = json!({
+        "type": "object", "properties": properties, "required": required, "additionalProperties": false,
+        "x-rules": spec.rules.iter().map(|rule| json!({ "expr": rule.expr, "message": rule.message })).collect::<Vec<_>>(),
+    });
+    json!({
+        "operationId": format!("execute_{}", spec.name),
+        "tags": ["Execute"],
+        "summary": spec.title.clone().unwrap_or_else(|| spec.name.clone()),
+        "description": spec.doc,
+        "parameters": execute_headers(),
+        "requestBody": { "required": !spec.parameters.iter().all(|p| !p.required), "content": { "application/json": { "schema": body } } },
+        "responses": responses("200", "ExecuteAnswer", Access::Granted("device.executed")),
+        "x-interlock-access": format!("role {}", action.role()),
+        "x-effects": spec.effects,
+    })
+}
+
+fn object(properties: &[(&str, &str)], optional: &[(&str, &str)]) -> Value {
+    let schema = |kind: &str| match kind.strip_prefix('[') {
+        Some(inner) => json!({ "type": "array", "items": one(inner.trim_end_matches(']')) }),
+        None => one(kind),
+    };
+    let all: Map<String, Value> = properties.iter().chain(optional).map(|(name, kind)| ((*name).to_owned(), schema(kind))).collect();
+    let required: Vec<&str> = properties.iter().map(|(name, _)| *name).collect();
+    json!({ "type": "object", "properties": all, "required": required })
+}
+
+fn one(kind: &str) -> Value {
+    match kind {
+        "any" => json!({}),
+        "time" => json!({ "type": "string", "format": "date-time" }),
+        "string" | "integer" | "number" | "boolean" | "object" => json!({ "type": kind }),
+        _ if kind.ends_with('?') => json!({ "anyOf": [one(&kind[..kind.len() - 1]), { "type": "null" }] }),
+        reference => json!({ "$ref": format!("#/components/schemas/{reference}") }),
+    }
+}
+
+fn schemas() -> Value {
+    let page = |item: &str| object(&[("items", item), ("total", "integer"), ("limit", "integer"), ("offset", "integer"), ("has_more", "boolean")], &[]);
+    json!({
+        "Object": { "type": "object" },
+        "LoginRequest": object(&[("username", "string"), ("password", "string")], &[]),
+        "LoginAnswer": object(&[("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"), ("user", "string"), ("roles", "[string]")], &[]),
+        "WhoAmI": object(&[("user", "string"), ("roles", "[string]"), ("expires_at", "time")], &[]),
+        "Operation": object(&[("success", "boolean"), ("message", "string"), ("details", "object?")], &[]),
+        "Actions": object(&[("device", "object"), ("actions", "[object]")], &[]),
+        "ExecuteAnswer": object(&[("task_name", "string"), ("parameters", "object"), ("result", "any"), ("status", "string"), ("executed_by", "string"),
+            ("execution_time_seconds", "number"), ("timestamp", "time"), ("run_id", "string")], &[]),
+        "CheckAnswer": object(&[("task_name", "string"), ("parameters", "object"), ("ok", "boolean")], &[]),
+        "Run": object(&[("id", "string"), ("action", "string"), ("state", "string"), ("simulated", "boolean"), ("parameters", "object"), ("result", "any"),
+            ("error", "object?"), ("executed_by", "string"), ("request_id", "string"), ("created_at", "time"), ("started_at", "time?"), ("finished_at", "time?"),
+            ("duration_seconds", "number?"), ("progress", "object?"), ("artifacts", "[object]")], &[]),
+        "RunPage": page("[Run]"),
+        "Events": object(&[("items", "[object]"), ("next_after", "integer"), ("done", "boolean")], &[]),
+        "Reason": object(&[], &[("reason", "string?")]),
+        "DeviceStatus": object(&[("name", "string"), ("title", "string"), ("state", "string"), ("running", "string?"), ("queued", "integer"),
+            ("emergency_stop", "object"), ("attention", "object?"), ("worker", "object"), ("actions", "integer")], &[]),
+        "StopReport": object(&[("engaged", "boolean"), ("confirmed", "integer"), ("of", "integer"), ("devices", "[object]"), ("cancelled_run", "string?"),
+            ("engaged_at", "time"), ("reason", "string?")], &[]),
+        "User": object(&[("name", "string"), ("roles", "[string]"), ("disabled", "boolean"), ("created_at", "time"), ("updated_at", "time")], &[]),
+        "Users": { "type": "array", "items": { "$ref": "#/components/schemas/User" } },
+        "NewUser": object(&[("name", "string"), ("password", "string"), ("roles", "[string]")], &[]),
+        "UserEdit": object(&[], &[("roles", "[string]"), ("disabled", "boolean?")]),
+        "NewPassword": object(&[("password", "string")], &[]),
+        "AuditRow": object(&[("id", "integer"), ("at", "time"), ("actor_agent_id", "string?"), ("action", "string"), ("subject_id", "string?"), ("details", "any"),
+            ("client_ip", "string?"), ("request_id", "string?"), ("prev_hash", "string"), ("hash", "string")], &[]),
+        "AuditPage": page("[AuditRow]"),
+        "Health": object(&[("status", "string"), ("timestamp", "time"), ("tasks_registered", "integer")], &[]),
+        "Problem": object(&[("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"), ("error", "string"), ("message", "string"),
+            ("code", "string"), ("details", "object?"), ("request_id", "string"), ("timestamp", "time")], &[("errors", "[object]"), ("retry_after", "integer?")]),
+    })
+}
+
+/// Routes without a description: there must be none.
+#[cfg(test)]
+pub(crate) fn undescribed(table: &[RouteEntry]) -> Vec<String> {
+    table.iter().filter(|route| described(&route.method, route.path).is_none()).map(|route| format!("{} {}", route.method, route.path)).collect()
+}

@@ -1,0 +1,194 @@
+//! What every request passes, in this order, and what every answer carries.
+//!
+//! The order is fixed in [`guard`], which reads as the list in DESIGN.md section 4. A step that refuses names itself in the
+//! metrics and answers with a problem body.
+
+pub mod address;
+mod headers;
+mod hosts;
+pub mod limits;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use interlock_engine::auth::Origin;
+use interlock_model::wire::FieldError;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Rendered};
+use crate::listener::Peer;
+use crate::state::AppState;
+
+/// Header of the request id.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The whole perimeter.
+pub async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
+    // Client address first: every later step counts, logs and refuses by it.
+    let client = address::resolve(peer, request.headers(), &state.config.trusted_proxies);
+    // Then a name for the request, which every answer carries.
+    let request_id = request_id(request.headers(), &state);
+    let origin = Arc::new(Origin {
+        client_ip: client.ip,
+        request_id: request_id.clone(),
+        user_agent: printable(request.headers().get(header::USER_AGENT)),
+    });
+    request.extensions_mut().insert(Arc::clone(&origin));
+    let template = request.extensions().get::<MatchedPath>().map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    let wants_json = accepts_only_json(request.headers());
+    let cross_origin = hosts::cross_origin(request.headers(), &state.config.cors_origins);
+    let path = request.uri().path().to_owned();
+
+    let mut response = match enter(&state, &client, &origin, &request) {
+        Err(refusal) => refusal.into_response(),
+        Ok(Entered::Answered(answer)) => answer,
+        Ok(Entered::Admitted(_slot)) => next.run(request).await,
+    };
+
+    if let Some(Rendered(error)) = response.extensions_mut().remove::<Rendered>() {
+        response = render(&error, response, &request_id, wants_json, &state);
+    }
+    if let Some(standing) = state.limits.standing(&path, &origin) {
+        limits::describe(response.headers_mut(), &standing);
+    }
+    headers::secure(response.headers_mut(), client.secure, &state.config);
+    if let Some(origin) = cross_origin {
+        hosts::allow_origin(response.headers_mut(), &origin);
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    observe(&method, &template, &response, begun, &origin, &path);
+    response
+}
+
+enum Entered {
+    /// Go on; the slot is held until the answer's head is ready.
+    Admitted(Option<tokio::sync::OwnedSemaphorePermit>),
+    /// Answered by the perimeter itself.
+    Answered(Response),
+}
+
+/// Everything that may refuse a request before its route sees it.
+fn enter(state: &AppState, client: &address::Client, origin: &Origin, request: &Request) -> Result<Entered, ApiError> {
+    let path = request.uri().path();
+    let exempt = state.limits.is_exempt(path);
+    // Clients that were told to wait and did not: refused most cheaply.
+    if !exempt {
+        state.limits.not_blocked(origin)?;
+        // Limits of the address, before anything costs more.
+        state.limits.admit_address(path, origin)?;
+    }
+    // Load shedding; the emergency stop and probes are never shed.
+    let slot = if exempt { None } else { Some(state.limits.slot()?) };
+    // Plain HTTP where it is not wanted.
+    if state.config.force_https && !client.secure {
+        return hosts::to_https(request).map(Entered::Answered);
+    }
+    // Trusted host (DNS rebinding), then cross-origin preflight.
+    hosts::check(request, &state.config.allowed_hosts)?;
+    if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
+        return Ok(Entered::Answered(hosts::preflight(request.headers(), &state.config.cors_origins)));
+    }
+    // Announced size; what is not announced is cut while it is read.
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > state.config.max_request_size as u64) {
+        metrics::counter!("orchestrator_blocked_requests_total", "reason" => "too_large").increment(1);
+        return Err(crate::body::too_large(state.config.max_request_size));
+    }
+    Ok(Entered::Admitted(slot))
+}
+
+fn request_id(headers: &HeaderMap, state: &AppState) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let good = |text: &&str| {
+        (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'))
+    };
+    given.filter(good).map_or_else(|| format!("req-{}", state.random_id()), str::to_owned)
+}
+
+/// A header as it may stand in a log: printable ASCII, at most 200 characters.
+fn printable(value: Option<&HeaderValue>) -> String {
+    let bytes = value.map_or(&b""[..], HeaderValue::as_bytes);
+    bytes.iter().take(200).map(|&byte| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '?' }).collect()
+}
+
+fn accepts_only_json(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).is_some_and(|accept| accept == "application/json")
+}
+
+/// Gives an error its body.
+fn render(error: &ApiError, bare: Response, request_id: &str, plain_json: bool, state: &AppState) -> Response {
+    let (mut parts, _) = bare.into_parts();
+    let body = if state.config.legacy_errors && error.status == StatusCode::UNPROCESSABLE_ENTITY {
+        let detail: Vec<Value> = error.errors.iter().map(legacy).collect();
+        json!({ "detail": detail })
+    } else {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": error.status.canonical_reason().unwrap_or("Error"),
+            "status": error.status.as_u16(),
+            "detail": error.detail,
+            "message": error.detail,
+            "error": error.code,
+            "code": error.code,
+            "details": null,
+            "request_id": request_id,
+            "timestamp": state.clock.now(),
+        });
+        if !error.errors.is_empty() {
+            body["errors"] = json!(error.errors);
+        }
+        if error.status == StatusCode::TOO_MANY_REQUESTS {
+            body["retry_after"] = json!(error.retry_after);
+        }
+        body
+    };
+    let media_type = if plain_json { "application/json" } else { "application/problem+json" };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Response::from_parts(parts, axum::body::Body::from(body.to_string()))
+}
+
+fn legacy(error: &FieldError) -> Value {
+    json!({ "type": error.kind, "loc": error.loc, "msg": error.msg })
+}
+
+fn observe(method: &Method, template: &str, response: &Response, begun: Instant, origin: &Origin, path: &str) {
+    let status = response.status();
+    let elapsed = begun.elapsed();
+    let method = match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
+        _ => "other",
+    };
+    // Labels: a known method, a route template, a status. Nothing that a caller can invent.
+    metrics::counter!(
+        "orchestrator_http_requests_total",
+        "method" => method.to_owned(), "endpoint" => template.to_owned(), "status_code" => status.as_str().to_owned()
+    )
+    .increment(1);
+    metrics::histogram!(
+        "orchestrator_http_request_duration_seconds", "method" => method.to_owned(), "endpoint" => template.to_owned()
+    )
+    .record(elapsed.as_secs_f64());
+    let _ = path;
+    tracing::info!(
+        target: "access",
+        method, endpoint = template, status = status.as_u16(), duration_ms = elapsed.as_secs_f64() * 1000.0,
+        client_ip = %origin.client_ip, user_agent = origin.user_agent, request_id = origin.request_id,
+    );
+}
+
+impl AppState {
+    fn random_id(&self) -> String {
+        interlock_model::id::random_hex(&*self.entropy, 12)
+    }
+}

@@ -1,0 +1,119 @@
+//! Conditions of list queries: fixed fragments of text, values only as bound parameters.
+
+use crate::codec::has_nul;
+use crate::{AuditFilter, RunFilter};
+
+/// A value to bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Parameter {
+    Text(String),
+    Number(i64),
+}
+
+/// A `WHERE` clause under construction. `sign` is what the database puts before a parameter's number.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    sign: char,
+    text: String,
+    values: Vec<Parameter>,
+    /// A text is asked for that no row can have.
+    impossible: bool,
+}
+
+impl Conditions {
+    fn new(sign: char) -> Self {
+        Self { sign, text: String::new(), values: Vec::new(), impossible: false }
+    }
+
+    /// Conditions of a list of runs.
+    pub(crate) fn runs(sign: char, filter: &RunFilter) -> Self {
+        let mut conditions = Self::new(sign);
+        conditions.text("state =", filter.state.map(|state| state.as_str().to_owned()));
+        conditions.text("action =", filter.action.clone());
+        conditions
+    }
+
+    /// Conditions of a list of audit rows.
+    pub(crate) fn audit(sign: char, filter: &AuditFilter) -> Self {
+        let mut conditions = Self::new(sign);
+        conditions.text("action =", filter.action.clone());
+        conditions.text("actor =", filter.actor.clone());
+        conditions.text("subject =", filter.subject.clone());
+        conditions.number("at >=", filter.since.map(interlock_model::Timestamp::micros));
+        conditions.number("at <", filter.until.map(interlock_model::Timestamp::micros));
+        conditions
+    }
+
+    fn text(&mut self, test: &'static str, value: Option<String>) {
+        if let Some(value) = value {
+            self.impossible |= has_nul(&[&value]);
+            self.add(test, Parameter::Text(value));
+        }
+    }
+
+    fn number(&mut self, test: &'static str, value: Option<i64>) {
+        if let Some(value) = value {
+            self.add(test, Parameter::Number(value));
+        }
+    }
+
+    fn add(&mut self, test: &'static str, value: Parameter) {
+        self.text.push_str(if self.values.is_empty() { " WHERE " } else { " AND " });
+        self.text.push_str(test);
+        self.text.push(' ');
+        let place = self.bind(value);
+        self.text.push_str(&place);
+    }
+
+    /// Adds a parameter and returns its place, such as `$3`.
+    pub(crate) fn bind(&mut self, value: Parameter) -> String {
+        self.values.push(value);
+        format!("{}{}", self.sign, self.values.len())
+    }
+
+    /// The clause with its leading space, or nothing.
+    pub(crate) fn clause(&self) -> &str {
+        &self.text
+    }
+
+    /// The values, in order of their numbers.
+    pub(crate) fn values(&self) -> &[Parameter] {
+        &self.values
+    }
+
+    /// Whether nothing can match.
+    pub(crate) fn is_impossible(&self) -> bool {
+        self.impossible
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_model::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn values_never_become_text() {
+        let filter = AuditFilter {
+            action: Some("' OR 1=1 --".to_owned()),
+            until: Some(Timestamp::from_micros(7)),
+            ..AuditFilter::default()
+        };
+
+        let mut conditions = Conditions::audit('$', &filter);
+
+        assert_eq!(conditions.clause(), " WHERE action = $1 AND at < $2");
+        assert_eq!(conditions.bind(Parameter::Number(1)), "$3");
+        assert_eq!(conditions.values(), [
+            Parameter::Text("' OR 1=1 --".to_owned()),
+            Parameter::Number(7),
+            Parameter::Number(1)
+        ]);
+    }
+
+    #[test]
+    fn no_filter_is_no_clause() {
+        assert_eq!(Conditions::runs('?', &RunFilter::default()).clause(), "");
+    }
+}

@@ -1,0 +1,321 @@
+//! The storage port. SQL lives only in this crate; methods say what the domain needs.
+//!
+//! A write is a closure over a [`Tx`]: the backend runs it inside one transaction and commits it, on SQLite together with the
+//! writes of everyone who waits at that moment (group commit: one flush for all). The closure may await nothing but the
+//! transaction's own methods. Reads see committed data only and never wait for writers.
+//!
+//! Both backends keep the rules of [`conformance`]. Times are signed 64-bit microseconds since the Unix epoch, UTC.
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use interlock_model::audit::{AuditDraft, AuditEntry};
+use interlock_model::device::EventKind;
+use interlock_model::run::{RunError, RunState};
+use interlock_model::{RunId, Timestamp};
+use serde_json::Value;
+
+pub mod codec;
+#[cfg(feature = "conformance")]
+#[expect(clippy::missing_panics_doc, reason = "a case panics where a rule is broken; that is what it is for")]
+pub mod conformance;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod filter;
+pub mod migrations;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+/// Why the storage did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be reached, or answers with an error of its own.
+    #[error("use the database")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The disk is full or the database cannot be written.
+    #[error("write to the database: {0}")]
+    Unwritable(String),
+    /// A stored value cannot be read back.
+    #[error("read a stored value: {0}")]
+    Corrupt(String),
+    /// The file or schema belongs to a newer version.
+    #[error("open the database: it was written by a newer version ({found}) than this program knows ({known}); install that version or restore a backup")]
+    Newer {
+        /// Schema version found.
+        found: u32,
+        /// Schema version known.
+        known: u32,
+    },
+    /// The backend is shutting down.
+    #[error("use the database: it is closed")]
+    Closed,
+}
+
+/// What a write closure ends with: commit, or roll back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Make every change visible.
+    Commit,
+    /// Leave no trace.
+    RollBack,
+}
+
+/// A write, boxed. It is called once, inside a transaction.
+pub type Work = Box<dyn for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<Verdict, Error>> + Send>;
+
+/// A user as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRow {
+    /// Sign-in name, canonical form (see `engine::users`).
+    pub name: String,
+    /// PHC string.
+    pub password_hash: String,
+    /// Role names, sorted.
+    pub roles: Vec<String>,
+    /// Signing in is refused and every token is dead.
+    pub disabled: bool,
+    /// Tokens issued before this time are dead.
+    pub tokens_valid_from: Timestamp,
+    /// When the user was made.
+    pub created_at: Timestamp,
+    /// Last change.
+    pub updated_at: Timestamp,
+    /// Counts changes from 1; optimistic updates name the one they saw.
+    pub version: i64,
+}
+
+/// A run as stored. Sensitive parameters are already masked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRow {
+    /// The run.
+    pub id: RunId,
+    /// The device it belongs to.
+    pub device: String,
+    /// Name of the action.
+    pub action: String,
+    /// Where it is.
+    pub state: RunState,
+    /// Executed with the device's simulator.
+    pub simulated: bool,
+    /// Masked parameters, a JSON object.
+    pub parameters: Value,
+    /// What the function returned.
+    pub result: Option<Value>,
+    /// Why it did not succeed.
+    pub error: Option<RunError>,
+    /// Who asked for it.
+    pub actor: String,
+    /// The request that asked for it.
+    pub request_id: String,
+    /// Accepted at.
+    pub created_at: Timestamp,
+    /// Sent to the worker at.
+    pub started_at: Option<Timestamp>,
+    /// Ended at.
+    pub finished_at: Option<Timestamp>,
+    /// Time in the function, in milliseconds.
+    pub duration_ms: Option<f64>,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunEnd {
+    /// The run.
+    pub id: RunId,
+    /// A final state.
+    pub state: RunState,
+    /// What the function returned.
+    pub result: Option<Value>,
+    /// Why it did not succeed.
+    pub error: Option<RunError>,
+    /// Sent to the worker at, if it was.
+    pub started_at: Option<Timestamp>,
+    /// Ended at.
+    pub finished_at: Timestamp,
+    /// Time in the function, in milliseconds.
+    pub duration_ms: Option<f64>,
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Only this state.
+    pub state: Option<RunState>,
+    /// Only this action.
+    pub action: Option<String>,
+}
+
+/// Part of a list, newest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// 1 to 200.
+    pub limit: u32,
+    /// From 0.
+    pub offset: u64,
+}
+
+/// A part of a list and the length of the whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Paged<T> {
+    /// The part.
+    pub items: Vec<T>,
+    /// Length of the whole.
+    pub total: u64,
+}
+
+/// A stored event of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredEvent {
+    /// Counts from 1 within the run.
+    pub seq: u64,
+    /// When it was seen.
+    pub at: Timestamp,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// An idempotency key as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Who used it.
+    pub actor: String,
+    /// The key.
+    pub key: String,
+    /// SHA-256 over what was asked, so that another request under the same key is noticed.
+    pub digest: [u8; 32],
+    /// The run that it stands for.
+    pub run: RunId,
+    /// First use.
+    pub created_at: Timestamp,
+    /// May be forgotten after.
+    pub expires_at: Timestamp,
+}
+
+/// A revoked token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The token's `jti`.
+    pub jti: String,
+    /// May be forgotten after (the token's own end).
+    pub expires_at: Timestamp,
+    /// `manual rotated reuse credentials agent_disabled`.
+    pub reason: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// Which audit rows to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Exactly this action.
+    pub action: Option<String>,
+    /// Exactly this actor.
+    pub actor: Option<String>,
+    /// Exactly this subject.
+    pub subject: Option<String>,
+    /// At or after.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+}
+
+/// The storage of one installation.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Runs `work` in a transaction and commits it if it says so. Returns after the commit is durable. Dropping the future does
+    /// not undo a write that has begun.
+    async fn write(&self, work: Work) -> Result<(), Error>;
+
+    /// One user.
+    async fn user(&self, name: &str) -> Result<Option<UserRow>, Error>;
+    /// All users by name.
+    async fn users(&self) -> Result<Vec<UserRow>, Error>;
+    /// One run.
+    async fn run(&self, id: RunId) -> Result<Option<RunRow>, Error>;
+    /// Runs, newest first.
+    async fn runs(&self, filter: &RunFilter, page: Page) -> Result<Paged<RunRow>, Error>;
+    /// Runs that are not over, oldest first.
+    async fn open_runs(&self) -> Result<Vec<RunRow>, Error>;
+    /// Events of a run with `seq > after`, in order, at most `limit`.
+    async fn run_events(&self, id: RunId, after: u64, limit: u32) -> Result<Vec<StoredEvent>, Error>;
+    /// A key that has not expired at `now`.
+    async fn key(&self, actor: &str, key: &str, now: Timestamp) -> Result<Option<KeyRow>, Error>;
+    /// Every revocation that still matters at `now`.
+    async fn revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, Error>;
+    /// Audit rows, newest first.
+    async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error>;
+    /// Audit rows with `seq > after`, oldest first, at most `limit`: for the verifier.
+    async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error>;
+    /// A number that changes when another process has changed users or revocations.
+    async fn change_mark(&self) -> Result<i64, Error>;
+    /// Answers if the database does.
+    async fn ping(&self) -> Result<(), Error>;
+    /// Ends writers and connections after what was begun is durable.
+    async fn close(&self);
+}
+
+/// What can be done inside a write.
+#[async_trait]
+pub trait Tx: Send {
+    /// Adds a user; `false` if the name is taken.
+    async fn insert_user(&mut self, user: &UserRow) -> Result<bool, Error>;
+    /// One user, as this transaction sees it.
+    async fn user(&mut self, name: &str) -> Result<Option<UserRow>, Error>;
+    /// All users by name, as this transaction sees them.
+    async fn users(&mut self) -> Result<Vec<UserRow>, Error>;
+    /// Replaces a user whose stored version is `user.version - 1`; `false` if it is another.
+    async fn update_user(&mut self, user: &UserRow) -> Result<bool, Error>;
+
+    /// Adds a run.
+    async fn insert_run(&mut self, run: &RunRow) -> Result<(), Error>;
+    /// One run, as this transaction sees it.
+    async fn run(&mut self, id: RunId) -> Result<Option<RunRow>, Error>;
+    /// Ends a run that is not over; `false` if it is over or unknown.
+    async fn finish_run(&mut self, end: &RunEnd) -> Result<bool, Error>;
+    /// Adds events; their `seq` must be new within the run.
+    async fn insert_run_events(&mut self, id: RunId, events: &[StoredEvent]) -> Result<(), Error>;
+
+    /// Takes a key for `row.run` unless it is taken at `row.created_at`; returns the row that holds it now.
+    async fn claim_key(&mut self, row: &KeyRow) -> Result<KeyRow, Error>;
+    /// Gives a taken key to another run.
+    async fn rebind_key(&mut self, actor: &str, key: &str, run: RunId) -> Result<bool, Error>;
+
+    /// Revokes a token; revoking it twice keeps the first row.
+    async fn insert_revocation(&mut self, revocation: &Revocation) -> Result<(), Error>;
+
+    /// Appends to the audit chain and returns the entry with its number and hashes. Numbers have no gaps.
+    async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error>;
+
+    /// Deletes keys and revocations that have expired at `now`; returns how many.
+    async fn delete_expired(&mut self, now: Timestamp) -> Result<u64, Error>;
+}
+
+/// Runs `work` and carries its value, or its error, out of the transaction. `Err` rolls back.
+///
+/// # Errors
+/// What `work` returned, or the storage's own error if the commit failed.
+pub async fn transact<T, E, F>(store: &dyn Store, work: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+    F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+{
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let committed = store
+        .write(Box::new(move |tx| {
+            Box::pin(async move {
+                let answer = work(tx).await;
+                let verdict = if answer.is_ok() { Verdict::Commit } else { Verdict::RollBack };
+                // The receiver lives until `write` has returned; if the caller gave up, nobody wants the value.
+                drop(sender.send(answer));
+                Ok(verdict)
+            })
+        }))
+        .await;
+    // The storage's error first: what `work` said may rest on a write of the same batch that was not committed either.
+    match (committed, receiver.try_recv()) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), Ok(answer)) => answer,
+        (Ok(()), Err(_)) => Err(Error::Closed.into()),
+    }
+}

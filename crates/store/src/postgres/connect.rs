@@ -1,0 +1,89 @@
+//! Connections: TLS, time limits, session settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::NoTls;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::broken;
+use super::url::{self, Protection, Roots};
+use crate::Error;
+
+/// Time to reach the server and sign in.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Time to wait for a free connection: longer than a statement may take, so that its error is seen first.
+const WAIT: Duration = Duration::from_mins(1);
+
+/// A statement that takes longer is stuck; a lock that is held longer is another server's fault; a transaction that is idle
+/// longer belongs to a server that is gone. A commit is on the disk before it is acknowledged, also where the database's
+/// default is looser (`off` is the only value that is weaker than a flush).
+const SESSION: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
+    SET idle_in_transaction_session_timeout = '30s'; \
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// A pool of at most `size` connections. Connects lazily.
+pub(super) fn pool(url: &str, size: usize) -> Result<Pool, Error> {
+    let (mut config, protection) = url::parse(url)?;
+    if config.get_application_name().is_none() {
+        config.application_name("interlock");
+    }
+    config
+        .connect_timeout(CONNECT)
+        .tcp_user_timeout(Duration::from_secs(30))
+        .keepalives(true)
+        .keepalives_idle(Duration::from_secs(30))
+        // A standby would accept reads that miss our own writes.
+        .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let manage = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = match protection {
+        Protection::Plain => Manager::from_config(config, NoTls, manage),
+        Protection::Tls(roots) => Manager::from_config(config, MakeRustlsConnect::new(tls(&roots)?), manage),
+    };
+    Pool::builder(manager)
+        .max_size(size)
+        .wait_timeout(Some(WAIT))
+        .create_timeout(Some(CONNECT))
+        .recycle_timeout(Some(CONNECT))
+        .runtime(Runtime::Tokio1)
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+        }))
+        .build()
+        .map_err(|error| Error::Database(Box::new(error)))
+}
+
+fn tls(roots: &Roots) -> Result<ClientConfig, Error> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Roots::System => {
+            let found = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(found.certs);
+        }
+        Roots::File(path) => {
+            let unreadable = |error: &dyn std::error::Error| {
+                broken(&format!("the certificate file {} cannot be read: {error}", path.display()))
+            };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
+                let certificate = certificate.map_err(|error| unreadable(&error))?;
+                store.add(certificate).map_err(|error| unreadable(&error))?;
+            }
+        }
+    }
+    if store.is_empty() {
+        return Err(broken(
+            "no certificate authority is known to check the database server with: install ca-certificates or give sslrootcert=FILE",
+        ));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Database(Box::new(error)))?
+        .with_root_certificates(store)
+        .with_no_client_auth())
+}

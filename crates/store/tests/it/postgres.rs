@@ -1,0 +1,174 @@
+//! PostgreSQL: the conformance suite, and what only a server must do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::FutureExt as _;
+use interlock_model::Timestamp;
+use interlock_store::postgres::Postgres;
+use interlock_store::{Error, Revocation, Store, transact};
+use tokio_postgres::NoTls;
+
+/// A database of its own on the test server.
+struct Fresh {
+    name: String,
+    url: String,
+}
+
+/// The server's URL.
+fn server() -> String {
+    std::env::var("INTERLOCK_TEST_POSTGRES").expect(
+        "INTERLOCK_TEST_POSTGRES is not set: run ./check, which starts a PostgreSQL of its own, or set it to the output of \
+         `tools/postgres start DIR`",
+    )
+}
+
+async fn administer(statement: &str) {
+    let url = server();
+    let base = url.split_once('?').map_or(url.as_str(), |(base, _)| base);
+    let (client, connection) = tokio_postgres::connect(base, NoTls).await.expect("the test server answers");
+    let connection = tokio::spawn(connection);
+    client.batch_execute(statement).await.expect("the test server obeys");
+    drop(client);
+    connection.await.expect("no panic").expect("a clean end");
+}
+
+impl Fresh {
+    async fn make() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("interlock_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        administer(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+        administer(&format!("CREATE DATABASE {name}")).await;
+        let url = server();
+        let (base, query) = url.split_once('?').unwrap_or((&url, ""));
+        let (host, _) = base.rsplit_once('/').expect("a URL with a database");
+        Self { url: format!("{host}/{name}?{query}"), name }
+    }
+
+    async fn open(&self) -> Arc<Postgres> {
+        Arc::new(Postgres::connect(&self.url).await.expect("a new database"))
+    }
+
+    async fn drop(self) {
+        administer(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+mod conformance {
+    async fn on_fresh<F, Fut>(case: F)
+    where
+        F: FnOnce(std::sync::Arc<dyn interlock_store::Store>) -> Fut,
+        Fut: Future<Output = ()>,
+    {
+        let fresh = super::Fresh::make().await;
+        case(fresh.open().await).await;
+        fresh.drop().await;
+    }
+
+    interlock_store::conformance_suite!(on_fresh);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_servers_may_start_on_a_new_database_at_once() {
+    let fresh = Fresh::make().await;
+
+    let started = (0..6).map(|_| {
+        let url = fresh.url.clone();
+        tokio::spawn(async move { Postgres::connect(&url).await.map(drop) })
+    });
+    for outcome in futures::future::join_all(started).await {
+        outcome.expect("no panic").expect("started");
+    }
+
+    fresh.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_share_one_chain_and_notice_each_other() {
+    let fresh = Fresh::make().await;
+    let (first, second) = (fresh.open().await, fresh.open().await);
+    let before = first.change_mark().await.expect("readable");
+
+    let writers = (0..20).map(|number| {
+        let store = if number % 2 == 0 { Arc::clone(&first) } else { Arc::clone(&second) };
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                let at = Timestamp::from_seconds(1);
+                let row = Revocation { jti: format!("t{number}"), expires_at: at, reason: "manual".into(), at };
+                let draft = interlock_model::audit::AuditDraft {
+                    at,
+                    actor: None,
+                    action: "auth.revoked".into(),
+                    subject: None,
+                    details: serde_json::json!({}),
+                    client_ip: None,
+                    request_id: None,
+                };
+                let work = transact(&*store, move |tx| {
+                    async move {
+                        tx.insert_revocation(&row).await?;
+                        tx.append_audit(&draft).await.map(drop)
+                    }
+                    .boxed()
+                });
+                let outcome: Result<(), Error> = work.await;
+                outcome.expect("written");
+            }
+        })
+    });
+    for outcome in futures::future::join_all(writers).await {
+        outcome.expect("no panic");
+    }
+
+    assert_eq!(interlock_store::conformance::audit::verified(&*first).await.len(), 400);
+    assert_ne!(first.change_mark().await.expect("readable"), before);
+    fresh.drop().await;
+}
+
+#[tokio::test]
+async fn a_newer_or_changed_schema_is_refused() {
+    let fresh = Fresh::make().await;
+    fresh.open().await.close().await;
+    let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
+    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
+    tokio::spawn(connection);
+
+    hand.batch_execute("INSERT INTO migrations VALUES (2, '0002_future', '\\x00')").await.expect("inserted");
+    assert!(matches!(Postgres::connect(&fresh.url).await, Err(Error::Newer { found: 2, known: 1 })));
+
+    hand.batch_execute("DELETE FROM migrations WHERE number = 2; UPDATE migrations SET sha256 = '\\x00'").await.expect("changed");
+    let changed = Postgres::connect(&fresh.url).await.expect_err("changed");
+    assert!(matches!(&changed, Error::Corrupt(words) if words.contains("0001_first")), "{changed}");
+    fresh.drop().await;
+}
+
+#[tokio::test]
+async fn tls_checks_the_server_and_is_used() {
+    let fresh = Fresh::make().await;
+    assert!(fresh.url.contains("sslrootcert="), "the test server's URL names its certificate authority");
+    let store = Postgres::connect(&format!("{}&sslmode=require", fresh.url)).await.expect("the certificate is good");
+    store.ping().await.expect("it answers");
+    let encrypted: i64 = {
+        let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
+        let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
+        tokio::spawn(connection);
+        let query = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND datname = current_database()";
+        hand.query_one(query, &[]).await.expect("counted").get(0)
+    };
+    assert!(encrypted >= 1);
+
+    // Neither the system's authorities nor another name will do.
+    let (base, _) = fresh.url.split_once('?').expect("a query");
+    Postgres::connect(&format!("{base}?sslmode=verify-full")).await.expect_err("an unknown authority");
+    let other_name = fresh.url.replace("127.0.0.1", "127.0.0.2");
+    Postgres::connect(&format!("{other_name}&sslmode=verify-full")).await.expect_err("another name");
+    store.close().await;
+    fresh.drop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_error_without_the_password() {
+    let error = Postgres::connect("postgres://u:hunter2@127.0.0.1:1/x").await.expect_err("nobody listens");
+
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
