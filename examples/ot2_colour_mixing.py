@@ -1,7 +1,7 @@
 """An Opentrons OT-2 that mixes red, yellow and blue stock in a 96-well plate, on ``opentrons.simulate``.
 
     pip install opentrons==9.0.0            # Python 3.10 or 3.11
-    interlock device serve examples/ot2_colour_mixing.py
+    interlock device serve examples/ot2_colour_mixing.py --env INTERLOCK_PLATE_FILE=/tmp/plate.json
 
 Deck: slot 1 a 12-well reservoir (A1 red, A2 yellow, A3 blue), slot 2 the plate, slot 3 a rack of 300 µL tips, a
 single-channel p300 on the left mount.

@@ -1,6 +1,6 @@
 """A simulated plate reader with a camera, to be served beside ot2_colour_mixing.py. Nothing to install.
 
-    INTERLOCK_PLATE_FILE=/tmp/plate.json interlock device serve examples/plate_reader.py --port 8001
+    interlock device serve examples/plate_reader.py --port 8001 --env INTERLOCK_PLATE_FILE=/tmp/plate.json
 
 It reads the plate file that the mixer writes (the plate that a person has carried over) and works out what the
 instrument would measure. Light goes through the well from above. By Beer and Lambert, the absorbance at a wavelength is

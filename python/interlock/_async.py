@@ -15,7 +15,8 @@ class AsyncRunner:
         self.link = link
         self.loop = None
 
-    def _event_loop(self):
+    def event_loop(self):
+        """The loop; a new one after the old had to be given up."""
         if self.loop is None or self.loop.is_closed():
             self.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self.loop)
@@ -23,28 +24,42 @@ class AsyncRunner:
 
     def run_hook(self, coroutine):
         """Run the coroutine of a hook to its end."""
-        return self._event_loop().run_until_complete(coroutine)
+        return self.event_loop().run_until_complete(coroutine)
 
-    def run_action(self, coroutine, run):
-        """Run an async action; a cancellation reaches it at its next ``await``."""
-        loop = self._event_loop()
-        main = loop.create_task(coroutine)
+    def run_action(self, function, arguments, run):
+        """Run an async action; a cancellation reaches it at its next ``await``.
+
+        An interrupt is raised only inside of a task, where the action's own code runs. While the loop itself runs it
+        becomes a cancellation, because an exception there would leave the loop half changed.
+        """
+        link, loop, main = self.link, self.loop, None
+
+        def divert_interrupt():
+            if asyncio.current_task(loop) is not None:
+                return False
+            if main is not None:
+                loop.call_soon_threadsafe(main.cancel)
+            return True
 
         def commands_arrived():
             if run.look():
-                loop.remove_reader(self.link.commands)
+                loop.remove_reader(link.commands)
                 main.cancel()
 
-        loop.add_reader(self.link.commands, commands_arrived)
-        loop.call_soon(commands_arrived)
+        link.divert_interrupt = divert_interrupt
         try:
+            main = loop.create_task(function(**arguments))
+            loop.add_reader(link.commands, commands_arrived)
+            loop.call_soon(commands_arrived)
             return loop.run_until_complete(main)
         except KeyboardInterrupt:
             self._finish(main)
             raise
         finally:
-            if not self.link.in_child:
-                loop.remove_reader(self.link.commands)
+            link.interruptible = False
+            if not link.in_child:
+                loop.remove_reader(link.commands)
+            link.divert_interrupt = None
 
     def _finish(self, main):
         """Give an interrupted coroutine a moment for its ``finally`` blocks."""

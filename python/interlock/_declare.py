@@ -327,12 +327,16 @@ def _hook(function, order, hooks):
         takes_argument = _takes_argument(function)
         runner = functools.partial(_call_hook, function, takes_argument)
         if not registry.strict:
-            hooks[:] = [entry for entry in hooks if entry[2].__qualname__ != function.__qualname__]
+            hooks[:] = [entry for entry in hooks if _full_name(entry[2]) != _full_name(function)]
         hooks.append((order, runner, function))
         hooks.sort(key=lambda entry: entry[0])
         return function
 
     return declare if function is None else declare(function)
+
+
+def _full_name(function):
+    return function.__module__, function.__qualname__
 
 
 def _takes_argument(function):

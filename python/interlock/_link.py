@@ -9,9 +9,11 @@ import signal
 import stat
 import sys
 import threading
+import time
 
 _CHUNK = 1 << 18
 _FIRST_PRIVATE_DESCRIPTOR = 10
+_INTERRUPT_PAUSE_SECONDS = 0.5
 _decode = json.JSONDecoder().decode
 
 
@@ -65,6 +67,7 @@ class Link:
         self.in_child = False
         self.interruptible = False
         self.interrupted = False
+        self.divert_interrupt = None
         self._messages = messages
         self._partial = bytearray()
         self._read_lock = threading.Lock()
@@ -72,6 +75,7 @@ class Link:
         self._main_thread = threading.get_ident()
         self._sending = 0
         self._pending_interrupt = False
+        self._interrupted_at = 0.0
         os.register_at_fork(after_in_child=self._forked)
         signal.signal(signal.SIGINT, self._on_interrupt)
         threading.Thread(target=self._watch, name="interlock-host-watch", daemon=True).start()
@@ -168,10 +172,15 @@ class Link:
     # interrupts
 
     def _on_interrupt(self, number, frame):
-        """SIGINT ends the running call with KeyboardInterrupt, once; at any other time it does nothing."""
-        if not self.interruptible or self.in_child:
-            if self.in_child:
-                raise KeyboardInterrupt
+        """SIGINT ends the running call with KeyboardInterrupt; between calls it does nothing.
+
+        A second one counts only after a moment, so that the first is not interrupted in its ``finally`` blocks.
+        """
+        if self.in_child:
+            raise KeyboardInterrupt
+        if not self.interruptible:
+            return
+        if self.interrupted and time.monotonic() - self._interrupted_at < _INTERRUPT_PAUSE_SECONDS:
             return
         if self._sending:
             self._pending_interrupt = True
@@ -179,9 +188,11 @@ class Link:
             self._interrupt()
 
     def _interrupt(self):
-        self.interruptible = False
+        """Raise, unless ``divert_interrupt`` (set while an event loop runs) takes care of it by returning True."""
         self.interrupted = True
-        raise KeyboardInterrupt
+        self._interrupted_at = time.monotonic()
+        if self.divert_interrupt is None or not self.divert_interrupt():
+            raise KeyboardInterrupt
 
     # loss of the host
 

@@ -267,14 +267,15 @@ def _union(arguments, param):
 
 def _any_of(kinds):
     branches = [(compile_schema(kind.schema), kind.convert) for kind in kinds]
-    convert = None
-    if any(kind.convert is not None for kind in kinds):
-        def convert(value):
-            for check, inner in branches:
-                if check(value) is None:
-                    return value if inner is None else inner(value)
-            raise ValueError("no member of the union takes this value")
-    return Type({"anyOf": [kind.schema for kind in kinds]}, "any", convert)
+
+    def convert(value):
+        for check, inner in branches:
+            if check(value) is None:
+                return value if inner is None else inner(value)
+        raise ValueError("no member of the union takes this value")
+
+    plain = all(kind.convert is None for kind in kinds)
+    return Type({"anyOf": [kind.schema for kind in kinds]}, "any", None if plain else convert)
 
 
 def _item_param(param):

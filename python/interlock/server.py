@@ -61,13 +61,13 @@ class DeviceServer:
             command += ["--tls-cert", os.fspath(ssl_certfile), "--tls-key", os.fspath(ssl_keyfile)]
         if self.title:
             command += ["--title", self.title]
+        if self.description:
+            command += ["--description", self.description]
         return command + ["--python", sys.executable]
 
     def environment(self):
         """The environment for the server: it and its workers must find this package."""
         environment = dict(os.environ)
-        if self.description:
-            environment["INTERLOCK_DEVICE_DESCRIPTION"] = self.description
         parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         if os.path.basename(parent) not in ("site-packages", "dist-packages"):
             paths = [parent] + [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]

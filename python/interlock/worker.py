@@ -133,7 +133,7 @@ class Worker:
         head = encode({
             "type": "ready", "protocol": PROTOCOL, "worker": "interlock-python %s" % __version__,
             "language": "python %d.%d.%d" % sys.version_info[:3], "title": registry.title,
-            "description": registry.description or os.environ.get("INTERLOCK_DEVICE_DESCRIPTION"),
+            "description": registry.description,
             "hooks": {"on_start": bool(registry.start_hooks), "safe_state": bool(registry.safe_hooks)},
             "load_ms": _milliseconds(begun)})
         self.link.send(("%s,\"actions\":%s}\n" % (head[:-1], ready)).encode("utf-8", "replace"))
@@ -265,16 +265,22 @@ class Worker:
         if link.lost:
             self.exit(None)
         value, problem = None, None
+        asynchronous = None
+        if action.is_async:
+            asynchronous = self.async_runner()
+            asynchronous.event_loop()
         try:
             try:
                 link.interruptible = True
-                value = action.function(**arguments)
-                if action.is_async:
-                    value = self.async_runner().run_action(value, run)
+                if asynchronous is None:
+                    value = action.function(**arguments)
+                else:
+                    value = asynchronous.run_action(action.function, arguments, run)
             finally:
                 link.interruptible = False
         except BaseException as raised:
             problem = raised
+        link.interruptible = False
         if os.getpid() != self.pid:
             _leave_child(problem)
         flush_prints()

@@ -46,6 +46,7 @@ def declared(function, **options):
 class Registered(unittest.TestCase):
     def setUp(self):
         self.kept = dict(registry.actions), list(registry.safe_hooks), registry.strict
+        registry.safe_hooks[:] = []
 
     def tearDown(self):
         registry.actions, registry.safe_hooks[:], registry.strict = self.kept[0], self.kept[1], self.kept[2]
@@ -112,7 +113,8 @@ class Schemas(unittest.TestCase):
 
     def test_limits_that_do_not_apply_are_refused(self):
         for annotation, limits in ((str, {"max": 3}), (bool, {"min": 0}), (float, {"max_length": 3}),
-                                   (list, {"max": 3}), (datetime.date, {"max": 3}), (Speed, {"choices": [100]}), (float, {"max": "3"})):
+                                   (list, {"max": 3}), (datetime.date, {"max": 3}), (Speed, {"choices": [100]}),
+                                   (float, {"max": "3"})):
             with self.subTest(annotation=annotation), self.assertRaises(UnsupportedType):
                 self.schema(annotation, **limits)
         for annotation in (bytes, set, complex, typing.Dict[int, str], typing.Tuple[int, str], typing.Set[int]):
@@ -289,8 +291,9 @@ class ContextOutsideOfARun(Registered):
         ctx.artifact("a.txt", "text")
         ctx.checkpoint()
         ctx.sleep(0)
-        for wrong in (lambda: ctx.progress(math.nan), lambda: ctx.metric("m", math.inf), lambda: ctx.artifact("a/b", ""),
-                      lambda: ctx.artifact("..", ""), lambda: ctx.log("x", level="loud"), lambda: ctx.sleep(-1)):
+        for wrong in (lambda: ctx.progress(math.nan), lambda: ctx.metric("m", math.inf),
+                      lambda: ctx.artifact("a/b", ""), lambda: ctx.artifact("..", ""),
+                      lambda: ctx.log("x", level="loud"), lambda: ctx.sleep(-1)):
             with self.assertRaises(ValueError):
                 wrong()
         with self.assertRaises(TypeError):

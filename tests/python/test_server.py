@@ -23,7 +23,7 @@ class Serving(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
         self.program = os.path.join(folder.name, "interlock")
-        self.write(self.program, "#!/bin/sh\nprintf '%s\\n' \"$@\"\nprintf '%s\\n' \"$INTERLOCK_DEVICE_DESCRIPTION\"\n")
+        self.write(self.program, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
         os.chmod(self.program, stat.S_IRWXU)
         self.addCleanup(setattr, registry, "title", registry.title)
         self.addCleanup(setattr, registry, "description", registry.description)
@@ -81,7 +81,7 @@ class Serving(unittest.TestCase):
         environment.pop("INTERLOCK_WORKER", None)
         output = subprocess.check_output([sys.executable, path], env=environment).decode().split("\n")
         self.assertEqual(output[:5], ["device", "serve", path, "--host", "127.0.0.1"])
-        self.assertIn("D", output)
+        self.assertEqual(output[output.index("--description") + 1], "D")
 
 
 class Linting(unittest.TestCase):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -361,6 +362,26 @@ class Calls(unittest.TestCase):
             os.kill(self.worker.process.pid, signal.SIGINT)
             self.worker.send("ping", id=number)
             self.assertEqual(self.worker.next(), {"type": "pong", "id": number})
+
+    def test_interrupts_at_any_moment_never_disturb_the_protocol(self):
+        stop = threading.Event()
+
+        def interrupt():
+            while not stop.wait(0.001):
+                os.kill(self.worker.process.pid, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            for number in range(150):
+                action = ("add", "later", "chatty", "echo")[number % 4]
+                end = self.worker.call(action, run="storm-%d" % number)
+                self.assertEqual(end["run"], "storm-%d" % number)
+                self.assertIn(end["type"], ("returned", "cancelled"), end)
+        finally:
+            stop.set()
+            thread.join()
+        self.assertEqual(self.result("later"), "later")
 
     def test_messages_after_the_end_are_dropped(self):
         self.result("straggler")

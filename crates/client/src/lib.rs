@@ -1,1 +1,19 @@
-//! Placeholder.
+//! Talks to an Interlock server: typed requests, strict TLS, and the events of a run as they happen.
+//!
+//! Answers for what is sent where: a token goes to the one address that the client was built for, never over plain HTTP to
+//! another machine, never after a redirect. Decides nothing about people: no prompts, no files, no environment. Start with
+//! [`Client::builder`]; [`Client::submit`] starts a run and [`Client::follow`] watches it.
+
+mod answer;
+mod api;
+mod builder;
+mod error;
+mod execute;
+mod follow;
+mod sse;
+
+pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};
+pub use builder::{Builder, server_address};
+pub use error::{ClientError, Refusal};
+pub use execute::{Submission, Submitted};
+pub use follow::{Follow, News};

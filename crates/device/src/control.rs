@@ -274,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn when_no_new_file_can_be_made_the_old_one_is_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let control = Control::load(folder.path(), NOW).expect("loads");
+        control.save().expect("saved");
+        std::fs::create_dir(folder.path().join("control.new")).expect("in the way");
+
+        control.engage("mo", None, NOW);
+        control.save().expect("saved in place");
+
+        assert!(Control::load(folder.path(), NOW).expect("loads").state().latch.by.is_some());
+    }
+
+    #[test]
     fn every_length_of_text_fits() {
         for length in 0..3 * BLOCK {
             let reason = Some("x".repeat(length));

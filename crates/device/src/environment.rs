@@ -25,13 +25,13 @@ pub(crate) fn of_worker(
     inherited: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<OsString, OsString> {
     let mut variables: BTreeMap<_, _> = inherited.filter(|(name, _)| !is_hidden(name)).collect();
+    for (name, value) in &config.environment {
+        variables.insert(name.into(), value.into());
+    }
     let mut path = config.python_path.clone().into_os_string();
     if let Some(rest) = variables.get(OsStr::new("PYTHONPATH")).filter(|rest| !rest.is_empty()) {
         path.push(":");
         path.push(rest);
-    }
-    for (name, value) in &config.environment {
-        variables.insert(name.into(), value.into());
     }
     variables.insert("PYTHONPATH".into(), path);
     for name in ["INTERLOCK_WORKER", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"] {

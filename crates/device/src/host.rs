@@ -187,7 +187,7 @@ impl Host {
 
     /// Kills whatever could move the device, brings it to its safe state, and keeps it there until [`Self::release`].
     ///
-    /// The kill is carried out before this function first waits, by the calling thread. Goes on to its end when the future is
+    /// The kill is carried out before this function first waits, by the calling thread. Must be called in a tokio runtime. Goes on to its end when the future is
     /// dropped. A second call kills again what lives (not the process that runs the safe-state hook) and tells how it stands.
     pub async fn emergency_stop(&self, by: &str, reason: Option<&str>) -> DeviceStop {
         let at = Instant::now();
@@ -195,8 +195,14 @@ impl Host {
         shared.control.engage(by, reason, shared.config.clock.now());
         shared.registry.kill_all();
         tracing::warn!(device.name = shared.config.name, by, "emergency stop");
+        let saver = Arc::clone(shared);
+        let saved = tokio::task::spawn_blocking(move || match saver.ended.load(Ordering::SeqCst) {
+            // The folder may be another host's by now.
+            true => Err(std::io::Error::other("the host is shut down")),
+            false => saver.control.save(),
+        });
         let (reply, report) = oneshot::channel();
-        let sent = self.0.stops.send(Stop { at, reply }).is_ok();
+        let sent = self.0.stops.send(Stop { at, reply, saved }).is_ok();
         let patience = shared.config.ladder.safe_state + ANSWER_MARGIN * 2;
         if sent && let Ok(Ok(report)) = timeout(patience, report).await {
             return report;

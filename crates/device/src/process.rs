@@ -9,12 +9,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::lines::{LineReader, LogReader};
@@ -22,6 +24,9 @@ use crate::wire::{self, Message};
 
 /// Lines longer than this are parsed on another thread, so that the supervisor stays quick.
 const PARSE_INLINE: usize = 256 << 10;
+
+/// The end of the message stream comes a moment before the death that explains it.
+const CLOSED_WAIT: Duration = Duration::from_millis(200);
 
 /// The process groups that an emergency stop kills, without asking anybody.
 #[derive(Default)]
@@ -88,6 +93,8 @@ pub(crate) struct Proc {
     stderr: Option<pipe::Receiver>,
     log: LogReader,
     death: Death,
+    /// Its message stream has ended: it should be dead by then.
+    closed: Option<Instant>,
     parsing: Option<JoinHandle<Result<Message, String>>>,
     result_bytes: usize,
     spare_on_drop: bool,
@@ -124,6 +131,7 @@ impl Proc {
                 stderr,
                 log: LogReader::new(limits.log_line_bytes),
                 death,
+                closed: None,
                 parsing: None,
                 result_bytes: limits.result_bytes,
                 spare_on_drop: false,
@@ -179,12 +187,15 @@ impl Proc {
             if let Some(event) = self.next_message() {
                 return event;
             }
+            if self.parsing.is_some() {
+                continue;
+            }
             tokio::select! {
                 biased;
                 read = read_some(&mut self.stdout, &mut self.lines.buffer) => {
                     if !matches!(read, Ok(read) if read > 0) {
                         self.stdout = None;
-                        return Event::Broken("it closed its message stream".to_owned());
+                        self.closed = Some(Instant::now() + CLOSED_WAIT);
                     }
                 }
                 () = flush(&mut self.stdin, &mut self.outbox) => {}
@@ -197,6 +208,10 @@ impl Proc {
                     }
                 }
                 () = dead(&mut self.death) => return Event::Dead,
+                () = reached(self.closed) => {
+                    self.closed = None;
+                    return Event::Broken("it closed its message stream".to_owned());
+                }
             }
         }
     }
@@ -340,6 +355,14 @@ fn watch(pid: Pid) -> io::Result<Death> {
         let _ = sender.send(());
     })?;
     Ok(Death::Thread(receiver))
+}
+
+/// Waits until then; for ever when there is no such moment.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn dead(death: &mut Death) {

@@ -51,6 +51,8 @@ pub(crate) struct Stop {
     /// When it was asked for.
     pub(crate) at: Instant,
     pub(crate) reply: oneshot::Sender<DeviceStop>,
+    /// The latch on its way to disk.
+    pub(crate) saved: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 /// What the supervisor is doing, for [`crate::Host::status`].
@@ -84,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) artifacts: Artifacts,
     pub(crate) closing: AtomicBool,
+    /// The supervisor is gone, and with it every process.
+    pub(crate) ended: AtomicBool,
     live: Mutex<HashMap<RunId, Live>>,
     view: Mutex<View>,
     catalogue: Mutex<Arc<Catalogue>>,
@@ -115,6 +119,7 @@ impl Shared {
             registry: Arc::default(),
             artifacts,
             closing: false.into(),
+            ended: false.into(),
             live: Mutex::default(),
             view: Mutex::default(),
             catalogue: Mutex::default(),
@@ -186,6 +191,7 @@ impl Shared {
     /// The supervisor has ended: whoever still waits asks the journal.
     pub(crate) fn abandon_calls(&self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.ended.store(true, Ordering::SeqCst);
         lock(&self.live).clear();
     }
 

@@ -109,7 +109,9 @@ async fn main() {
     #[cfg(feature = "postgres")]
     if let Ok(url) = std::env::var("INTERLOCK_TEST_POSTGRES") {
         let (client, connection) =
-            tokio_postgres::connect(url.split('?').next().unwrap_or(&url), tokio_postgres::NoTls).await.expect("a server");
+            tokio_postgres::connect(url.split('?').next().unwrap_or(&url), tokio_postgres::NoTls)
+                .await
+                .expect("a server");
         tokio::spawn(connection);
         client.batch_execute("DROP DATABASE IF EXISTS interlock_bench WITH (FORCE)").await.expect("dropped");
         client.batch_execute("CREATE DATABASE interlock_bench").await.expect("made");

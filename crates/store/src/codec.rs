@@ -128,7 +128,11 @@ pub fn state(text: &str) -> Result<RunState, Error> {
 /// # Errors
 /// [`Error::Unwritable`] for `queued` and `running`.
 pub fn refuse_open(state: RunState) -> Result<(), Error> {
-    if state.is_final() { Ok(()) } else { Err(Error::Unwritable(format!("a run cannot end as {}", state.as_str()))) }
+    if state.is_final() {
+        Ok(())
+    } else {
+        Err(Error::Unwritable(format!("a run cannot end as {}", state.as_str())))
+    }
 }
 
 /// A stored run id.
@@ -198,7 +202,8 @@ pub fn refuse_nul(texts: &[&str]) -> Result<(), Error> {
 pub fn next_entry(seq: i64, hash: Hash, draft: &AuditDraft) -> Result<(i64, AuditEntry, String), Error> {
     let seq = seq.checked_add(1).ok_or_else(|| Error::Unwritable("the audit chain is full".to_owned()))?;
     let details = json_text(&draft.details)?;
-    let clean = |text: &String| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.clone() };
+    let clean =
+        |text: &String| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.clone() };
     let draft = AuditDraft {
         at: draft.at,
         actor: draft.actor.as_ref().map(clean),
@@ -237,7 +242,11 @@ mod tests {
             let number = f64::from_bits(bits);
             if number.is_finite() {
                 let text = json_text(&Value::from(number)).expect("a number");
-                assert_eq!(json(&text).expect("JSON").as_f64().map(f64::to_bits), Some(number.to_bits()), "{text}");
+                assert_eq!(
+                    json(&text).expect("JSON").as_f64().map(f64::to_bits),
+                    Some(number.to_bits()),
+                    "{text}"
+                );
             }
         }
     }

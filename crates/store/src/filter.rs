@@ -105,11 +105,10 @@ mod tests {
 
         assert_eq!(conditions.clause(), " WHERE action = $1 AND at < $2");
         assert_eq!(conditions.bind(Parameter::Number(1)), "$3");
-        assert_eq!(conditions.values(), [
-            Parameter::Text("' OR 1=1 --".to_owned()),
-            Parameter::Number(7),
-            Parameter::Number(1)
-        ]);
+        assert_eq!(
+            conditions.values(),
+            [Parameter::Text("' OR 1=1 --".to_owned()), Parameter::Number(7), Parameter::Number(1)]
+        );
     }
 
     #[test]

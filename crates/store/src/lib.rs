@@ -4,7 +4,7 @@
 //! writes of everyone who waits at that moment (group commit: one flush for all). The closure may await nothing but the
 //! transaction's own methods. Reads see committed data only and never wait for writers.
 //!
-//! Both backends keep the rules of [`conformance`]. Times are signed 64-bit microseconds since the Unix epoch, UTC.
+//! Both backends keep the rules of `conformance.rs`. Times are signed 64-bit microseconds since the Unix epoch, UTC.
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -39,7 +39,9 @@ pub enum Error {
     #[error("read a stored value: {0}")]
     Corrupt(String),
     /// The file or schema belongs to a newer version.
-    #[error("open the database: it was written by a newer version ({found}) than this program knows ({known}); install that version or restore a backup")]
+    #[error(
+        "open the database: it was written by a newer version ({found}) than this program knows ({known}); install that version or restore a backup"
+    )]
     Newer {
         /// Schema version found.
         found: u32,
@@ -224,6 +226,11 @@ pub struct AuditFilter {
 pub trait Store: Send + Sync {
     /// Runs `work` in a transaction and commits it if it says so. Returns after the commit is durable. Dropping the future does
     /// not undo a write that has begun.
+    ///
+    /// # Errors
+    /// What `work` returned; [`Error::Database`] if it panicked, or said "commit" after one of its statements had failed;
+    /// otherwise the storage's own. After an error nothing of the write is visible, except that a connection that is lost during
+    /// the commit itself leaves it open whether the server still made it.
     async fn write(&self, work: Work) -> Result<(), Error>;
 
     /// One user.
@@ -246,7 +253,7 @@ pub trait Store: Send + Sync {
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error>;
     /// Audit rows with `seq > after`, oldest first, at most `limit`: for the verifier.
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error>;
-    /// A number that changes when another process has changed users or revocations.
+    /// A number that changes when another process has changed users or revocations. Own changes move it too.
     async fn change_mark(&self) -> Result<i64, Error>;
     /// Answers if the database does.
     async fn ping(&self) -> Result<(), Error>;
@@ -255,13 +262,16 @@ pub trait Store: Send + Sync {
 }
 
 /// What can be done inside a write.
+///
+/// Call [`Tx::append_audit`] last: on PostgreSQL it takes a lock that every other write waits for. After a method has failed
+/// the write can only be rolled back.
 #[async_trait]
 pub trait Tx: Send {
     /// Adds a user; `false` if the name is taken.
     async fn insert_user(&mut self, user: &UserRow) -> Result<bool, Error>;
-    /// One user, as this transaction sees it.
+    /// One user, as this transaction sees it; no other write changes users until this one has ended.
     async fn user(&mut self, name: &str) -> Result<Option<UserRow>, Error>;
-    /// All users by name, as this transaction sees them.
+    /// All users by name, as this transaction sees them; no other write changes users until this one has ended.
     async fn users(&mut self) -> Result<Vec<UserRow>, Error>;
     /// Replaces a user whose stored version is `user.version - 1`; `false` if it is another.
     async fn update_user(&mut self, user: &UserRow) -> Result<bool, Error>;
@@ -275,7 +285,8 @@ pub trait Tx: Send {
     /// Adds events; their `seq` must be new within the run.
     async fn insert_run_events(&mut self, id: RunId, events: &[StoredEvent]) -> Result<(), Error>;
 
-    /// Takes a key for `row.run` unless it is taken at `row.created_at`; returns the row that holds it now.
+    /// Takes a key for `row.run` unless it is taken at `row.created_at`; returns the row that holds it now. A key is taken up
+    /// to and including its `expires_at`.
     async fn claim_key(&mut self, row: &KeyRow) -> Result<KeyRow, Error>;
     /// Gives a taken key to another run.
     async fn rebind_key(&mut self, actor: &str, key: &str, run: RunId) -> Result<bool, Error>;
@@ -283,7 +294,8 @@ pub trait Tx: Send {
     /// Revokes a token; revoking it twice keeps the first row.
     async fn insert_revocation(&mut self, revocation: &Revocation) -> Result<(), Error>;
 
-    /// Appends to the audit chain and returns the entry with its number and hashes. Numbers have no gaps.
+    /// Appends to the audit chain and returns the entry with its number and hashes. Numbers have no gaps. U+0000 in the plain
+    /// texts becomes U+FFFD.
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error>;
 
     /// Deletes keys and revocations that have expired at `now`; returns how many.

@@ -27,11 +27,13 @@ pub struct Applied {
 
 /// The steps of the SQLite backend.
 #[cfg(feature = "sqlite")]
-pub const SQLITE: &[Step] = &[Step { name: "0001_first", sql: include_str!("../migrations/sqlite/0001_first.sql") }];
+pub const SQLITE: &[Step] =
+    &[Step { name: "0001_first", sql: include_str!("../migrations/sqlite/0001_first.sql") }];
 
 /// The steps of the PostgreSQL backend.
 #[cfg(feature = "postgres")]
-pub const POSTGRES: &[Step] = &[Step { name: "0001_first", sql: include_str!("../migrations/postgres/0001_first.sql") }];
+pub const POSTGRES: &[Step] =
+    &[Step { name: "0001_first", sql: include_str!("../migrations/postgres/0001_first.sql") }];
 
 /// What is recorded for a step.
 pub fn fingerprint(step: &Step) -> [u8; 32] {
@@ -80,10 +82,10 @@ mod tests {
     #[test]
     fn a_new_database_gets_every_step_and_a_current_one_gets_none() {
         let all = pending(STEPS, &[]).expect("an empty record is fine");
-        assert_eq!(all.iter().map(|(number, step)| (*number, step.name)).collect::<Vec<_>>(), [
-            (1, "0001_a"),
-            (2, "0002_b")
-        ]);
+        assert_eq!(
+            all.iter().map(|(number, step)| (*number, step.name)).collect::<Vec<_>>(),
+            [(1, "0001_a"), (2, "0002_b")]
+        );
 
         let current = [record(1, &STEPS[0]), record(2, &STEPS[1])];
         assert!(pending(STEPS, &current).expect("a current record is fine").is_empty());

@@ -69,6 +69,7 @@ pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
         ready_file: args.ready_file,
         config: None,
         python: args.python,
+        environment: Vec::new(),
         simulate: false,
         no_standby: false,
     };

@@ -77,12 +77,22 @@ pub(crate) struct ServeArgs {
     /// Python interpreter
     #[arg(long, env = "INTERLOCK_PYTHON")]
     pub(crate) python: Option<PathBuf>,
+    /// NAME=VALUE for the device's program; it inherits none of the server's own variables
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) environment: Vec<(String, String)>,
     /// Execute everything with the device's simulator
     #[arg(long)]
     pub(crate) simulate: bool,
     /// Do without the second process that keeps the safe-state hook ready (saves memory, makes stopping slower)
     #[arg(long)]
     pub(crate) no_standby: bool,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
 }
 
 impl ServeArgs {
@@ -312,6 +322,7 @@ async fn start_device(args: &ServeArgs, name: &str, state: &Path, parts: &Parts)
     let mut config = HostConfig::new(name, args.file.clone(), package, state.join("device"), Arc::clone(&parts.ambient.clock));
     config.title.clone_from(&args.title);
     config.python = python::interpreter(args.python.clone());
+    config.environment.clone_from(&args.environment);
     config.simulate = args.simulate;
     config.standby = !args.no_standby;
     Host::start(config).await.map_err(|error| {

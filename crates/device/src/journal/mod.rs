@@ -112,7 +112,8 @@ struct Inner {
     index: Mutex<Index>,
     sent: Mutex<SentFile>,
     broken: AtomicBool,
-    _lock: Option<File>,
+    /// Keeps other hosts out of the folder until [`Journal::close`].
+    lock: Mutex<Option<File>>,
 }
 
 enum Request {
@@ -260,6 +261,7 @@ impl Journal {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     #[cfg(test)]

@@ -53,8 +53,8 @@ impl Recovered {
         if let Some(header) = header.as_ref().filter(|header| header.version > record::VERSION) {
             return Err(JournalError::Newer { path, version: header.version });
         }
-        // Without its header nothing says which boot and which marks the rest belongs to.
-        let damaged = scan.hole || (header.is_none() && !scan.records.is_empty());
+        // The header is on disk before the file gets its name: a file without one has been damaged since.
+        let damaged = scan.hole || (file.is_some() && header.is_none());
         let header = header.unwrap_or_default();
         let (mut entries, forgotten) = collect(scan.records);
 
@@ -110,8 +110,9 @@ fn collect(records: Vec<(Record, u64, u32)>) -> (HashMap<RunId, Entry>, HashSet<
     for (record, offset, len) in records {
         match record {
             Record::Header(_) => {}
+            // The later line counts: a call may be armed again after it was withdrawn.
             Record::Armed(run) => {
-                entries.entry(run).or_insert(Entry::Armed);
+                entries.insert(run, Entry::Armed);
             }
             Record::Sent(run) => {
                 entries.insert(run, Entry::Sent);

@@ -95,7 +95,7 @@ impl Writer {
             index: Mutex::new(index),
             sent: Mutex::new(sent),
             broken: false.into(),
-            _lock: lock,
+            lock: Mutex::new(lock),
         });
         let writer = Self {
             inner: Arc::clone(&inner),
@@ -189,9 +189,15 @@ impl Writer {
                     let answer = reply.map(|reply| (reply, outcome));
                     waiting.push(Waiting::Finish { run, at, offset, len, answer });
                 }
-                Request::Forget(runs) => {
-                    record::forgotten(&mut self.buffer, &runs);
-                    waiting.push(Waiting::Forget(runs));
+                Request::Forget(mut runs) => {
+                    // A call that is under way is not forgotten: its end is still to come.
+                    let index = self.inner.index();
+                    runs.retain(|run| matches!(index.entries.get(run), Some(Entry::Finished { .. } | Entry::Lost)));
+                    drop(index);
+                    if !runs.is_empty() {
+                        record::forgotten(&mut self.buffer, &runs);
+                        waiting.push(Waiting::Forget(runs));
+                    }
                 }
                 #[cfg(test)]
                 Request::Rewrite => self.rewrite_logged("test"),
@@ -241,7 +247,8 @@ impl Writer {
                 match item {
                     Waiting::Arm { run, number } => {
                         through = Some(number);
-                        index.entries.entry(run).or_insert(Entry::Armed);
+                        let old = index.entries.insert(run, Entry::Armed);
+                        index.retire(old);
                     }
                     Waiting::Finish { run, at, offset, len, answer } => {
                         let offset = self.length + offset as u64;
@@ -353,11 +360,8 @@ impl Index {
     }
 
     fn forget(&mut self, run: RunId) {
-        // A call that is under way is not forgotten: its end is still to come.
-        if matches!(self.entries.get(&run), Some(Entry::Finished { .. } | Entry::Lost)) {
-            let old = self.entries.remove(&run);
-            self.retire(old);
-        }
+        let old = self.entries.remove(&run);
+        self.retire(old);
     }
 
     fn retire(&mut self, old: Option<Entry>) {

@@ -82,6 +82,11 @@ impl Supervisor {
                 return;
             }
             let run = self.queue[0].queued.run;
+            if self.shared.journal.is_broken() {
+                // Its end could not be recorded.
+                self.refuse_at(0, NotStarted::JournalFailed);
+                continue;
+            }
             if !self.shared.is_wanted(run) {
                 self.refuse_at(0, NotStarted::Cancelled);
                 continue;
@@ -280,7 +285,6 @@ impl Supervisor {
     /// Records the outcome of the running call now, and answers when the device is at rest as well.
     pub(super) fn conclude_later(&mut self, outcome: Outcome) {
         let Some(running) = self.running.take() else { return };
-        self.shared.view().running = None;
         let gate = self.shared.gate(running.run);
         self.gate = Some(Arc::clone(&gate));
         let reply = move |outcome, _| gate.put(outcome);

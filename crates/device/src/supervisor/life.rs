@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -227,9 +228,16 @@ impl Supervisor {
             self.on_printed(line);
         }
         let Worker { mut proc, phase, dying, born, tail } = worker;
+        if let Some(standby) = &mut self.standby {
+            // The id may soon be another process's.
+            standby.proc.send(&wire::guard(None));
+        }
+        let mut killed = false;
         let how = if confirmed {
             self.last_death = Some(now);
-            process::describe(proc.reap())
+            let status = proc.reap();
+            killed = status.is_some_and(|status| status.signal() == Some(9));
+            process::describe(status)
         } else {
             self.tracker.spawn(proc.bury());
             self.mark("the device's process cannot be killed; it may still act", true);
@@ -250,7 +258,10 @@ impl Supervisor {
         match phase {
             Phase::Busy => self.on_dead_busy(words, how, confirmed),
             Phase::Rest(rest) => self.on_dead_resting(rest, &words, &how),
-            _ if self.shared.control.is_stopped() => self.recover(Reason::EmergencyStop, None),
+            // Killed by a stop, whose message may still be on its way.
+            _ if self.shared.control.is_stopped() && (self.stop.is_some() || killed) => {
+                self.recover(Reason::EmergencyStop, None);
+            }
             Phase::Loading { .. } | Phase::Starting { .. } => {
                 let said = words.into_iter().find_map(|message| match message {
                     Message::LoadFailed(error) => Some(StartError::Load(Box::new(error))),
@@ -262,9 +273,8 @@ impl Supervisor {
             }
             Phase::Parked | Phase::Idle => {
                 tracing::warn!(device.name = self.shared.config.name, reason = how, "the idle worker died");
-                if born.elapsed() < SHORT_LIFE {
-                    self.retry.failures = self.retry.failures.saturating_add(1);
-                }
+                let short = born.elapsed() < SHORT_LIFE;
+                self.retry.failures = if short { self.retry.failures.saturating_add(1) } else { 0 };
                 if self.retry.failures > QUICK_RESTARTS || self.is_parked() {
                     self.start_failed(StartError::Died { reason: how, printed: tail.into_iter().collect() });
                 } else {
@@ -480,5 +490,12 @@ impl Supervisor {
         if let Some(reply) = self.closing.take().and_then(|closing| closing.reply) {
             let _ = reply.send(());
         }
+    }
+}
+
+impl Drop for Supervisor {
+    /// Whatever ends this task, nobody waits for it any longer.
+    fn drop(&mut self) {
+        self.shared.abandon_calls();
     }
 }

@@ -5,10 +5,8 @@
 
 use interlock_model::device::{DeviceStop, Outcome, Rung, WorkerError};
 use interlock_model::RunId;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::ladder::millis;
@@ -54,7 +52,6 @@ pub(super) struct StopRun {
     done: Option<Instant>,
     safe_state: &'static str,
     run: Option<RunId>,
-    saved: JoinHandle<Option<String>>,
     pub(super) answer_by: Instant,
 }
 
@@ -111,7 +108,9 @@ impl Supervisor {
 
     /// Makes the standby, or a process started now, the worker by way of the safe-state hook.
     fn promote(&mut self, mut rest: Rest) {
-        self.show(Activity::Starting);
+        if self.gate.is_none() {
+            self.show(Activity::Starting);
+        }
         let (proc, ready) = match self.standby.take() {
             Some(standby) => (standby.proc, standby.ready),
             None => match self.spawn(Role::Standby) {
@@ -309,6 +308,7 @@ impl Supervisor {
 
     fn open_gate(&mut self) {
         if let Some(gate) = self.gate.take() {
+            self.shared.view().running = None;
             gate.open();
         }
     }
@@ -339,7 +339,6 @@ impl Supervisor {
         for resuming in self.resuming.drain(..) {
             let _ = resuming.send(Err(crate::ReleaseError::StoppedAgain));
         }
-        let saved = self.tracker.spawn(Arc::clone(&self.shared).save_control());
         if let Some(running_stop) = &mut self.stop {
             running_stop.requests.push(stop);
             return;
@@ -353,7 +352,6 @@ impl Supervisor {
             done: None,
             safe_state: "none",
             run,
-            saved,
             answer_by: Instant::now() + self.shared.config.ladder.safe_state + ANSWER_MARGIN,
         });
         let rested = self.last_rest.as_ref().is_some_and(|last| last.ended >= at);
@@ -418,16 +416,15 @@ impl Supervisor {
             cancelled_run: stop.run,
         };
         self.tracker.spawn(async move {
-            let saved = timeout(SAVE_WAIT, stop.saved).await;
-            let unsaved = match saved {
-                Ok(Ok(None)) => None,
-                Ok(Ok(Some(error))) => Some(error),
-                Ok(Err(_)) | Err(_) => Some("the disk does not answer".to_owned()),
-            };
-            let unsaved = unsaved.map(|error| {
-                format!("the stop is in force, but it is not on disk and would be lost in a restart: {error}")
-            });
-            for Stop { at, reply } in stop.requests {
+            for Stop { at, reply, saved } in stop.requests {
+                let unsaved = match timeout(SAVE_WAIT, saved).await {
+                    Ok(Ok(Ok(()))) => None,
+                    Ok(Ok(Err(error))) => Some(error.to_string()),
+                    Ok(Err(_)) | Err(_) => Some("the disk does not answer".to_owned()),
+                };
+                let unsaved = unsaved.map(|error| {
+                    format!("the stop is in force, but it is not on disk and would be lost in a restart: {error}")
+                });
                 let errors: Vec<String> = report.error.iter().chain(&unsaved).cloned().collect();
                 let _ = reply.send(DeviceStop {
                     killed_ms: since(at, stop.killed),

@@ -1,0 +1,1020 @@
+// The browser page of a device server: sign in, see the device, fill in a form, follow a run, stop.
+//
+// Three rules hold in the whole file. Text reaches the page through text nodes only, so that whatever the server says stays
+// text. The token lives in one variable and is never stored. Nothing looks current that the server did not just confirm.
+
+// ---- elements
+
+const $ = (id) => document.getElementById(id);
+
+/** Shows control characters and direction marks: a log line must not disguise what stands beside it. */
+const visible = (value) =>
+	String(value).replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) =>
+		c < ' ' ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\ufffd');
+const { entries } = Object;
+const isGiven = (value) => (value ?? false) !== false;
+
+const fill = (element, ...children) => {
+	element.replaceChildren(...children.flat(9).filter(isGiven).map((child) => (child instanceof Node ? child : visible(child))));
+	return element;
+};
+
+/** An element: `tag.class`, then children. */
+function h(kind, ...children) {
+	const [tag, ...classes] = kind.split('.');
+	const element = document.createElement(tag);
+	element.className = classes.join(' ');
+	return fill(element, ...children);
+}
+
+/** Attributes; `on…` adds a listener. Apart from children, so that an object from the server never becomes attributes. */
+function set(element, attributes) {
+	for (const [name, value] of entries(attributes)) {
+		if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
+		else if (isGiven(value)) element.setAttribute(name, value === true ? '' : visible(value));
+	}
+	return element;
+}
+const button = (text, onclick, attributes) => set(h('button', text), { type: 'button', onclick, ...attributes });
+const on = (id, event, act) => $(id).addEventListener(event, act);
+const say = (text) => fill($('said'), text);
+const pill = (state) => set(h('span.pill', state.replace('_', ' ')), { 'data-state': state });
+const own = (object, key) => (object && Object.hasOwn(object, key) ? object[key] : undefined);
+const json = (value) => JSON.stringify(value, null, 1);
+const list = (words, last = 'or') => (words.length < 2 ? words.join('') : `${words.slice(0, -1).join(', ')} ${last} ${words.at(-1)}`);
+const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+
+/** A time of the server in the viewer's zone, today's without the date; the exact text is in the tooltip. */
+function clock(text) {
+	const at = new Date(text ?? NaN);
+	if (Number.isNaN(at.getTime())) return '–';
+	const words = at.toLocaleString('sv'); // 2026-01-31 12:00:00
+	return set(h('time', at.toDateString() === new Date().toDateString() ? words.slice(11) : words), { title: text });
+}
+
+function span(seconds) {
+	if (typeof seconds !== 'number' || Number.isNaN(seconds)) return '';
+	if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+	if (seconds < 60) return `${seconds.toFixed(1)} s`;
+	return `${seconds < 3600 ? '' : `${Math.floor(seconds / 3600)} h `}${Math.floor(seconds / 60) % 60} min ${Math.floor(seconds % 60)} s`;
+}
+
+/** How people write a UCUM code. */
+const SYMBOLS = { Cel: '°C', '[degF]': '°F', '[in_i]': 'in', '[g]': '×g', deg: '°', 'deg/s': '°/s', '{rev}': 'rev', 1: '' };
+const symbol = (unit) =>
+	own(SYMBOLS, unit) ?? (unit ?? '').replace(/[[\]]/g, '').replace('Ohm', 'Ω').replace(/^u(?=[A-Za-z])/, 'µ').replace(/2$/, '²').replace(/3$/, '³');
+
+/** Copies what is seen, so that no hidden character gets into a terminal. */
+const copyButton = (source) =>
+	button('Copy', async ({ currentTarget: pressed }) => {
+		try {
+			await navigator.clipboard.writeText(source.textContent);
+		} catch {
+			// Over plain HTTP there is no clipboard interface; the old command still works.
+			getSelection().selectAllChildren(source);
+			document.execCommand('copy');
+		}
+		fill(pressed, 'Copied');
+		setTimeout(() => fill(pressed, 'Copy'), 1500);
+	}, { class: 'copy', 'aria-live': 'polite' });
+
+/** A `details` whose content is made when it is first opened: there may be hundreds. */
+function folded(kind, summary, build, open) {
+	const box = set(h(kind, h('summary', summary)), { open });
+	const once = () => box.open && box.children.length === 1 && box.append(build());
+	box.addEventListener('toggle', once);
+	once();
+	return box;
+}
+
+// ---- server
+
+let token = null;
+let me = null;
+/** Server clock minus ours, in milliseconds: elapsed times are right on a tablet whose clock is wrong. */
+let skew = 0;
+
+/** A refusal or failure. `status` 0: there was no answer, so nobody knows whether the request arrived. */
+class Problem extends Error {
+	constructor(status, body, headers) {
+		super(typeof body?.detail === 'string' ? body.detail : status ? `The server answered with status ${status}.` : 'No answer from the server.');
+		const errors = [body?.errors, body?.detail].find(Array.isArray) ?? [];
+		Object.assign(this, { status, errors, code: body?.code, more: [], wait: Number(headers?.get('retry-after')) || 0, request: headers?.get('x-request-id') });
+	}
+}
+const explain = ({ message, more = [], wait, code, request: id }) =>
+	h('div.problem', [message, ...more, wait > 0 && `Try again in ${span(wait)}.`].map((text) => text && h('p', text)), h('small', [code, id && `request ${id}`].filter(Boolean).join(' · ')));
+
+/** Sends a request; gives the response or throws a Problem. `seconds` limits the wait for the head of the answer. */
+async function request(method, path, { body, headers, signal, seconds = 20, keepalive } = {}) {
+	const control = new AbortController();
+	const timeout = setTimeout(() => control.abort(), seconds * 1000);
+	signal?.addEventListener('abort', () => control.abort());
+	const used = token;
+	const sent = { ...headers, ...(used && { Authorization: `Bearer ${used}` }), ...(body && { 'Content-Type': 'application/json' }) };
+	const response = await fetch(path, { method, headers: sent, body: body && JSON.stringify(body), signal: control.signal, keepalive,
+		credentials: 'omit', cache: 'no-store', redirect: 'error' }).catch(() => Promise.reject(new Problem(0)));
+	clearTimeout(timeout);
+	skew = Date.parse(response.headers.get('date')) - Date.now() || 0;
+	if (response.ok) return response;
+	if (response.status === 401 && used && used === token) endSession('Your session has ended. Sign in again; what you typed is still here.');
+	throw new Problem(response.status, await response.json().catch(() => null), response.headers);
+}
+const call = async (...given) => (await request(...given)).json().catch(() => Promise.reject(new Problem(0)));
+
+/** A path segment. Dots alone would climb to another path. */
+function segment(text) {
+	if (/^\.*$/.test(text)) throw new Problem(0, { detail: 'This name cannot stand in an address.' });
+	return encodeURIComponent(text);
+}
+
+// ---- session
+
+on('sign-in-form', 'submit', async (event) => {
+	event.preventDefault();
+	const [name, password] = [$('username'), $('password')];
+	const empty = [name, password].find((input) => !input.value);
+	try {
+		if (empty) throw new Problem(0, { detail: `Enter your ${empty === name ? 'name' : 'password'}.` });
+		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value } });
+		if (me?.user !== answer.user) forget();
+		token = answer.access_token;
+		me = answer;
+		password.value = '';
+		fill($('sign-in-error'));
+		fill($('user'), me.user);
+		$('user').title = `Roles: ${list(me.roles, 'and') || 'none'}`;
+		$('sign-in').hidden = true;
+		$('top').hidden = false;
+		route();
+		loadRuns();
+		if (!catalogue) loadActions();
+		await refresh();
+		$('main').focus({ preventScroll: true });
+	} catch (problem) {
+		if (problem.status === 401) problem.message = 'Name or password is wrong.';
+		fill($('sign-in-error'), explain(problem));
+		(empty ?? password).focus();
+	}
+});
+
+/** Without a token nothing can be read or stopped. The page keeps what it shows, marked as old. */
+function endSession(why) {
+	token = null;
+	closeRun();
+	showLive();
+	fill($('sign-in-why'), why);
+	fill($('user'), 'signed out');
+	$('sign-in').hidden = false;
+	$('username').focus();
+}
+
+function forget() {
+	catalogue = device = fresh = stopping = null;
+	for (const id of ['device', 'action-list', 'run-list', 'operations']) fill($(id));
+	for (const id of ['top', 'control', 'reference', 'stopped', 'attention', 'run']) $(id).hidden = true;
+	document.title = 'Interlock';
+}
+
+const signOut = (options) => token && request('POST', '/auth/logout', options).catch(() => null);
+on('sign-out', 'click', () => {
+	signOut();
+	endSession('You are signed out.');
+	me = null;
+	forget();
+});
+// A closed tab has lost its token; revoking it leaves none behind that still works.
+addEventListener('pagehide', (event) => event.persisted || signOut({ keepalive: true }));
+
+// ---- device
+
+const POLL_SECONDS = 5; // 12 requests a minute of the 60 that a principal has
+let device = null;
+let fresh = null; // when the server last told us
+let failing = null;
+let timer = 0;
+let acts = 0; // counts stops and releases: an older answer must not undo what was done meanwhile
+
+async function refresh() {
+	clearTimeout(timer);
+	if (!token || document.hidden) return showLive();
+	const [before, was] = [acts, device];
+	try {
+		const answer = await call('GET', '/device');
+		if (!token) return;
+		failing = null;
+		if (before === acts) {
+			device = answer;
+			fresh = new Date().toISOString();
+			showDevice();
+			if (was && was.running !== device.running) loadRuns();
+			// The file was loaded again, perhaps with other actions.
+			if (was?.worker && was.worker.started_at !== device.worker.started_at) loadActions();
+		}
+	} catch (problem) {
+		failing = problem;
+	}
+	showLive();
+	clearTimeout(timer);
+	timer = setTimeout(refresh, Math.max(POLL_SECONDS, failing?.wait ?? 0) * 1000);
+}
+document.addEventListener('visibilitychange', refresh);
+
+function showLive() {
+	const late = Boolean(!token || failing || document.hidden);
+	document.body.classList.toggle('late', late);
+	fill($('live'), late ? ['stale since ', clock(fresh), failing && `: ${failing.message}`] : 'live');
+}
+
+const runAddress = (id) => `#run/${encodeURIComponent(id)}`;
+const runLink = (id) => set(h('a', id), { href: runAddress(id) });
+
+function showDevice() {
+	const { worker, attention, emergency_stop: { engaged } } = device;
+	const title = visible(device.title || device.name);
+	fill($('title'), title);
+	fill($('state'), pill(device.state));
+	fill($('running'), device.running && ['running ', runLink(device.running)]);
+	const facts = { Waiting: device.queued, Worker: worker.pid ? `${worker.language ?? ''} pid ${worker.pid}` : 'none', 'Worker since': clock(worker.started_at),
+		Restarts: worker.restarts, 'Safe-state standby': h(worker.standby ? 'span.pill.ok' : 'span.pill.wait', worker.standby ? 'ready' : 'not ready') };
+	fill($('device'), entries(facts).map(([name, value]) => h('div', h('dt', name), h('dd', value))));
+	$('attention').hidden = !attention;
+	tellOnce($('attention-line'), attention && ['◆ Needs attention since ', clock(attention.since), `: ${attention.reason}`]);
+	if (!engaged) stopping = null;
+	showStop();
+	document.title = `${engaged ? '■ STOPPED · ' : device.running ? '▶ ' : ''}${title}`;
+	$('icon').href = $('icon').href.replace(/%23\w+/, engaged ? '%23b8001f' : '%230b5fa5');
+}
+
+/** Changes a text only when it differs, because it is read aloud. */
+function tellOnce(place, words) {
+	if (place.textContent !== h('p', words).textContent) fill(place, words);
+}
+
+// ---- stop
+
+/** A stop that was pressed here: `{text, facts}`. Its numbers come from the server's answer only. */
+let stopping = null;
+const MACHINE = 'Use the stop on the machine itself.';
+
+function showStop() {
+	const { engaged, since, by, reason } = device?.emergency_stop ?? {};
+	$('stopped').hidden = !engaged && !stopping;
+	$('release').hidden = !engaged;
+	tellOnce($('stop-line'), stopping?.text ?? ['■ STOPPED since ', clock(since), by && ` by ${by}`, reason && `: ${reason}`]);
+	fill($('stop-facts'), stopping?.facts?.map((text) => h('li', text)));
+}
+
+const SAFE = { entered: 'safe state not finished', done: 'safe state reached', failed: 'SAFE STATE FAILED', none: 'no safe-state hook' };
+const stopFact = ({ name, confirmed, killed_ms: killed, safe_state: safe, safe_state_done_ms: done, error }) =>
+	`${name}: ${[confirmed ? 'confirmed' : 'NOT CONFIRMED', killed === null ? 'worker not known to be dead' : `worker dead after ${span(killed / 1000)}`,
+		own(SAFE, safe) + (done === null ? '' : ` after ${span(done / 1000)}`), error].filter(isGiven).join(', ')}`;
+
+async function stop() {
+	const press = ++acts;
+	const tell = (text, facts) => {
+		if (press !== acts) return; // a newer press has the word
+		stopping = { text, facts };
+		showStop();
+	};
+	/** No answer: the same again for a short while. It does no harm if the first one has arrived. */
+	const send = (tries) => call('POST', '/stop', { body: { reason: 'pressed on the browser page' }, seconds: 120 })
+		.catch((problem) => (problem.status || !tries ? Promise.reject(problem) : sleep(1).then(() => send(tries - 1))));
+	if (!token) return tell(`The stop was NOT sent: you are not signed in. ${MACHINE}`);
+	tell('Stopping … no confirmation yet');
+	const late = setTimeout(() => tell(`Stopping … still no answer. ${MACHINE}`), 3000);
+	try {
+		const { confirmed, of, devices, engaged_at: since, reason } = await send(3);
+		tell(`■ STOPPED: ${confirmed} of ${of} confirmed${confirmed < of ? `. ${of - confirmed} NOT CONFIRMED. ${MACHINE}` : ''}`, devices.map(stopFact));
+		acts++;
+		device = { ...device, emergency_stop: { engaged: true, since, by: me?.user, reason } };
+		showStop();
+		refresh();
+	} catch (problem) {
+		tell(`The stop is NOT CONFIRMED: ${problem.message} ${MACHINE}`);
+	}
+	clearTimeout(late);
+}
+on('stop', 'click', stop);
+
+/** Releasing and clearing ask for a reason, which goes into the audit trail. */
+function reasonForm(form, path) {
+	const [input, errors] = [form.querySelector('input'), form.querySelector('div')];
+	form.addEventListener('submit', async (event) => {
+		event.preventDefault();
+		try {
+			if (!input.value.trim()) throw new Problem(0, { detail: 'Give a reason: it goes into the audit trail.' });
+			const { message } = await call('POST', path, { body: { reason: input.value } });
+			acts++;
+			input.value = '';
+			fill(errors);
+			say(message);
+			$('main').focus({ preventScroll: true });
+			refresh();
+		} catch (problem) {
+			fill(errors, explain(problem));
+			input.focus();
+		}
+	});
+}
+reasonForm($('release'), '/stop/release');
+reasonForm($('clear'), '/device/attention/clear');
+
+// ---- limits
+
+const kindOf = (value) => (value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value);
+const fits = (type, value) => type === kindOf(value) || (type === 'integer' && Number.isInteger(value));
+const WORDS = { null: 'null', boolean: 'true or false', integer: 'a whole number', number: 'a number', string: 'text', array: 'a list', object: 'an object' };
+const FORMATS = { date: '2026-01-31', 'date-time': '2026-01-31T12:00:00Z', duration: 'PT1H30M' };
+const SIGNS = { '<=': (a, b) => a <= b, '<': (a, b) => a < b, '>=': (a, b) => a >= b, '>': (a, b) => a > b };
+/** Keyword, the type it is for, what it counts, how, in words. */
+const LIMITS = [['minimum', 'number', '', '>=', 'at least'], ['exclusiveMinimum', 'number', '', '>', 'more than'],
+	['maximum', 'number', '', '<=', 'at most'], ['exclusiveMaximum', 'number', '', '<', 'less than'],
+	['minLength', 'string', 'characters', '>=', 'at least'], ['maxLength', 'string', 'characters', '<=', 'at most'],
+	['minItems', 'array', 'items', '>=', 'at least'], ['maxItems', 'array', 'items', '<=', 'at most']];
+const typesOf = (schema) => [schema.type ?? []].flat();
+const typeWords = (types) => list([...new Set(types)].map((type) => own(WORDS, type)));
+const short = (values) => `${values.slice(0, 12).map((one) => (typeof one === 'string' ? one : json(one))).join(', ')}${values.length > 12 ? ' …' : ''}`;
+
+function same(a, b) {
+	if (a === b || kindOf(a) !== kindOf(b) || a === null || typeof a !== 'object') return a === b;
+	const keys = Object.keys(a);
+	return keys.length === Object.keys(b).length && keys.every((key) => Object.hasOwn(b, key) && same(a[key], b[key]));
+}
+
+/**
+ * What is wrong with a value, in words. It helps while typing and lets pass what it does not know (formats, members of objects),
+ * because the server checks everything. It refuses no value that tests/schema_vectors.json allows.
+ */
+export function check(schema, value, unit = '', path = '') {
+	const types = typesOf(schema);
+	if (types.length && !types.some((type) => fits(type, value))) return [`${path}must be ${typeWords(types)}`];
+	if (schema.enum && !schema.enum.some((choice) => same(choice, value))) return [`${path}must be one of ${short(schema.enum)}`];
+	const measured = typeof value === 'string' ? [...value].length : Array.isArray(value) ? value.length : value;
+	const found = LIMITS.filter(([keyword, type, , sign]) => keyword in schema && fits(type, value) && !SIGNS[sign](measured, schema[keyword]))
+		.map(([keyword, , counts, , words]) => `${path}must ${counts ? 'have' : 'be'} ${words} ${schema[keyword]} ${counts || unit}`.trim());
+	if (fits('number', value) && schema.multipleOf) {
+		const steps = (value - (schema.minimum ?? 0)) / schema.multipleOf;
+		if (Math.abs(steps - Math.round(steps)) > 1e-9) found.push(`${path}must be in steps of ${schema.multipleOf} ${unit} from ${schema.minimum ?? 0}`);
+	}
+	if (fits('array', value) && schema.items) value.forEach((item, i) => found.push(...check(schema.items, item, unit, `${path}item ${i + 1} `)));
+	const branches = schema.anyOf ?? [];
+	if (branches.length && branches.every((branch) => check(branch, value).length)) found.push(`${path}must be ${typeWords(branches.flatMap(typesOf))} within the limits`);
+	return found;
+}
+
+/** The limits as a person reads them before typing. */
+function limits(schema, unit) {
+	const { minimum, maximum, multipleOf, format } = schema;
+	const both = isGiven(minimum) && isGiven(maximum);
+	return [both && `${minimum} to ${maximum} ${unit}`,
+		...LIMITS.map(([keyword, , counts, , words]) => keyword in schema && !(both && /^m..imum/.test(keyword)) && `${words} ${schema[keyword]} ${counts || unit}`),
+		multipleOf && `in steps of ${multipleOf} ${unit}`, format && `such as ${own(FORMATS, format) ?? format}`].filter(Boolean).map((text) => text.trim()).join(', ');
+}
+
+// ---- rules
+
+const fail = () => { throw new Error('rule'); };
+const numeric = (v) => (Number.isFinite(v) ? v : fail());
+const truth = (v) => (typeof v === 'boolean' ? v : fail());
+/** Text in an order by code point, as the server has it: the halves of a surrogate pair come after all others. */
+const orderable = (v) => (typeof v === 'string' ? v.replace(/[\ud800-\udfff]/g, '\uffff$&') : numeric(v));
+const isIn = (a, b) => (typeof a === 'string' && typeof b === 'string' ? b.includes(a) : Array.isArray(b) ? b.some((item) => same(a, item)) : fail());
+const compare = (holds) => (a, b, v) => holds(a(v), b(v));
+const compute = (operate) => (a, b, v) => numeric(operate(numeric(a(v)), numeric(b(v))));
+const ordered = ([sign, holds]) => [sign, compare((a, b) => (typeof a === typeof b ? holds(orderable(a), orderable(b)) : fail()))];
+/** By binding strength. `and` and `or` do not look at the right side when the left one decides. */
+const OPERATORS = [
+	{ or: (a, b, v) => truth(a(v)) || truth(b(v)) },
+	{ and: (a, b, v) => truth(a(v)) && truth(b(v)) },
+	{ ...Object.fromEntries(entries(SIGNS).map(ordered)), '==': compare(same), '!=': compare((a, b) => !same(a, b)), in: compare(isIn), 'not in': compare((a, b) => !isIn(a, b)) },
+	{ '+': compute((a, b) => a + b), '-': compute((a, b) => a - b) },
+	{ '*': compute((a, b) => a * b), '/': compute((a, b) => a / b) },
+];
+const extreme = (choose) => (...given) => {
+	const numbers = given.length === 1 && Array.isArray(given[0]) ? given[0] : given;
+	return numbers.length ? choose(...numbers.map(numeric)) : fail();
+};
+const FUNCTIONS = {
+	abs: (v) => Math.abs(numeric(v)), min: extreme(Math.min), max: extreme(Math.max),
+	len: (v) => (typeof v === 'string' ? [...v].length : v && typeof v === 'object' ? Object.keys(v).length : fail()),
+};
+const CONSTANTS = { true: true, True: true, false: false, False: false, null: null, None: null };
+
+/** Compiles a rule (grammar: docs/reference/worker-protocol.md) to a function of the values. tests/rules.json holds for it. */
+export function compileRule(text, names) {
+	const pattern = /[ \t\r\n]+|(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|("[^"]*"|'[^']*')|(not[ \t\r\n]+in(?!\w)|<=|>=|==|!=|[-+*/<>()[\],])|([A-Za-z_]\w*)/y;
+	const tokens = [];
+	if ([...text].length > 500) fail();
+	while (pattern.lastIndex < text.length) {
+		const [, number, string, sign, name] = pattern.exec(text) ?? fail();
+		if (number) tokens.push({ value: numeric(Number(number)) });
+		else if (string) tokens.push({ value: string.slice(1, -1) });
+		else if (sign || /^(and|or|not|in)$/.test(name)) tokens.push({ sign: (sign ?? name).replace(/\s+/, ' ') });
+		else if (name) tokens.push(Object.hasOwn(CONSTANTS, name) ? { value: CONSTANTS[name] } : { name });
+	}
+	let [next, levels] = [0, 0];
+	const take = (sign) => tokens[next]?.sign === sign && Boolean(++next);
+	/** Expressions up to a closing bracket. */
+	const inside = (close) => {
+		const parsed = [];
+		if (++levels > 32) fail();
+		if (!take(close)) {
+			do parsed.push(parse(0)); while (take(','));
+			if (!take(close)) fail();
+		}
+		levels--;
+		return parsed;
+	};
+	function atom() {
+		const { value, name, sign } = tokens[next++] ?? fail();
+		if (name && take('(')) {
+			const [apply, given] = [own(FUNCTIONS, name) ?? fail(), inside(')')];
+			if (!given.length || (given.length > 1 && apply.length)) fail();
+			return (v) => apply(...given.map((item) => item(v)));
+		}
+		if (name) return names.includes(name) ? (v) => own(v, name) ?? null : fail();
+		if (!sign) return () => value;
+		const items = inside({ '(': ')', '[': ']' }[sign] ?? fail());
+		if (sign === '[') return (v) => items.map((item) => item(v));
+		return items.length === 1 ? items[0] : fail();
+	}
+	function parse(level, bare) {
+		if (level === 5) {
+			const [negative, inner] = [take('-'), atom()];
+			return negative ? (v) => -numeric(inner(v)) : inner;
+		}
+		if (level === 2 && !bare && take('not')) {
+			const inner = parse(2, true);
+			return (v) => !truth(inner(v));
+		}
+		let left = parse(level + 1);
+		for (let sign; (sign = Object.keys(OPERATORS[level]).find(take)); ) {
+			const [a, b, apply] = [left, parse(level + 1), OPERATORS[level][sign]];
+			left = (v) => apply(a, b, v);
+			if (level === 2) break; // a < b < c is no rule
+		}
+		return left;
+	}
+	const rule = parse(0);
+	return next === tokens.length ? rule : fail();
+}
+
+// ---- fields
+
+/**
+ * Reads "120" or "0.2 mL". Another unit is sent as it was typed: the server has the table of units, and no guess may move a robot.
+ * Then there is no `value` for limits and rules here.
+ */
+export function readNumber(text, unit) {
+	const [, number, rest] = /^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$/.exec(text) ?? [];
+	if (!number) return { problem: 'must be a number' };
+	if (rest.startsWith(',')) return { problem: 'must have a decimal point, not a comma' };
+	const value = Number(number);
+	if (Math.abs(value) > Number.MAX_SAFE_INTEGER) return { problem: 'is too large for this page' };
+	if (!rest || rest === unit || rest === symbol(unit)) return { sent: value, value };
+	return symbol(unit) ? { sent: text.trim(), note: `The server converts this to ${symbol(unit)}; press Check to see it.` } : { problem: 'must be a number without a unit' };
+}
+
+/** A value that a schema takes, for hints and samples. */
+function example(schema) {
+	const { type, minItems, items = {}, properties = {}, format, minimum = 1, anyOf } = schema;
+	const usual = schema.default ?? schema.enum?.[0];
+	if (usual !== undefined || anyOf) return usual ?? example(anyOf[0]);
+	if (type === 'array') return Array(Math.min(minItems || 1, 9)).fill(example(items));
+	if (type === 'object') return Object.fromEntries(entries(properties).map(([key, member]) => [key, example(member)]));
+	return { string: own(FORMATS, format) ?? 'text', boolean: true }[[type].flat()[0]] ?? minimum;
+}
+
+const wellsOf = (text) => text.toUpperCase().split(/[\s,;]+/).filter(Boolean);
+/** A 96-well plate to click. It writes into the text field, which is the way for the keyboard, so it is hidden from readers. */
+function plate(input, many, allowed, changed) {
+	const cells = ['', ...'ABCDEFGH'].flatMap((row) => Array.from({ length: 13 }, (_, column) => {
+		const name = row + (column || '');
+		const well = row && column;
+		return set(h(well ? (allowed?.includes(name) ?? true) ? 'b' : 'b.off' : 'i', !well && name), { title: name });
+	}));
+	const press = ({ target: { title } }) => {
+		// The head of a row or column stands for all its wells.
+		const hit = cells.map((one) => one.matches('b:not(.off)') && one.title).filter((well) => well && (well === title || (many && title && (well[0] === title || well.slice(1) === title))));
+		if (!hit.length) return;
+		const now = new Set(many ? wellsOf(input.value) : []);
+		const act = hit.every((well) => now.has(well)) ? 'delete' : 'add';
+		for (const well of hit) now[act](well);
+		input.value = [...now].join(', ');
+		changed();
+	};
+	const draw = () => cells.forEach((one) => one.classList.toggle('on', wellsOf(input.value).includes(one.title)));
+	return [h('div.plate', set(h('div.wells', cells), { 'aria-hidden': 'true', onclick: press })), draw];
+}
+
+let fieldCount = 0;
+/** What a form asks for one parameter: control, reading, messages. */
+function makeField(spec, changed) {
+	const { schema, type, required, widget } = { ...spec, schema: fits('object', spec.schema) ? spec.schema : {} };
+	const usual = spec.default ?? null;
+	const [unit, id] = [symbol(spec.unit), `field-${++fieldCount}`];
+	const nullable = Object.keys(schema).length > 0 && !check(schema, null).length;
+	const choices = schema.enum?.filter((one) => one !== null) ?? (type === 'boolean' && nullable ? [true, false] : null);
+	const wells = widget === 'plate96' && /string|array/.test(type);
+	const numbers = /integer|number/.test(type);
+	let [touched, draw, grid] = [false, null, null];
+	const edit = () => {
+		touched = true;
+		draw?.();
+		changed();
+	};
+	const given = (value) => ({ sent: value, value });
+	// Nothing typed: null where the schema takes it, else the default, which the server fills in.
+	const nothing = () => (nullable && (required || usual !== null) ? given(null) : required ? { problem: 'is required' } : { value: usual });
+
+	let [kind, attributes, hint] = ['input', {}, ''];
+	let read = () => (input.value || (usual !== null && !required && !nullable) ? given(input.value) : nothing());
+	let write = () => (input.value = usual ?? '');
+	if (choices && !wells) {
+		kind = 'select';
+		read = () => (input.value ? given(choices[input.value]) : nothing());
+		write = () => (input.value = choices.findIndex((one) => same(one, usual)));
+	} else if (type === 'boolean') {
+		attributes = { type: 'checkbox' };
+		read = () => given(input.checked);
+		write = () => (input.checked = usual === true);
+	} else if (numbers) {
+		// Not type=number: that changes under a mouse wheel, hides what it cannot read and takes no unit.
+		attributes = { inputmode: 'decimal' };
+		hint = nullable || usual === null ? '' : `default ${usual} ${unit}`;
+		read = () => (input.value.trim() ? readNumber(input.value, spec.unit) : nothing());
+	} else if (wells) {
+		hint = type === 'array' ? 'type wells, or click them, a row or a column' : 'type a well or click it';
+		read = () => {
+			const names = wellsOf(input.value);
+			const bad = names.find((name) => !/^[A-H](1[0-2]|[1-9])$/.test(name));
+			if (bad) return { problem: `has "${bad}", which is not a well; wells are A1 to H12` };
+			return type === 'array' ? given(names) : names.length > 1 ? { problem: 'must be one well' } : names.length ? given(names[0]) : nothing();
+		};
+		write = () => (input.value = [usual ?? []].flat().join(', '));
+	} else if (type === 'string') {
+		attributes = { type: spec.sensitive ? 'password' : 'text' };
+	} else {
+		kind = 'textarea';
+		hint = `JSON, such as ${JSON.stringify(example(schema))}`;
+		read = () => {
+			try {
+				return input.value.trim() ? given(JSON.parse(input.value)) : nothing();
+			} catch {
+				return { problem: 'is not JSON yet' };
+			}
+		};
+		write = () => (input.value = usual === null ? '' : json(usual));
+	}
+	const blank = nullable ? '– no value –' : 'choose …';
+	const option = (text, value) => set(h('option', text), { value });
+	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(blank, ''), choices.map((one, i) => option(`${short([one])} ${unit}`, i))]),
+		{ id, autocomplete: spec.sensitive ? 'new-password' : 'off', spellcheck: 'false', rows: 4, oninput: edit, 'aria-describedby': `${id}-hint ${id}-error`, ...attributes });
+	write();
+	if (wells) [grid, draw] = plate(input, type === 'array', choices ?? schema.items?.enum, edit);
+	draw?.();
+
+	const hints = [spec.help || schema.description, !choices && limits(schema, unit), schema.items && `each ${limits(schema.items, unit) || typeWords(typesOf(schema.items))}`, hint, nullable && kind !== 'select' && 'empty: no value'];
+	const [error, note] = [set(h('p.error'), { id: `${id}-error`, 'aria-live': 'polite' }), h('p.note')];
+	const show = (text) => {
+		tellOnce(error, text);
+		input.setAttribute('aria-invalid', Boolean(text));
+	};
+	const label = set(h('label', spec.title || spec.name, spec.title && h('code', ` ${spec.name}`), required && h('span.must', ' required')), { for: id });
+	return {
+		spec, input, show,
+		root: h('div.field', label, set(h('p.hint', hints.filter(Boolean).join(' · ')), { id: `${id}-hint` }), h(`div.line.${kind}`, input, kind === 'input' && h('span.unit', unit)), note, error, grid),
+		/** `{sent?, value?, problem?}`. A message shows once the field was touched, or `always`. */
+		read(always) {
+			const got = read();
+			if ('sent' in got && 'value' in got) got.problem = list(check(schema, got.value, unit), 'and');
+			show((touched || always) && got.problem ? got.problem : '');
+			fill(note, got.note);
+			return got;
+		},
+	};
+}
+
+// ---- actions
+
+let catalogue = null;
+
+async function loadActions() {
+	try {
+		catalogue = await call('GET', '/actions');
+		const specs = catalogue.actions;
+		fill($('action-list'), specs.map((spec) => actionCard(spec, specs.length < 3)));
+	} catch (problem) {
+		fill($('action-list'), explain(problem), button('Try again', loadActions));
+	}
+}
+
+const badge = (text) => text && h('span.badge', text);
+const actionCard = (spec, open) =>
+	folded('details.card.action', [h('h3', spec.title || spec.name), h('code.soft', spec.name), badge(spec.effects !== 'none' && spec.effects),
+		badge(spec.duration && `about ${spec.duration}`), badge(spec.role && `role ${spec.role}`)], () => actionForm(spec), open);
+
+function actionForm(spec) {
+	let pending = null; // the call that got no answer: `{text, key}`
+	const output = set(h('div'), { role: 'status' });
+	const code = codeTabs();
+	const fields = spec.parameters.map((parameter) => makeField(parameter, () => read()));
+	const rules = spec.rules.map(({ expr, message }) => {
+		let holds = null;
+		try {
+			holds = compileRule(expr, fields.map((field) => field.spec.name));
+		} catch { /* the server evaluates it */ }
+		return { holds, mark: h('span.pill', message), expr };
+	});
+
+	/** Reads fields and rules: `{body, first, broken}`, where `first` is the first field that is wrong. */
+	function read(always) {
+		// Without prototype: a parameter may be called __proto__.
+		const [body, values, shown] = [0, 0, 0].map(() => Object.create(null));
+		let [first, known, broken] = [null, true, false];
+		for (const field of fields) {
+			const [got, { name, required, sensitive, schema }] = [field.read(always), field.spec];
+			if (got.problem) first ??= field;
+			else if ('sent' in got) shown[name] = body[name] = got.sent;
+			if ('value' in got) values[name] = got.value;
+			else known = false;
+			if (required && !(name in body)) shown[name] = example(schema);
+			if (sensitive && name in shown) shown[name] = '***';
+		}
+		for (const { holds, mark } of rules) {
+			let state = 'wait';
+			if (holds && known && !first) {
+				try {
+					state = holds(values) === true ? 'ok' : 'no';
+				} catch {
+					state = 'no';
+				}
+			}
+			broken ||= state === 'no';
+			mark.className = `pill ${state}`;
+			mark.title = { ok: 'holds', no: 'does not hold', wait: 'not known yet' }[state];
+		}
+		code.show(samples(spec.name, shown));
+		return { body, first, broken };
+	}
+
+	/** Field errors go beside the fields; what belongs to none stays with the message. */
+	function refuse(problem) {
+		let first = null;
+		for (const { loc, msg } of problem.errors ?? []) {
+			const field = fields.find((one) => one.spec.name === loc?.[1]);
+			field?.show(String(msg).replace(/^parameter '[^']*': /, ''));
+			first ??= field?.input;
+			if (!field && msg !== problem.message) problem.more.push(msg);
+		}
+		fill(output, explain(problem));
+		return first;
+	}
+
+	/** Runs `work` with the parameters of a form that is right. */
+	const submit = (work) => async (event) => {
+		event.preventDefault();
+		const { body, first, broken } = read(true);
+		if (first || broken) {
+			first?.input.focus();
+			return fill(output, h('p.problem', first ? `Look at "${first.spec.title || first.spec.name}".` : 'A rule does not hold; see above.'));
+		}
+		for (const one of buttons) one.disabled = true;
+		const refused = await work(body).catch(refuse);
+		for (const one of buttons) one.disabled = false;
+		refused?.focus();
+	};
+	const ask = submit(async (body) => {
+		const { parameters } = await call('POST', `/check/${segment(spec.name)}`, { body });
+		fill(output, h('div.fine', 'Accepted; nothing was run. The device would get:', h('pre', json(parameters))));
+	});
+	const run = (simulate) => submit(async (body) => {
+		// A call without answer may have arrived. The same call again keeps its key, so that it cannot act twice.
+		const text = json([body, simulate]);
+		if (pending?.text !== text) pending = { text, key: crypto.getRandomValues(new Uint32Array(4)).join('-') };
+		const headers = { 'Idempotency-Key': pending.key, Prefer: 'respond-async', 'Interlock-Simulate': String(simulate) };
+		try {
+			const { id, run_id: ended } = await call('POST', `/execute/${segment(spec.name)}`, { body, headers, seconds: 60 });
+			pending = null;
+			fill(output, h('p.fine', 'Accepted as ', runLink(id ?? ended)));
+			location.hash = runAddress(id ?? ended);
+			loadRuns();
+			refresh();
+		} catch (problem) {
+			// A gateway's own answer has no code and says nothing about the server behind it.
+			if (problem.code) pending = null;
+			else problem.more?.push('It is not known whether the run has started. Press the same button again: the same values never act twice.');
+			throw problem;
+		}
+	});
+	const buttons = [h('button.primary', 'Run'), button('Simulate', run(true), { title: "Runs it with the device's simulator" }),
+		button('Check', ask, { title: 'Would the server accept these values? Nothing runs' })];
+	const role = spec.role ?? 'operator';
+	const form = set(h('form', spec.doc && h('p.doc', spec.doc), fields.map((field) => field.root),
+		rules.length > 0 && [h('h4', 'Rules'), h('ul.rules', rules.map(({ mark, expr }) => h('li', mark, ' ', h('code.soft', expr))))],
+		h('div.buttons', buttons), !me?.roles.includes(role) && h('p.hint', `This needs the role ${role}.`), output,
+		h('details', h('summary.soft', 'The same as code'), code.root)), { novalidate: true, onsubmit: run(false) });
+	read();
+	return form;
+}
+
+// ---- code
+
+const shell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
+function python(value) {
+	if (Array.isArray(value)) return `[${value.map(python).join(', ')}]`;
+	if (fits('object', value)) return `{${entries(value).map(([key, member]) => `${json(key)}: ${python(member)}`).join(', ')}}`;
+	return value === null ? 'None' : value === true ? 'True' : value === false ? 'False' : json(value);
+}
+const curl = (verb, path, body) => [`curl -X ${verb} ${shell(location.origin + path)} -H "Authorization: Bearer $INTERLOCK_TOKEN"`,
+	path.startsWith('/execute') && '-H "Idempotency-Key: $(uuidgen)"', body && `-H 'Content-Type: application/json' -d ${shell(JSON.stringify(body))}`].filter(Boolean).join(' \\\n  ');
+
+/** Words of Python and of the client, which cannot be written as names. */
+const TAKEN = /^(_.*|name|title|status|stop|release|reload|actions|simulate|check|and|as|async|await|class|def|del|for|from|global|if|import|in|is|lambda|not|or|pass|raise|return|try|while|with|yield)$/;
+/** One action with these parameters, in three languages. */
+function samples(action, parameters) {
+	const given = entries(parameters);
+	const name = device?.name ?? catalogue?.device.name;
+	const python3 = [action, ...given.map(([key]) => key)].some((word) => TAKEN.test(word)) ? `[${json(action)}].submit(${python(parameters)})` : `.${action}(${given.map(([key, value]) => `${key}=${python(value)}`).join(', ')})`;
+	return { curl: curl('POST', `/execute/${action}`, parameters),
+		Python: `from interlock import Client\n\ndevice = Client(${json(location.origin)}).device(${json(name)})\nrun = device${python3}\nprint(run.result())`,
+		CLI: ['interlock run', shell(name), action, ...given.map(([key, value]) => shell(`${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`))].join(' ') };
+}
+
+let language = 'curl'; // as chosen last, on any tabs
+function codeTabs(shown) {
+	const [text, tabs] = [h('code'), h('div.tabs')];
+	function show(next = shown) {
+		shown = next;
+		const name = language in shown ? language : 'curl';
+		fill(text, shown[name]);
+		// Made once, so that the focus stays.
+		if (!tabs.firstChild) fill(tabs, Object.keys(shown).map((one) => button(one, () => show(shown, (language = one)))), copyButton(text));
+		for (const tab of tabs.children) if (!tab.matches('.copy')) tab.setAttribute('aria-pressed', tab.textContent === name);
+	}
+	if (shown) show();
+	return { root: h('div', tabs, set(h('pre', text), { tabindex: 0, 'aria-label': 'Code' })), show };
+}
+
+// ---- runs
+
+const simulated = (run) => run.simulated && h('span.badge.simulated', 'SIMULATED');
+let shownRuns = 10;
+async function loadRuns() {
+	try {
+		const page = await call('GET', `/runs?limit=${shownRuns}`);
+		const row = (run) => set(h('a', pill(run.state), h('span', run.action, ' ', simulated(run)), h('small', clock(run.created_at), ` ${run.executed_by} ${span(run.duration_seconds)}`)), { href: runAddress(run.id) });
+		fill($('run-list'), page.items.length ? page.items.map(row) : 'Nothing was run yet.');
+		$('runs-more').hidden = !page.has_more || shownRuns > 100;
+	} catch (problem) {
+		fill($('run-list'), explain(problem));
+	}
+}
+on('runs-again', 'click', loadRuns);
+on('runs-more', 'click', () => {
+	shownRuns += 50;
+	loadRuns();
+});
+
+/** Reads server-sent events (HTML standard, section 9.2): `feed(text)` returns the data of those that are complete. */
+export function eventReader() {
+	let [rest, data] = ['', []];
+	return (text) => {
+		const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
+		rest = lines.pop();
+		const events = [];
+		for (const line of lines) {
+			if (line.startsWith('data:')) data.push(line.slice(5).replace(/^ /, ''));
+			else if (!line && data.length) events.push(data.splice(0).join('\n'));
+		}
+		return events;
+	};
+}
+
+const isFinal = (state) => !['queued', 'running'].includes(state);
+const SILENCE_SECONDS = 45; // the server says something every 15
+
+/** Gives every event of a run to `take`, once and in order, until the run is over. Survives cuts. */
+async function follow(id, signal, take, tell) {
+	let [last, pause, watch] = [0, 1, 0];
+	while (!signal.aborted) {
+		try {
+			// EventSource cannot send the token.
+			const headers = { Accept: 'text/event-stream', ...(last && { 'Last-Event-ID': last }) };
+			const { body } = await request('GET', `/runs/${segment(id)}/events`, { headers, signal });
+			const [reader, feed] = [body.pipeThrough(new TextDecoderStream()).getReader(), eventReader()];
+			tell('');
+			for (let part; !(part = await reader.read()).done; ) {
+				clearTimeout(watch);
+				watch = setTimeout(() => reader.cancel(), SILENCE_SECONDS * 1000);
+				for (const event of feed(part.value).map((text) => JSON.parse(text))) {
+					if (event.seq <= last) continue;
+					last = event.seq;
+					pause = 1;
+					take(event);
+					if (event.kind === 'state' && isFinal(event.data.state)) return void reader.cancel();
+				}
+			}
+		} catch (problem) {
+			if (problem.status >= 400 && problem.status < 429) throw problem;
+			pause = Math.max(pause, problem.wait ?? 0);
+		} finally {
+			clearTimeout(watch);
+		}
+		if (signal.aborted) return;
+		tell('Connection lost; reconnecting …');
+		await sleep(pause);
+		pause = Math.min(pause * 2, 15);
+	}
+}
+
+let opened = null;
+function closeRun() {
+	opened?.abort();
+	opened = null;
+}
+
+async function openRun(id) {
+	if (opened?.run === id) return;
+	closeRun();
+	const control = (opened = Object.assign(new AbortController(), { run: id }));
+	const [state, facts, bar, step, notice, failure, result] = Array.from({ length: 7 }, () => h('div'));
+	const title = set(h('h2', 'Run'), { id: 'run-title', tabindex: -1 });
+	const [log, metrics, files] = [set(h('ol.log'), { tabindex: 0, 'aria-label': 'Log' }), h('tbody'), h('ul')];
+	const part = (name, content) => set(h('div', h('h4', name), content), { hidden: true });
+	const cancel = button('Cancel this run', async () => {
+		fill(notice, 'Cancelling …');
+		await call('POST', `/runs/${segment(id)}/cancel`, { body: { reason: 'cancelled on the browser page' } }).catch((problem) => fill(failure, explain(problem)));
+	});
+	fill($('run'), h('div.head', title, state, cancel), facts, bar, step, notice, failure, result, part('Metrics', h('table', h('thead', h('tr', h('th', 'Name'), h('th', 'Last value'))), metrics)),
+		part('Files', files), part('Log', log));
+	const reveal = (element) => ($('run').hidden = element.closest('#run > div').hidden = false);
+	reveal(title);
+	title.focus();
+
+	let run = null;
+	const show = (name) => {
+		fill(state, pill(name));
+		cancel.hidden = isFinal(name);
+		if (isFinal(name)) fill(notice);
+	};
+	const [elapsed, seconds] = [h('span'), () => run.duration_seconds ?? (Date.now() + skew - Date.parse(run.started_at)) / 1000];
+	const ticking = setInterval(() => run && fill(elapsed, span(seconds())), 1000);
+	const progress = ({ current, total, message }) => {
+		// The element is kept while its kind stays, so that it does not flicker.
+		const meter = bar.firstChild?.max === total ? bar.firstChild : set(h('progress'), { 'aria-label': 'Progress', max: total });
+		if (total) meter.value = Math.min(current, total);
+		if (!meter.isConnected) fill(bar, meter);
+		fill(step, total ? `${Math.round((current / total) * 100)} %, ${current} of ${total}` : current, message && `: ${message}`);
+	};
+	const series = new Map();
+	const metric = ({ name, value, unit, labels }) => {
+		const key = `${name} ${entries(labels).map((pair) => pair.join('=')).join(' ')}`;
+		if (!series.has(key)) {
+			if (series.size > 200) return;
+			series.set(key, h('td'));
+			metrics.append(h('tr', h('td', key), series.get(key)));
+			reveal(metrics);
+		}
+		fill(series.get(key), `${value} ${symbol(unit)}`);
+	};
+	let pinned = true;
+	log.addEventListener('scroll', () => (pinned = log.scrollHeight - log.scrollTop - log.clientHeight < 40));
+	const line = (at, level, message) => {
+		log.append(h(`li.${/^(warning|error)$/.test(level) ? level : 'plain'}`, clock(at), level === 'info' ? ' ' : ` ${level}: `, String(message).slice(0, 10_000)));
+		if (log.children.length > 1000) log.firstChild.remove();
+		reveal(log);
+		// Once a frame: measuring for every line is slow.
+		if (pinned) requestAnimationFrame(() => (log.scrollTop = log.scrollHeight));
+	};
+	const kinds = {
+		progress, metric,
+		state: (data, at) => {
+			if (data.state === 'running') run.started_at ??= at;
+			show(data.state);
+		},
+		artifact: (file) => {
+			files.append(fileRow(id, file));
+			reveal(files);
+		},
+		log: (data, at) => line(at, data.level, data.message),
+		rung: (data, at) => line(at, 'stopping', `${data.rung} ${data.outcome} ${span(data.duration_ms / 1000)}`),
+	};
+	const load = async () => {
+		run = await call('GET', `/runs/${segment(id)}`, { signal: control.signal });
+		fill(title, catalogue?.actions.find((one) => one.name === run.action)?.title || run.action, ' ', simulated(run));
+		fill(elapsed, span(seconds()));
+		fill(facts, h('p.hint', `${id} · by ${run.executed_by} · `, clock(run.started_at ?? run.created_at), ' · ', elapsed), folded('details', 'Parameters', () => h('pre', json(run.parameters))));
+		show(run.state);
+		if (run.error) fill(failure, explain({ ...run.error, request: run.request_id }));
+		if (run.state === 'succeeded') {
+			const text = h('code', json(run.result).slice(0, 200_000));
+			fill(result, h('div.head', h('h4', 'Result'), copyButton(text)), set(h('pre', text), { tabindex: 0, 'aria-label': 'Result' }));
+		}
+	};
+	try {
+		await load();
+		const live = !isFinal(run.state);
+		await follow(id, control.signal, ({ kind, data, at }) => own(kinds, kind)?.(data, at), (text) => fill(notice, text));
+		if (live && !control.signal.aborted) {
+			await load();
+			say(`${run.action} ${run.state}`);
+			refresh();
+			loadRuns();
+		}
+	} catch (problem) {
+		if (!control.signal.aborted) fill(failure, explain(problem));
+	}
+	clearInterval(ticking);
+}
+
+/** A file of a run. It is not to be trusted: it is saved under its name, never opened here. */
+function fileRow(run, { name, media_type: type, bytes }) {
+	const row = h('li');
+	const save = async () => {
+		try {
+			const response = await request('GET', `/runs/${segment(run)}/artifacts/${segment(name)}`, { seconds: 60 });
+			const href = URL.createObjectURL(new Blob([await response.arrayBuffer()], { type: 'application/octet-stream' }));
+			set(h('a'), { href, download: name }).click();
+			setTimeout(() => URL.revokeObjectURL(href), 60_000);
+		} catch (problem) {
+			row.append(explain(problem));
+		}
+	};
+	return fill(row, button(`Save ${name}`, save), h('small', ` ${type}, ${bytes} bytes`));
+}
+
+// ---- reference
+
+async function loadReference() {
+	if ($('operations').firstChild) return;
+	try {
+		const api = await call('GET', '/openapi.json');
+		const groups = new Map();
+		for (const [path, item] of entries(api.paths)) {
+			for (const [verb, operation] of entries(item)) {
+				const tag = operation.tags?.[0] ?? 'Other';
+				if (!groups.has(tag)) groups.set(tag, h('section.card', h('h3', tag)));
+				groups.get(tag).append(folded('details.operation', [h('code.verb', verb.toUpperCase()), h('code', path), h('span.soft', operation.summary)], () => operationBody(api, verb.toUpperCase(), path, operation)));
+			}
+		}
+		fill($('operations'), [...groups.values()]);
+	} catch (problem) {
+		fill($('operations'), explain(problem));
+	}
+}
+
+on('find-operation', 'input', ({ target }) => {
+	const words = target.value.toLowerCase().split(/\s+/);
+	for (const one of document.querySelectorAll('.operation')) one.hidden = !words.every((word) => one.firstChild.textContent.toLowerCase().includes(word));
+});
+
+function operationBody(api, verb, path, { description, parameters = [], requestBody, responses, 'x-interlock-access': access }) {
+	const body = requestBody?.content?.['application/json']?.schema;
+	const action = /^\/execute\/(\w+)$/.exec(path)?.[1];
+	const sample = body && example(resolve(api, body));
+	return h('div', description && h('p.doc', description), h('p', 'Who may call it: ', badge(access)),
+		parameters.length > 0 && h('h4', 'Parameters'),
+		h('ul.tree', parameters.map((one) => h('li', tree(api, { description: one.description, ...one.schema }, `${one.name} (${one.in}${one.required ? ', required' : ''})`)))),
+		body && [h('h4', 'Body'), tree(api, body, '', true)],
+		h('h4', 'Answers'), h('ul.tree', entries(responses).map(([status, answer]) => h('li', tree(api, Object.values(answer.content ?? {})[0]?.schema, `${status} ${answer.description}`)))),
+		h('h4', 'Code'), codeTabs(action ? samples(action, sample) : { curl: curl(verb, path, sample) }).root);
+}
+
+const resolve = (api, schema = {}) => own(api.components.schemas, schema.$ref?.split('/').pop()) ?? schema;
+
+function schemaWords(api, schema) {
+	const { anyOf, enum: choices, items, default: usual, description, 'x-unit': unit, ...inner } = resolve(api, schema);
+	const type = anyOf ? anyOf.map((one) => schemaWords(api, one)).join(' or ') : items ? `list of ${schemaWords(api, items)}` : choices ? short(choices) : schema.$ref?.split('/').pop() ?? list(typesOf(inner));
+	return [type, limits(inner, symbol(unit)), isGiven(usual) && `default ${JSON.stringify(usual)}`, description].filter(Boolean).join(', ');
+}
+
+/** A schema as a tree. Members are made when it is opened, so that a schema may contain itself. */
+function tree(api, schema, name, open) {
+	const inner = resolve(api, schema);
+	const { properties, required, 'x-rules': rules = [] } = resolve(api, inner.items ?? inner);
+	const head = [name && h('code', name), ' ', schema && h('span.soft', schemaWords(api, schema))];
+	return properties ? folded('details', head, () => h('ul.tree', entries(properties).map(([key, member]) => h('li', tree(api, member, required?.includes(key) ? key : `${key}?`))),
+		rules.map((rule) => h('li', 'Rule: ', rule.message))), open) : h('div', head);
+}
+
+// ---- pages
+
+/** `#control`, `#reference` and `#run/ID`: every run has an address of its own. */
+function route() {
+	if (!token || location.hash === '#main') return; // #main is the skip link
+	const [page, id] = location.hash.slice(1).split('/');
+	for (const name of ['reference', 'control']) {
+		const open = (page === 'reference') === (name === 'reference');
+		$(name).hidden = !open;
+		$(`to-${name}`).toggleAttribute('aria-current', open);
+	}
+	if (page === 'reference') loadReference();
+	else if (page === 'run' && /^[\w-]+$/.test(id)) openRun(id);
+	else {
+		closeRun();
+		$('run').hidden = true;
+	}
+}
+addEventListener('hashchange', route);

@@ -91,8 +91,12 @@ pub async fn pages_are_newest_first_with_totals(store: Arc<dyn Store>) {
     let numbers = |state: Option<RunState>, action: Option<&str>, limit, offset| {
         let (store, action) = (Arc::clone(&store), action.map(str::to_owned));
         async move {
-            let paged = store.runs(&RunFilter { state, action }, Page { limit, offset }).await.expect("readable");
-            (paged.items.iter().map(|run| run.created_at.micros() - NOW.micros()).collect::<Vec<_>>(), paged.total)
+            let paged =
+                store.runs(&RunFilter { state, action }, Page { limit, offset }).await.expect("readable");
+            (
+                paged.items.iter().map(|run| run.created_at.micros() - NOW.micros()).collect::<Vec<_>>(),
+                paged.total,
+            )
         }
     };
 
@@ -141,8 +145,12 @@ fn log(seq: u64, message: &str) -> StoredEvent {
 pub async fn events_keep_their_order(store: Arc<dyn Store>) {
     let labels = BTreeMap::from([("well".to_owned(), "A1 \u{0} ü".to_owned())]);
     let metric = EventKind::Metric { name: "od600".to_owned(), value: 0.1, unit: None, labels };
-    let events =
-        vec![log(12, "third"), log(2, "first"), StoredEvent { seq: 11, at: NOW, kind: metric }, log(13, "\0 fourth")];
+    let events = vec![
+        log(12, "third"),
+        log(2, "first"),
+        StoredEvent { seq: 11, at: NOW, kind: metric },
+        log(13, "\0 fourth"),
+    ];
     let sorted = vec![events[1].clone(), events[2].clone(), events[0].clone(), events[3].clone()];
     insert(&*store, vec![run_row(1), run_row(2)]).await;
 
@@ -168,9 +176,10 @@ pub async fn an_event_is_never_replaced(store: Arc<dyn Store>) {
     put(&*store, |tx| async move { tx.insert_run_events(run_id(1), &[log(1, "first")]).await }.boxed()).await;
 
     for (run, seq) in [(1, 1), (9, 1), (1, 0)] {
-        let outcome: Result<(), Error> =
-            transact(&*store, move |tx| async move { tx.insert_run_events(run_id(run), &[log(seq, "x")]).await }.boxed())
-                .await;
+        let outcome: Result<(), Error> = transact(&*store, move |tx| {
+            async move { tx.insert_run_events(run_id(run), &[log(seq, "x")]).await }.boxed()
+        })
+        .await;
         assert!(matches!(outcome, Err(Error::Database(_))), "run {run}, event {seq}: {outcome:?}");
     }
     assert_eq!(store.run_events(run_id(1), 0, 10).await.expect("readable"), [log(1, "first")]);
@@ -201,7 +210,16 @@ pub async fn texts_and_json_survive(store: Arc<dyn Store>) {
     let odd = "'; DROP TABLE runs; -- \" \\ % _ \u{301}é 日本語 😀 \r\n\t\u{1b} \u{fffd} $1 ?1";
     let mebibyte = "ü\"\\\u{0}".repeat(1 << 18);
     let numbers = json!([
-        0.1, -0.0, 1e308, 5e-324, 1.797_693_134_862_315_7e308, i64::MIN, u64::MAX, 2.0, 1e16, 123_456_789.123_456_78
+        0.1,
+        -0.0,
+        1e308,
+        5e-324,
+        1.797_693_134_862_315_7e308,
+        i64::MIN,
+        u64::MAX,
+        2.0,
+        1e16,
+        123_456_789.123_456_78
     ]);
     let row = RunRow {
         device: odd.to_owned(),
@@ -227,7 +245,8 @@ pub async fn texts_and_json_survive(store: Arc<dyn Store>) {
 /// U+0000 outside JSON: one database could store it and the other could not, so none does.
 pub async fn a_text_with_nul_is_refused_and_never_found(store: Arc<dyn Store>) {
     let row = RunRow { device: "a\0b".to_owned(), ..run_row(1) };
-    let outcome: Result<(), Error> = transact(&*store, move |tx| async move { tx.insert_run(&row).await }.boxed()).await;
+    let outcome: Result<(), Error> =
+        transact(&*store, move |tx| async move { tx.insert_run(&row).await }.boxed()).await;
     assert!(matches!(outcome, Err(Error::Unwritable(_))), "{outcome:?}");
 
     let key = KeyRow {
@@ -238,7 +257,8 @@ pub async fn a_text_with_nul_is_refused_and_never_found(store: Arc<dyn Store>) {
         created_at: NOW,
         expires_at: NOW,
     };
-    let outcome: Result<KeyRow, Error> = transact(&*store, move |tx| async move { tx.claim_key(&key).await }.boxed()).await;
+    let outcome: Result<KeyRow, Error> =
+        transact(&*store, move |tx| async move { tx.claim_key(&key).await }.boxed()).await;
     assert!(matches!(outcome, Err(Error::Unwritable(_))), "{outcome:?}");
 
     assert_eq!(store.user("\0").await.expect("readable"), None);

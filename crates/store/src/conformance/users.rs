@@ -104,7 +104,8 @@ pub async fn the_change_mark_moves_with_users_and_revocations_only(store: Arc<dy
     let mut marks = vec![store.change_mark().await.expect("readable")];
     insert(&*store, user("ana")).await;
     marks.push(store.change_mark().await.expect("readable"));
-    put(&*store, |tx| async move { tx.update_user(&UserRow { version: 2, ..user("ana") }).await }.boxed()).await;
+    put(&*store, |tx| async move { tx.update_user(&UserRow { version: 2, ..user("ana") }).await }.boxed())
+        .await;
     marks.push(store.change_mark().await.expect("readable"));
     revoke(&*store, "t1", 10, "manual").await;
     marks.push(store.change_mark().await.expect("readable"));
@@ -127,7 +128,8 @@ pub async fn the_change_mark_moves_with_users_and_revocations_only(store: Arc<dy
 }
 
 async fn revoke(store: &dyn Store, jti: &str, micros: i64, reason: &str) {
-    let row = Revocation { jti: jti.to_owned(), expires_at: after(micros), reason: reason.to_owned(), at: NOW };
+    let row =
+        Revocation { jti: jti.to_owned(), expires_at: after(micros), reason: reason.to_owned(), at: NOW };
     put(store, move |tx| async move { tx.insert_revocation(&row).await }.boxed()).await;
 }
 

@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 
 use super::audit::verified;
 use super::{ALL, NOW, at_once, draft, put, run_id, run_row};
-use crate::{AuditFilter, Error, KeyRow, Revocation, RunFilter, Store, StoredEvent, UserRow, Verdict, transact};
+use crate::{
+    AuditFilter, Error, KeyRow, Revocation, RunFilter, Store, StoredEvent, UserRow, Verdict, transact,
+};
 
 /// Nothing of it is left, in no table, whether the closure said so, failed or carried an error out.
 pub async fn a_rolled_back_write_leaves_no_trace(store: Arc<dyn Store>) {
@@ -62,7 +64,8 @@ async fn everything(tx: &mut dyn crate::Tx) -> Result<(), Error> {
         created_at: NOW,
         expires_at: NOW,
     };
-    let revocation = Revocation { jti: "t".to_owned(), expires_at: NOW, reason: "manual".to_owned(), at: NOW };
+    let revocation =
+        Revocation { jti: "t".to_owned(), expires_at: NOW, reason: "manual".to_owned(), at: NOW };
     assert!(tx.insert_user(&user).await?);
     tx.insert_run(&run_row(1)).await?;
     let kind = interlock_model::device::EventKind::State { state: interlock_model::run::RunState::Running };
@@ -212,7 +215,8 @@ pub async fn a_closed_store_says_so(store: Arc<dyn Store>) {
     store.close().await;
     store.close().await;
 
-    let write: Result<(), Error> = transact(&*store, |tx| async move { tx.insert_run(&run_row(99)).await }.boxed()).await;
+    let write: Result<(), Error> =
+        transact(&*store, |tx| async move { tx.insert_run(&run_row(99)).await }.boxed()).await;
     assert!(matches!(write, Err(Error::Closed)), "{write:?}");
     assert!(matches!(store.run(run_id(1)).await, Err(Error::Closed)));
     assert!(matches!(store.ping().await, Err(Error::Closed)));

@@ -16,10 +16,15 @@ pub(super) async fn migrate(client: &mut Object) -> Result<(), Error> {
         .batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
         .await
         .map_err(error)?;
-    let encoding: String =
-        transaction.query_one("SHOW server_encoding", &[]).await.and_then(|row| row.try_get(0)).map_err(error)?;
+    let encoding: String = transaction
+        .query_one("SHOW server_encoding", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(error)?;
     if encoding != "UTF8" {
-        return Err(broken(&format!("the database has the encoding {encoding}; make one with ENCODING 'UTF8'")));
+        return Err(broken(&format!(
+            "the database has the encoding {encoding}; make one with ENCODING 'UTF8'"
+        )));
     }
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(error)?;
     let applied = applied(&transaction).await?;
@@ -52,7 +57,10 @@ async fn applied(transaction: &Transaction<'_>) -> Result<Vec<Applied>, Error> {
             .map_err(error)?;
         return Ok(Vec::new());
     }
-    let rows = transaction.query("SELECT number, sha256 FROM migrations ORDER BY number", &[]).await.map_err(error)?;
+    let rows = transaction
+        .query("SELECT number, sha256 FROM migrations ORDER BY number", &[])
+        .await
+        .map_err(error)?;
     rows.iter()
         .map(|row| Ok(Applied { number: row.try_get(0)?, sha256: row.try_get(1)? }))
         .collect::<Result<_, _>>()

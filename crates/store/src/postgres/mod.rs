@@ -23,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use self::error::{broken, error, pool_error};
 use self::tx::PgTx;
 use crate::{
-    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Verdict, Work,
+    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow,
+    Verdict, Work,
 };
 
 /// Connections for writes. More would only wait for the audit head.
@@ -41,7 +42,10 @@ pub struct Postgres {
 
 impl std::fmt::Debug for Postgres {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Postgres").field("writers", &self.writers.status()).field("readers", &self.readers.status()).finish_non_exhaustive()
+        f.debug_struct("Postgres")
+            .field("writers", &self.writers.status())
+            .field("readers", &self.readers.status())
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,14 +9,11 @@ use tokio_postgres::{IsolationLevel, Row};
 use super::error::error;
 use crate::codec::{self, has_nul};
 use crate::filter::{Conditions, Parameter};
-use crate::{
-    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
-};
+use crate::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow};
 
 type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
 
-const USER: &str =
-    "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
+const USER: &str = "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
 const RUN: &str = "SELECT id, device, action, state, simulated, parameters, result, error, actor, request_id, created_at, \
                    started_at, finished_at, duration_ms FROM runs";
 const AUDIT: &str =
@@ -37,7 +34,11 @@ pub(super) async fn run(client: &impl GenericClient, id: RunId) -> Result<Option
     first(client, &format!("{RUN} WHERE id = $1"), &[&id.to_string()], run_row).await
 }
 
-pub(super) async fn runs(client: &mut Object, filter: &RunFilter, page: Page) -> Result<Paged<RunRow>, Error> {
+pub(super) async fn runs(
+    client: &mut Object,
+    filter: &RunFilter,
+    page: Page,
+) -> Result<Paged<RunRow>, Error> {
     let conditions = Conditions::runs('$', filter);
     let counted = format!("SELECT count(*) FROM runs{}", conditions.clause());
     part(client, conditions, &counted, RUN, "created_at DESC, id DESC", page, run_row).await
@@ -87,7 +88,10 @@ pub(super) async fn key(
     .await
 }
 
-pub(super) async fn revocations(client: &impl GenericClient, now: Timestamp) -> Result<Vec<Revocation>, Error> {
+pub(super) async fn revocations(
+    client: &impl GenericClient,
+    now: Timestamp,
+) -> Result<Vec<Revocation>, Error> {
     all(
         client,
         "SELECT jti, expires_at, reason, at FROM revocations WHERE expires_at >= $1 ORDER BY jti",
@@ -104,7 +108,11 @@ pub(super) async fn revocations(client: &impl GenericClient, now: Timestamp) -> 
     .await
 }
 
-pub(super) async fn audit(client: &mut Object, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {
+pub(super) async fn audit(
+    client: &mut Object,
+    filter: &AuditFilter,
+    page: Page,
+) -> Result<Paged<AuditEntry>, Error> {
     let conditions = Conditions::audit('$', filter);
     let counted = if conditions.values().is_empty() {
         // Numbers have no gaps, so the ends tell the count without a scan.
@@ -115,7 +123,11 @@ pub(super) async fn audit(client: &mut Object, filter: &AuditFilter, page: Page)
     part(client, conditions, &counted, AUDIT, "seq DESC", page, audit_row).await
 }
 
-pub(super) async fn audit_from(client: &impl GenericClient, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+pub(super) async fn audit_from(
+    client: &impl GenericClient,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<AuditEntry>, Error> {
     all(
         client,
         &format!("{AUDIT} WHERE seq > $1 ORDER BY seq LIMIT $2"),

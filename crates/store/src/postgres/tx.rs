@@ -72,8 +72,16 @@ impl<'c> PgTx<'c> {
     }
 
     /// Runs a statement that must touch one row.
-    async fn change_exactly_one(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
-        if self.change_one(statement, parameters).await? { Ok(()) } else { Err(broken("a statement changed no row")) }
+    async fn change_exactly_one(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), Error> {
+        if self.change_one(statement, parameters).await? {
+            Ok(())
+        } else {
+            Err(broken("a statement changed no row"))
+        }
     }
 
     async fn put_user(&mut self, statement: &str, user: &UserRow) -> Result<bool, Error> {
@@ -165,7 +173,11 @@ impl<'c> PgTx<'c> {
                 &[&id.to_string(), &numbers, &times, &texts],
             )
             .await?;
-        if usize::try_from(added) == Ok(events.len()) { Ok(()) } else { Err(broken("an event was not added")) }
+        if usize::try_from(added) == Ok(events.len()) {
+            Ok(())
+        } else {
+            Err(broken("an event was not added"))
+        }
     }
 
     async fn take_key(&self, row: &KeyRow) -> Result<KeyRow, Error> {
@@ -200,7 +212,11 @@ impl<'c> PgTx<'c> {
 
     async fn rebind(&self, actor: &str, key: &str, run: RunId) -> Result<bool, Error> {
         refuse_nul(&[actor, key])?;
-        self.change_one("UPDATE keys SET run = $3 WHERE actor = $1 AND key = $2", &[&actor, &key, &run.to_string()]).await
+        self.change_one(
+            "UPDATE keys SET run = $3 WHERE actor = $1 AND key = $2",
+            &[&actor, &key, &run.to_string()],
+        )
+        .await
     }
 
     async fn revoke(&self, revocation: &Revocation) -> Result<(), Error> {
@@ -218,9 +234,12 @@ impl<'c> PgTx<'c> {
         if let Some(head) = self.head {
             return Ok(head);
         }
-        reads::first(&self.transaction, "SELECT seq, hash FROM audit_head WHERE id = 1 FOR UPDATE", &[], |row| {
-            Ok((reads::get(row, 0)?, codec::hash(reads::get(row, 1)?)?))
-        })
+        reads::first(
+            &self.transaction,
+            "SELECT seq, hash FROM audit_head WHERE id = 1 FOR UPDATE",
+            &[],
+            |row| Ok((reads::get(row, 0)?, codec::hash(reads::get(row, 1)?)?)),
+        )
         .await?
         .ok_or_else(|| Error::Corrupt("the head of the audit chain is missing".to_owned()))
     }
@@ -255,7 +274,8 @@ impl<'c> PgTx<'c> {
 
     async fn forget(&self, now: Timestamp) -> Result<u64, Error> {
         let keys = self.change("DELETE FROM keys WHERE expires_at < $1", &[&now.micros()]).await?;
-        let revocations = self.change("DELETE FROM revocations WHERE expires_at < $1", &[&now.micros()]).await?;
+        let revocations =
+            self.change("DELETE FROM revocations WHERE expires_at < $1", &[&now.micros()]).await?;
         Ok(keys + revocations)
     }
 }

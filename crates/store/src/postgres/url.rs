@@ -55,7 +55,9 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
 fn protection(mode: Option<&str>, local: bool, roots: Roots) -> Result<Protection, Error> {
     match mode {
         Some("disable") if !local => {
-            tracing::warn!("sslmode=disable: the database password and all data cross the network in plain text");
+            tracing::warn!(
+                "sslmode=disable: the database password and all data cross the network in plain text"
+            );
             Ok(Protection::Plain)
         }
         Some("disable") => Ok(Protection::Plain),
@@ -143,8 +145,10 @@ mod tests {
 
     #[test]
     fn a_certificate_file_is_taken_out_and_the_rest_is_left() {
-        let (config, protection) =
-            parse("postgres://u:p@db.example/i?sslrootcert=/etc/my%20ca.pem&application_name=x&sslmode=verify-full").expect("good");
+        let (config, protection) = parse(
+            "postgres://u:p@db.example/i?sslrootcert=/etc/my%20ca.pem&application_name=x&sslmode=verify-full",
+        )
+        .expect("good");
 
         assert_eq!(protection, Protection::Tls(Roots::File(PathBuf::from("/etc/my ca.pem"))));
         assert_eq!(config.get_application_name(), Some("x"));
@@ -152,7 +156,11 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_refused_without_repeating_it() {
-        for url in ["mysql://u:hunter2@db/i", "postgres://u:hunter2@db/i?sslmode=maybe", "postgres://u:hunter2@db/i?nonsense=1"] {
+        for url in [
+            "mysql://u:hunter2@db/i",
+            "postgres://u:hunter2@db/i?sslmode=maybe",
+            "postgres://u:hunter2@db/i?nonsense=1",
+        ] {
             let error = parse(url).expect_err(url);
             let text = format!("{error} {error:?}");
             assert!(!text.contains("hunter2"), "{text}");

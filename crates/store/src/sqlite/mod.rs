@@ -4,12 +4,12 @@
 //! may work on the same file, for example the command line beside a running server: nothing that they can change is kept in
 //! memory between transactions. The file must be on a local disk; WAL does not work over a network file system.
 //!
-//! Start with [`writer`](self) for the transaction, `tx` for the statements, `reads` for the queries.
+//! Start with `writer` for the transaction, `tx` for the statements, `reads` for the queries.
 
 mod error;
 mod open;
-mod reads;
 mod readers;
+mod reads;
 mod tx;
 mod writer;
 

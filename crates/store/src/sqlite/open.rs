@@ -20,9 +20,8 @@ const STATEMENTS: usize = 128;
 pub(super) fn writable(path: &Path) -> Result<Connection, Error> {
     make_private(path)?;
     let mut connection = connect(path)?;
-    let mode: String = connection
-        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-        .map_err(error)?;
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(error)?;
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(Error::Unwritable(format!(
             "{} cannot use a write-ahead log (journal mode {mode}); put it on a local disk",
@@ -35,7 +34,7 @@ pub(super) fn writable(path: &Path) -> Result<Connection, Error> {
         ("temp_store", "MEMORY"), // savepoints keep what they may have to undo; a file for that costs half the speed
         ("wal_autocheckpoint", "4000"), // pages: a burst copies each page of the file once, not once per commit
         ("journal_size_limit", "67108864"), // bytes: give the space of a burst back
-        ("cache_size", "-8192"), // KiB
+        ("cache_size", "-8192"),        // KiB
     ] {
         connection.pragma_update(None, name, value).map_err(error)?;
     }
@@ -56,6 +55,10 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     // No URI file names: a path is a path. One thread per connection, so SQLite's own mutexes are off.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(error)?;
+    if connection.is_readonly("main").map_err(error)? {
+        // SQLite falls back to reading where it may not write, and would tell only at the first write.
+        return Err(Error::Unwritable(format!("{} or its file system is read-only", path.display())));
+    }
     connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
@@ -63,7 +66,8 @@ fn connect(path: &Path) -> Result<Connection, Error> {
 
 /// Makes the file with mode 0600 before SQLite sees it; its `-wal` and `-shm` files take the same mode.
 fn make_private(path: &Path) -> Result<(), Error> {
-    let words = |what: &str, error: &io::Error| Error::Unwritable(format!("{what} {}: {error}", path.display()));
+    let words =
+        |what: &str, error: &io::Error| Error::Unwritable(format!("{what} {}: {error}", path.display()));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]
@@ -72,8 +76,11 @@ fn make_private(path: &Path) -> Result<(), Error> {
         Ok(file) => {
             file.sync_all().map_err(|error| words("cannot write", &error))?;
             // The name itself must survive a power loss too.
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| words("cannot write", &error))
+            let folder =
+                path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|error| words("cannot write", &error))
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             tighten(path);
@@ -117,8 +124,9 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     let applied = if let Some(applied) = applied(&transaction)? {
         applied
     } else {
-        let strangers: i64 =
-            transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(error)?;
+        let strangers: i64 = transaction
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(error)?;
         if strangers > 0 {
             return Err(Error::Corrupt("the file is a database of another program".to_owned()));
         }
@@ -150,7 +158,8 @@ fn applied(connection: &Connection) -> Result<Option<Vec<Applied>>, Error> {
     if exists.is_none() {
         return Ok(None);
     }
-    let mut statement = connection.prepare("SELECT number, sha256 FROM migrations ORDER BY number").map_err(error)?;
+    let mut statement =
+        connection.prepare("SELECT number, sha256 FROM migrations ORDER BY number").map_err(error)?;
     let rows = statement
         .query_map([], |row| Ok(Applied { number: row.get(0)?, sha256: row.get(1)? }))
         .map_err(error)?;
@@ -166,7 +175,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let connection = writable(&folder.path().join("flushed.db")).expect("a new database");
         let setting = |name: &str| {
-            connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0)).expect("a setting")
+            connection
+                .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+                .expect("a setting")
         };
 
         assert_eq!(setting("journal_mode"), rusqlite::types::Value::Text("wal".to_owned()));

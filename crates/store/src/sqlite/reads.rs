@@ -7,12 +7,9 @@ use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 use super::error::error;
 use crate::codec::{self, has_nul};
 use crate::filter::{Conditions, Parameter};
-use crate::{
-    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
-};
+use crate::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow};
 
-const USER: &str =
-    "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
+const USER: &str = "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
 const RUN: &str = "SELECT id, device, action, state, simulated, parameters, result, error, actor, request_id, created_at, \
                    started_at, finished_at, duration_ms FROM runs";
 const AUDIT: &str =
@@ -33,7 +30,11 @@ pub(super) fn run(connection: &Connection, id: RunId) -> Result<Option<RunRow>, 
     first(connection, &format!("{RUN} WHERE id = ?1"), [id.to_string()], run_row)
 }
 
-pub(super) fn runs(connection: &mut Connection, filter: &RunFilter, page: Page) -> Result<Paged<RunRow>, Error> {
+pub(super) fn runs(
+    connection: &mut Connection,
+    filter: &RunFilter,
+    page: Page,
+) -> Result<Paged<RunRow>, Error> {
     let mut conditions = Conditions::runs('?', filter);
     if conditions.is_impossible() {
         return Ok(Paged { items: Vec::new(), total: 0 });
@@ -47,7 +48,12 @@ pub(super) fn runs(connection: &mut Connection, filter: &RunFilter, page: Page) 
 }
 
 pub(super) fn open_runs(connection: &Connection) -> Result<Vec<RunRow>, Error> {
-    all(connection, &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY created_at, id"), [], run_row)
+    all(
+        connection,
+        &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY created_at, id"),
+        [],
+        run_row,
+    )
 }
 
 pub(super) fn run_events(

@@ -66,7 +66,11 @@ impl<'c> SqliteTx<'c> {
 
     /// Runs a statement that must touch one row.
     fn change_exactly_one(&self, statement: &str, parameters: impl Params) -> Result<(), Error> {
-        if self.change_one(statement, parameters)? { Ok(()) } else { Err(broken("a statement changed no row")) }
+        if self.change_one(statement, parameters)? {
+            Ok(())
+        } else {
+            Err(broken("a statement changed no row"))
+        }
     }
 
     fn put_user(&self, statement: &str, user: &UserRow) -> Result<bool, Error> {
@@ -224,7 +228,12 @@ impl Tx for SqliteTx<'_> {
             for event in events {
                 tx.change_exactly_one(
                     "INSERT INTO run_events (run, seq, at, data) VALUES (?1, ?2, ?3, ?4)",
-                    params![id, codec::number(event.seq)?, event.at.micros(), codec::event_text(&event.kind)?],
+                    params![
+                        id,
+                        codec::number(event.seq)?,
+                        event.at.micros(),
+                        codec::event_text(&event.kind)?
+                    ],
                 )?;
             }
             Ok(())
@@ -238,7 +247,10 @@ impl Tx for SqliteTx<'_> {
     async fn rebind_key(&mut self, actor: &str, key: &str, run: RunId) -> Result<bool, Error> {
         self.noting(|tx| {
             refuse_nul(&[actor, key])?;
-            tx.change_one("UPDATE keys SET run = ?3 WHERE actor = ?1 AND key = ?2", params![actor, key, run.to_string()])
+            tx.change_one(
+                "UPDATE keys SET run = ?3 WHERE actor = ?1 AND key = ?2",
+                params![actor, key, run.to_string()],
+            )
         })
     }
 

@@ -124,7 +124,10 @@ impl Loop {
             answers.push((job.done, outcome.map(drop)));
             if self.connection.is_autocommit() {
                 // SQLite itself has rolled everything back, as it does when the disk is full.
-                return reject(answers, "the transaction was rolled back because a write in it could not be done");
+                return reject(
+                    answers,
+                    "the transaction was rolled back because a write in it could not be done",
+                );
             }
             if answers.len() < BATCH {
                 next = self.next();
@@ -170,7 +173,9 @@ fn perform(connection: &mut Connection, head: &mut Head, work: Work) -> Result<V
         work(&mut tx).now_or_never()
     }));
     let outcome = match outcome {
-        Ok(Some(Ok(Verdict::Commit))) if failed => Err(broken("a statement of this write failed; all of it was rolled back")),
+        Ok(Some(Ok(Verdict::Commit))) if failed => {
+            Err(broken("a statement of this write failed; all of it was rolled back"))
+        }
         Ok(Some(outcome)) => outcome,
         Ok(None) => Err(broken("a write awaited something that is not its transaction")),
         Err(_) => Err(broken("a write panicked")),
@@ -178,11 +183,15 @@ fn perform(connection: &mut Connection, head: &mut Head, work: Work) -> Result<V
     if connection.is_autocommit() {
         return outcome;
     }
-    if let Ok(Verdict::Commit) = outcome {
-        statement(connection, "RELEASE write")?;
+    let undone = if matches!(outcome, Ok(Verdict::Commit)) {
+        Ok(())
     } else {
-        statement(connection, "ROLLBACK TO write")?;
-        statement(connection, "RELEASE write")?;
+        statement(connection, "ROLLBACK TO write")
+    };
+    if let Err(error) = undone.and_then(|()| statement(connection, "RELEASE write")) {
+        // What is left of this write must not be committed with the others: the whole transaction goes.
+        roll_back(connection);
+        return Err(error);
     }
     outcome
 }
@@ -209,12 +218,10 @@ fn reject(answers: Vec<Answer>, words: &str) {
 fn words(error: &Error) -> String {
     match error {
         Error::Unwritable(words) => words.clone(),
-        other => {
-            std::iter::successors(Some(other as &dyn std::error::Error), |error| error.source())
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(": ")
-        }
+        other => std::iter::successors(Some(other as &dyn std::error::Error), |error| error.source())
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": "),
     }
 }
 
@@ -262,7 +269,10 @@ mod tests {
         let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
         assert!(!refused.is_empty());
         for error in refused {
-            assert!(matches!(error, Error::Unwritable(words) if words.contains("the disk is full") || words.contains("rolled back")), "{error}");
+            assert!(
+                matches!(error, Error::Unwritable(words) if words.contains("the disk is full") || words.contains("rolled back")),
+                "{error}"
+            );
         }
         let acknowledged = outcomes.iter().chain([&small]).filter(|outcome| outcome.is_ok()).count();
         let connection = open::writable(&path).expect("opens again");
@@ -280,7 +290,9 @@ mod tests {
         let jobs: Vec<_> = (0..100)
             .map(|_| {
                 let (done, answer) = oneshot::channel();
-                queue.try_send(Message::Write(Job { work: append(1), done })).unwrap_or_else(|_| panic!("there is room"));
+                queue
+                    .try_send(Message::Write(Job { work: append(1), done }))
+                    .unwrap_or_else(|_| panic!("there is room"));
                 answer
             })
             .collect();

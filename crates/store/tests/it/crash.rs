@@ -46,7 +46,9 @@ async fn the_child_that_is_killed() {
                 let subject = format!("{producer}/{number}");
                 let seq = append(&store, subject.clone()).await.expect("written");
                 // One call for the line: a kill leaves whole lines and at most one part.
-                std::io::stderr().write_all(format!("ack {seq} {subject}\n").as_bytes()).expect("the parent listens");
+                std::io::stderr()
+                    .write_all(format!("ack {seq} {subject}\n").as_bytes())
+                    .expect("the parent listens");
             }
         })
     });

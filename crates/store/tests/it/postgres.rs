@@ -36,7 +36,8 @@ async fn administer(statement: &str) {
 impl Fresh {
     async fn make() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("interlock_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name =
+            format!("interlock_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         administer(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
         administer(&format!("CREATE DATABASE {name}")).await;
         let url = server();
@@ -94,7 +95,8 @@ async fn two_servers_share_one_chain_and_notice_each_other() {
         tokio::spawn(async move {
             for _ in 0..20 {
                 let at = Timestamp::from_seconds(1);
-                let row = Revocation { jti: format!("t{number}"), expires_at: at, reason: "manual".into(), at };
+                let row =
+                    Revocation { jti: format!("t{number}"), expires_at: at, reason: "manual".into(), at };
                 let draft = interlock_model::audit::AuditDraft {
                     at,
                     actor: None,
@@ -136,7 +138,9 @@ async fn a_newer_or_changed_schema_is_refused() {
     hand.batch_execute("INSERT INTO migrations VALUES (2, '0002_future', '\\x00')").await.expect("inserted");
     assert!(matches!(Postgres::connect(&fresh.url).await, Err(Error::Newer { found: 2, known: 1 })));
 
-    hand.batch_execute("DELETE FROM migrations WHERE number = 2; UPDATE migrations SET sha256 = '\\x00'").await.expect("changed");
+    hand.batch_execute("DELETE FROM migrations WHERE number = 2; UPDATE migrations SET sha256 = '\\x00'")
+        .await
+        .expect("changed");
     let changed = Postgres::connect(&fresh.url).await.expect_err("changed");
     assert!(matches!(&changed, Error::Corrupt(words) if words.contains("0001_first")), "{changed}");
     fresh.drop().await;
@@ -146,7 +150,8 @@ async fn a_newer_or_changed_schema_is_refused() {
 async fn tls_checks_the_server_and_is_used() {
     let fresh = Fresh::make().await;
     assert!(fresh.url.contains("sslrootcert="), "the test server's URL names its certificate authority");
-    let store = Postgres::connect(&format!("{}&sslmode=require", fresh.url)).await.expect("the certificate is good");
+    let store =
+        Postgres::connect(&format!("{}&sslmode=require", fresh.url)).await.expect("the certificate is good");
     store.ping().await.expect("it answers");
     let encrypted: i64 = {
         let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
@@ -159,9 +164,14 @@ async fn tls_checks_the_server_and_is_used() {
 
     // Neither the system's authorities nor another name will do.
     let (base, _) = fresh.url.split_once('?').expect("a query");
-    Postgres::connect(&format!("{base}?sslmode=verify-full")).await.expect_err("an unknown authority");
-    let other_name = fresh.url.replace("127.0.0.1", "127.0.0.2");
-    Postgres::connect(&format!("{other_name}&sslmode=verify-full")).await.expect_err("another name");
+    let refused =
+        Postgres::connect(&format!("{base}?sslmode=verify-full")).await.expect_err("an unknown authority");
+    assert!(format!("{refused:?}").contains("UnknownIssuer"), "{refused:?}");
+    let renamed = fresh.url.replace("@127.0.0.1:", "@db.example:");
+    let refused = Postgres::connect(&format!("{renamed}&hostaddr=127.0.0.1&sslmode=verify-full"))
+        .await
+        .expect_err("another name");
+    assert!(format!("{refused:?}").contains("NotValidForName"), "{refused:?}");
     store.close().await;
     fresh.drop().await;
 }

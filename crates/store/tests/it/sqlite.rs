@@ -83,7 +83,10 @@ async fn closing_leaves_one_file_that_opens_again() {
     append(&*store, "x").await.expect("written");
     store.close().await;
 
-    let names: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("a file").file_name()).collect();
+    let names: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").file_name())
+        .collect();
     assert_eq!(names, ["interlock.db"]);
     let again = Sqlite::open_in(folder.path()).expect("opened");
     assert_eq!(append(&again, "y").await.expect("written"), 2);
@@ -110,7 +113,8 @@ async fn two_processes_share_one_chain_and_notice_each_other() {
     let revoked = transact(&*second, |tx| {
         async move {
             let at = Timestamp::from_seconds(1);
-            let row = interlock_store::Revocation { jti: "t".into(), expires_at: at, reason: "manual".into(), at };
+            let row =
+                interlock_store::Revocation { jti: "t".into(), expires_at: at, reason: "manual".into(), at };
             tx.insert_revocation(&row).await
         }
         .boxed()
@@ -126,11 +130,7 @@ async fn two_processes_share_one_chain_and_notice_each_other() {
 async fn a_change_by_hand_moves_the_mark() {
     let (_folder, store) = fresh();
     let hand = Connection::open(store.path()).expect("opened");
-    hand.execute(
-        "INSERT INTO users VALUES ('ana', '', '[]', 0, 0, 0, 0, 1)",
-        [],
-    )
-    .expect("inserted");
+    hand.execute("INSERT INTO users VALUES ('ana', '', '[]', 0, 0, 0, 0, 1)", []).expect("inserted");
     let before = store.change_mark().await.expect("readable");
 
     hand.execute("UPDATE users SET disabled = 1 WHERE name = 'ana'", []).expect("updated");
@@ -187,7 +187,10 @@ async fn a_lock_that_is_never_released_is_told_in_words() {
     let (first, second) = tokio::join!(append(&*store, "x"), append(&*store, "y"));
 
     for outcome in [first, second] {
-        assert!(matches!(&outcome, Err(Error::Unwritable(words)) if words.contains("another process")), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Err(Error::Unwritable(words)) if words.contains("another process")),
+            "{outcome:?}"
+        );
     }
     drop(lock);
     assert_eq!(append(&*store, "z").await.expect("written"), 1);
@@ -205,7 +208,11 @@ fn a_missing_folder_and_a_foreign_file_are_told_in_words() {
     assert!(matches!(&foreign, Error::Corrupt(words) if words.contains("another program")), "{foreign}");
 
     let text = folder.path().join("notes.txt");
-    std::fs::write(&text, "these are my notes, they are not a database at all, but they are long enough ".repeat(20)).expect("written");
+    std::fs::write(
+        &text,
+        "these are my notes, they are not a database at all, but they are long enough ".repeat(20),
+    )
+    .expect("written");
     let text = Sqlite::open(&text).expect_err("not a database");
     assert!(matches!(&text, Error::Corrupt(_)), "{text}");
 }
@@ -220,7 +227,8 @@ fn a_newer_or_changed_schema_is_refused() {
     hand.execute("INSERT INTO migrations VALUES (2, '0002_future', x'00')", []).expect("inserted");
     assert!(matches!(Sqlite::open(&path), Err(Error::Newer { found: 2, known: 1 })));
 
-    hand.execute_batch("DELETE FROM migrations WHERE number = 2; UPDATE migrations SET sha256 = x'00'").expect("changed");
+    hand.execute_batch("DELETE FROM migrations WHERE number = 2; UPDATE migrations SET sha256 = x'00'")
+        .expect("changed");
     let changed = Sqlite::open(&path).expect_err("changed");
     assert!(matches!(&changed, Error::Corrupt(words) if words.contains("0001_first")), "{changed}");
 }

@@ -1,0 +1,64 @@
+//! Options of every command that talks to a server, and where their values come from.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Form of what a command prints on standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document on each line.
+    Jsonl,
+    /// Ids or names only, one on each line.
+    Name,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of the command line")]
+pub(crate) struct Global {
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Global options")]
+    pub(crate) output: Output,
+
+    /// Use this context instead of the current one [env: INTERLOCK_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub(crate) context: Option<String>,
+
+    /// Address of the server, such as https://robot.example.org:8000 [env: INTERLOCK_URL]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub(crate) url: Option<String>,
+
+    /// PEM file of the only certificate authority to trust [env: INTERLOCK_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// Print results and errors only
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+
+    /// Print more: every log line of a run
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+
+    /// Never ask anything
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) no_input: bool,
+
+    /// Answer yes to questions
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) yes: bool,
+}
+
+/// Environment variables, or a stand-in for them in tests.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A variable of the process that is set and not empty.
+pub(crate) fn process_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

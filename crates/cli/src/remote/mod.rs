@@ -1,0 +1,127 @@
+//! The commands that talk to a server, and their conventions: streams, exit codes, contexts, prompts.
+//!
+//! Answers for everything between the parsed command line and the printed answer. The HTTP is in `interlock_client`; what
+//! works without a server is in `crate::commands`. A new command starts in its own file with an `Args` struct and a function
+//! that takes [`ui::Ui`] and [`connect::Session`].
+
+mod actions;
+mod api;
+mod attention;
+mod audit;
+mod connect;
+mod context;
+pub(crate) mod contexts;
+mod failure;
+mod global;
+mod live;
+mod logs;
+mod parameters;
+mod prompt;
+mod run;
+mod runs;
+mod sign_in;
+mod status;
+mod stop;
+mod terminal;
+mod text;
+mod ui;
+mod users;
+mod wait;
+mod watch;
+
+use clap::Subcommand;
+
+pub(crate) use failure::Failure;
+pub(crate) use global::Global;
+
+use connect::Target;
+use failure::exit;
+use ui::Ui;
+
+/// Commands that talk to a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an action and wait for its result
+    Run(run::RunArgs),
+    /// Emergency stop: at once, without a question
+    Stop(stop::StopArgs),
+    /// Release the emergency stop, when the device is safe
+    Release(stop::ReleaseArgs),
+    /// Say that a person has looked at a device that waits for one
+    #[command(subcommand)]
+    Attention(attention::AttentionCommand),
+    /// Look at runs
+    #[command(subcommand)]
+    Runs(runs::RunsCommand),
+    /// Print the log of a run
+    Logs(logs::LogsArgs),
+    /// Wait until runs are over
+    Wait(wait::WaitArgs),
+    /// Ask a run to stop
+    Cancel(runs::CancelArgs),
+    /// Show how the server and its device are
+    Status,
+    /// Look at what the device can do
+    #[command(subcommand, alias = "actions")]
+    Action(actions::ActionCommand),
+    /// Sign in to a server
+    Login(sign_in::LoginArgs),
+    /// Sign out: the token is dead afterwards
+    Logout,
+    /// Show who you are to the server
+    Whoami,
+    /// Manage the people who may sign in
+    #[command(subcommand, alias = "users")]
+    User(users::UserCommand),
+    /// Read and check the audit trail
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Choose between servers
+    #[command(subcommand, alias = "contexts")]
+    Context(context::ContextCommand),
+    /// Send any request and print the answer
+    Api(api::ApiArgs),
+}
+
+/// Does what the command says.
+///
+/// # Errors
+/// [`Failure`] with the exit code, for the caller to print.
+pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Failure> {
+    let ui = Ui::new(global);
+    let done = match command {
+        Command::Run(args) => Box::pin(run::run(&ui, global, args)).await,
+        Command::Stop(args) => Box::pin(stop::stop(&ui, global, args)).await,
+        Command::Release(args) => Box::pin(stop::release(&ui, global, args)).await,
+        Command::Attention(command) => Box::pin(attention::attention(&ui, global, command)).await,
+        Command::Runs(command) => Box::pin(runs::runs(&ui, global, command)).await,
+        Command::Logs(args) => Box::pin(logs::logs(&ui, global, args)).await,
+        Command::Wait(args) => Box::pin(wait::wait(&ui, global, args)).await,
+        Command::Cancel(args) => Box::pin(runs::cancel(&ui, global, args)).await,
+        Command::Status => Box::pin(status::status(&ui, global)).await,
+        Command::Action(command) => Box::pin(actions::action(&ui, global, command)).await,
+        Command::Login(args) => Box::pin(sign_in::login(&ui, global, args)).await,
+        Command::Logout => Box::pin(sign_in::logout(&ui, global)).await,
+        Command::Whoami => Box::pin(sign_in::whoami(&ui, global)).await,
+        Command::User(command) => Box::pin(users::user(&ui, global, command)).await,
+        Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
+        Command::Context(command) => context::context(&ui, command),
+        Command::Api(args) => Box::pin(api::api(&ui, global, args)).await,
+    };
+    done.or_else(|failure| match failure.code {
+        // Whoever closed our standard output got what they wanted.
+        0 => Ok(()),
+        exit::SIGN_IN if failure.hint == failure::SIGN_IN_HINT => Err(explained(failure, global)),
+        _ => Err(failure),
+    })
+}
+
+/// The full command to sign in with, and why the token is not taken if that is known here.
+fn explained(failure: Failure, global: &Global) -> Failure {
+    let Ok(target) = Target::find(global) else { return failure };
+    let failure = failure.hint(target.login_command());
+    match target.expired() {
+        Some(since) => failure.because(format!("the token expired at {}", text::time(since))),
+        None => failure,
+    }
+}

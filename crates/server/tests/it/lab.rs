@@ -1,0 +1,380 @@
+//! A whole device server without a socket: router, temporary database, test clock, scripted device.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use interlock_engine::Ambient;
+use interlock_engine::audit::{self, Recorder};
+use interlock_engine::auth::{Db, Guard, Hasher, Keys, Passwords, Principals, Sessions, SystemPermit, Tokens};
+use interlock_engine::devices::{Device, DeviceWorld, Devices};
+use interlock_engine::executions::{Executions, Limits};
+use interlock_engine::reads::Reads;
+use interlock_engine::runs::Hub;
+use interlock_engine::users::Users;
+use interlock_model::audit::AuditEntry;
+use interlock_model::secret::Secret;
+use interlock_model::time::{TestClock, TestEntropy};
+use interlock_model::{Clock as _, Timestamp};
+use interlock_server::AppState;
+use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, ServerConfig};
+use interlock_server::listener::Peer;
+use interlock_server::perimeter::limits::Limiter;
+use interlock_store::Store;
+use interlock_store::sqlite::Sqlite;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::fake::FakeDevice;
+use crate::flaky::Flaky;
+
+/// Long enough for a slow machine, short enough to fail a stuck test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Everyone's password ends like this.
+const PASSWORD: &str = "seven purple pipettes";
+/// `(name, roles)` of everyone.
+pub(crate) const PEOPLE: [(&str, &[&str]); 7] = [
+    ("ada", &["admin"]),
+    ("ana", &["operator"]),
+    ("ben", &["operator"]),
+    ("vic", &["viewer"]),
+    ("odo", &["auditor"]),
+    ("cal", &["calibrator"]),
+    ("zoe", &["admin", "operator", "viewer"]),
+];
+
+/// The start of every test's time.
+pub(crate) fn epoch() -> Timestamp {
+    Timestamp::from_seconds(1_780_000_000)
+}
+
+/// A server with everything that a test wants to look at.
+pub(crate) struct Lab {
+    pub(crate) app: AppState,
+    pub(crate) router: Router,
+    pub(crate) store: Arc<Flaky>,
+    pub(crate) device: Arc<FakeDevice>,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) recorder: Recorder,
+    /// Runs as the engine counts them; closing it is the start of a shutdown.
+    pub(crate) runs: TaskTracker,
+    tokens: Mutex<HashMap<String, String>>,
+    _folder: TempDir,
+}
+
+/// The settings that tests start from: everything on, limits off.
+fn config() -> ServerConfig {
+    ServerConfig {
+        title: "Test lab".to_owned(),
+        description: "A device for tests".to_owned(),
+        version: "0.0.0-test",
+        production: false,
+        force_https: false,
+        tls: false,
+        hsts: Hsts::Secure,
+        compat_headers: false,
+        legacy_errors: false,
+        allowed_hosts: vec!["localhost".to_owned(), "*.lab.example".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+        cors_origins: Vec::new(),
+        trusted_proxies: Vec::new(),
+        max_request_size: 10 * 1024 * 1024,
+        rate: RateLimits { enabled: false, per_minute: 60, per_hour: 1000 },
+        connections: ConnectionLimits::default(),
+        metrics_token: None,
+    }
+}
+
+impl Lab {
+    /// A server with the usual settings.
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A server with changed settings.
+    pub(crate) async fn with(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
+        Self::over(folder, store, FakeDevice::new(), change).await
+    }
+
+    async fn over(folder: TempDir, store: Arc<Flaky>, device: Arc<FakeDevice>, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let mut config = config();
+        change(&mut config);
+        let clock = Arc::new(TestClock::at(epoch()));
+        let ambient = Ambient { clock: Arc::clone(&clock) as _, entropy: Arc::new(TestEntropy::seeded(7)) };
+        let storage: Arc<dyn Store> = Arc::clone(&store) as _;
+        let (recorder, recording) = audit::recorder(Arc::clone(&storage), ambient.clone());
+        tokio::spawn(recording);
+        let db = Db::new(Arc::clone(&storage), ambient.clone());
+        let principals = Principals::load(Arc::clone(&storage), ambient.clone()).await.expect("principals");
+        let passwords = Passwords::start(Hasher::Weak);
+        let keys = Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("a key");
+        let tokens = Tokens::new(keys, "interlock:test".to_owned(), 3600);
+        let sessions = Sessions::new(
+            db.clone(),
+            ambient.clone(),
+            Arc::clone(&principals),
+            passwords.clone(),
+            tokens,
+            recorder.clone(),
+            SystemPermit::root("system"),
+        );
+        let port: Arc<dyn Device> = Arc::clone(&device) as _;
+        let world = Arc::new(DeviceWorld(Arc::clone(&port)));
+        let guard = Arc::new(Guard::new(Arc::clone(&sessions), recorder.clone(), world, ambient.clone()));
+        let hub = Hub::new(db.clone(), ambient.clone());
+        let runs = TaskTracker::new();
+        let executions = Executions::new(
+            Arc::clone(&port),
+            "fake".to_owned(),
+            db.clone(),
+            ambient.clone(),
+            Arc::clone(&hub),
+            runs.clone(),
+            Limits { queue: Duration::from_secs(5), default_timeout: Duration::from_secs(60) },
+            SystemPermit::root("system"),
+        );
+        tokio::spawn(Arc::clone(&hub).follow(port.events()));
+        let roles: Vec<String> = device.catalogue().actions().map(|action| action.role().to_owned()).collect();
+        let users = Users::new(db.clone(), ambient.clone(), principals, passwords, roles.into());
+        let console = SystemPermit::root("console");
+        for (name, roles) in PEOPLE {
+            let roles: Vec<String> = roles.iter().map(|&role| role.to_owned()).collect();
+            users.console(&console).create(name, password(name), &roles).await.expect("a user");
+        }
+        let app = AppState {
+            guard,
+            sessions,
+            executions,
+            reads: Reads::new(db.clone(), hub, Arc::clone(&port)),
+            devices: Devices::new(port, db, ambient.clone(), recorder.clone()),
+            users,
+            limits: Arc::new(Limiter::new(config.rate, config.connections.in_flight)),
+            config: Arc::new(config),
+            clock: Arc::clone(&ambient.clock),
+            entropy: Arc::clone(&ambient.entropy),
+            // Not installed: every test reads its own.
+            metrics: PrometheusBuilder::new().build_recorder().handle(),
+            tasks: TaskTracker::new(),
+            started: Instant::now(),
+        };
+        let router = interlock_server::router(app.clone());
+        Self { app, router, store, device, clock, recorder, runs, tokens: Mutex::default(), _folder: folder }
+    }
+
+    pub(crate) fn ask(&self, method: Method, path: &str) -> Ask<'_> {
+        let peer = Peer { address: SocketAddr::from(([10, 0, 0, 7], 4711)), tls: false };
+        Ask { lab: self, method, path: path.to_owned(), headers: HeaderMap::new(), body: Body::empty(), peer, host: true }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Ask<'_> {
+        self.ask(Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &str) -> Ask<'_> {
+        self.ask(Method::POST, path)
+    }
+
+    /// A token of this person, signed in once a test.
+    pub(crate) async fn token(&self, name: &str) -> String {
+        let known = self.tokens.lock().expect("lock").get(name).cloned();
+        if let Some(token) = known {
+            return token;
+        }
+        let token = self.sign_in(name).await;
+        self.tokens.lock().expect("lock").insert(name.to_owned(), token.clone());
+        token
+    }
+
+    /// A fresh token of this person.
+    pub(crate) async fn sign_in(&self, name: &str) -> String {
+        let body = serde_json::json!({ "username": name, "password": password(name).expose() });
+        let answer = self.post("/auth/login").json(&body).send().await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()["access_token"].as_str().expect("a token").to_owned()
+    }
+
+    /// Executes `mix` with good parameters.
+    pub(crate) async fn mix(&self, name: &str) -> Ask<'_> {
+        self.post("/execute/mix").signed(&self.token(name).await).json(&serde_json::json!({ "volume": 50 }))
+    }
+
+    /// Every audit entry, oldest first, after what was given is written.
+    pub(crate) async fn trail(&self) -> Vec<AuditEntry> {
+        self.recorder.drained(PATIENCE).await;
+        let mut entries: Vec<AuditEntry> = Vec::new();
+        loop {
+            let more = self.store.audit_from(entries.len() as u64, 500).await.expect("the audit trail");
+            if more.is_empty() {
+                return entries;
+            }
+            entries.extend(more);
+        }
+    }
+
+    /// Every audit entry of this action.
+    pub(crate) async fn trail_of(&self, action: &str) -> Vec<AuditEntry> {
+        self.trail().await.into_iter().filter(|entry| entry.draft.action == action).collect()
+    }
+
+    /// The chain must hold at the end of any story.
+    pub(crate) async fn assert_chain(&self) {
+        let length = self.trail().await.len() as u64;
+        let verified = audit::verify(&*self.store).await.expect("the chain is unbroken");
+        assert_eq!(verified.seq, length);
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// The password of a person.
+pub(crate) fn password(name: &str) -> Secret {
+    Secret::new(format!("{name} and {PASSWORD}"))
+}
+
+/// A request in the making.
+pub(crate) struct Ask<'a> {
+    lab: &'a Lab,
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Body,
+    peer: Peer,
+    host: bool,
+}
+
+impl Ask<'_> {
+    pub(crate) fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a header name");
+        self.headers.append(name, HeaderValue::from_bytes(value.as_ref()).expect("a header value"));
+        self
+    }
+
+    pub(crate) fn signed(self, token: &str) -> Self {
+        self.header("authorization", format!("Bearer {token}"))
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.text(body.to_string())
+    }
+
+    pub(crate) fn text(self, body: impl Into<String>) -> Self {
+        self.typed("application/json", body.into())
+    }
+
+    pub(crate) fn typed(self, media_type: &str, body: impl Into<Body>) -> Self {
+        let mut ask = self.header("content-type", media_type);
+        ask.body = body.into();
+        ask
+    }
+
+    /// A body without a media type.
+    pub(crate) fn bare(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) fn from(mut self, address: &str) -> Self {
+        self.peer.address = SocketAddr::new(address.parse().expect("an address"), 4711);
+        self
+    }
+
+    pub(crate) fn encrypted(mut self) -> Self {
+        self.peer.tls = true;
+        self
+    }
+
+    /// Without the usual `Host: localhost`.
+    pub(crate) fn without_host(mut self) -> Self {
+        self.host = false;
+        self
+    }
+
+    /// The response with its body still to come.
+    pub(crate) async fn open(self) -> Response<Body> {
+        let mut request = Request::builder().method(self.method).uri(self.path).body(self.body).expect("a request");
+        *request.headers_mut() = self.headers;
+        if self.host {
+            request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+        }
+        request.extensions_mut().insert(self.peer);
+        let answering = self.lab.router.clone().oneshot(request);
+        let answer = tokio::time::timeout(PATIENCE, answering).await.expect("an answer in time");
+        answer.unwrap_or_else(|never| match never {})
+    }
+
+    pub(crate) async fn send(self) -> Answer {
+        Answer::read(self.open().await).await
+    }
+}
+
+/// A whole response.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) async fn read(response: Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time").expect("a whole body").to_bytes().to_vec();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("a readable header"))
+    }
+
+    /// A refusal in the documented form with this status and code.
+    #[track_caller]
+    pub(crate) fn refused(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text());
+        let body = self.json();
+        assert_eq!(body["code"], code, "{body}");
+        assert_eq!(body["error"], code);
+        assert_eq!(body["status"], status);
+        assert_eq!(body["detail"], body["message"]);
+        assert_eq!(body["type"], "about:blank");
+        assert_eq!(body["details"], Value::Null);
+        assert_eq!(body["request_id"].as_str(), self.header("x-request-id"));
+        assert!(body["timestamp"].as_str().is_some_and(|text| text.parse::<Timestamp>().is_ok()), "{body}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        body
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text());
+        self.json()
+    }
+}
+
+/// Waits until `condition` holds, within [`PATIENCE`].
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never came true that {what}");
+}

@@ -1,0 +1,19 @@
+//! The device server from outside: every row of the contract, in process, on a temporary database.
+
+mod audit;
+mod bodies;
+mod execute;
+mod fake;
+mod flaky;
+mod idempotency;
+mod lab;
+mod limits;
+mod listener;
+mod matrix;
+mod perimeter;
+mod runs;
+mod service;
+mod sign_in;
+mod stop;
+mod storage;
+mod users;

@@ -1,0 +1,81 @@
+//! Who may reach what: every route with every kind of caller, against a committed snapshot.
+//!
+//! A changed line in `routes.snap` is a changed right and wants a reviewer. `UPDATE_ROUTES=1 cargo test -p interlock-server`
+//! writes the file anew.
+
+use std::fmt::Write as _;
+
+use interlock_server::routes::Access;
+use serde_json::json;
+
+use crate::lab::Lab;
+
+const SNAPSHOT: &str = include_str!("routes.snap");
+const CALLERS: [(&str, Option<&str>); 6] =
+    [("none", None), ("garbage", Some("")), ("viewer", Some("vic")), ("operator", Some("ana")), ("admin", Some("ada")), ("auditor", Some("odo"))];
+
+#[tokio::test]
+async fn every_route_answers_every_caller_as_reviewed() {
+    let lab = Lab::with(|config| config.production = true).await;
+    let run = lab.mix("ben").await.send().await.ok()["run_id"].as_str().expect("a run").to_owned();
+    let routes = interlock_server::device_routes(lab.app.clone());
+    let mut table: Vec<_> = routes.table().to_vec();
+    table.sort_by_key(|route| (route.path, route.method.to_string()));
+    let mut text = String::from("# method path | access | caller status ... ; written by UPDATE_ROUTES=1, reviewed by people\n");
+
+    for route in table {
+        let name = if route.path.starts_with("/users") { "ben" } else { "plate.csv" };
+        let path = route.path.replace("{task}", "mix").replace("{run_id}", &run).replace("{name}", name);
+        assert!(!path.contains('{'), "{path}: teach this test the new parameter");
+        let access = match route.access {
+            Access::Public(reason) => format!("public {reason:?}"),
+            Access::Granted(action) => action.to_owned(),
+        };
+        let mut line = format!("{} {} | {access} |", route.method, route.path);
+        for (label, person) in CALLERS {
+            let ask = lab.ask(route.method.clone(), &path);
+            let ask = if route.method == "GET" { ask } else { ask.json(&json!({})) };
+            // A fresh token for each, because one of the routes ends the session.
+            let ask = match person {
+                None => ask,
+                Some("") => ask.signed("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"),
+                Some(person) => {
+                    let token = lab.sign_in(person).await;
+                    ask.signed(&token)
+                }
+            };
+            let status = ask.send().await.status.as_u16();
+            if matches!(route.access, Access::Granted(_)) && matches!(label, "none" | "garbage") {
+                assert_eq!(status, 401, "{} {} must not be open", route.method, route.path);
+            }
+            assert!(status < 500, "{} {} as {label}: {status}", route.method, route.path);
+            let _ = write!(line, " {label} {status}");
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+
+    if std::env::var_os("UPDATE_ROUTES").is_some_and(|value| value == "1") {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/routes.snap");
+        std::fs::write(file, &text).expect("the snapshot can be written");
+    } else {
+        assert_eq!(text, SNAPSHOT, "routes or rights have changed; if that is meant, run with UPDATE_ROUTES=1 and have routes.snap reviewed");
+    }
+    lab.assert_chain().await;
+}
+
+#[tokio::test]
+async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
+    let lab = Lab::start().await;
+    let routes = interlock_server::device_routes(lab.app.clone());
+
+    for route in routes.table().iter().filter(|route| matches!(route.access, Access::Granted(_)) && route.method != "GET") {
+        let path = route.path.replace("{task}", "mix").replace("{run_id}", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d").replace("{name}", "ana");
+        let body = json!({ "volume": 5, "reason": "it is safe", "name": "eve", "password": "seven purple pipettes", "roles": ["admin"] });
+        lab.ask(route.method.clone(), &path).json(&body).send().await.refused(401, "unauthorized");
+    }
+
+    let trail = lab.trail().await;
+    assert!(trail.iter().skip(crate::lab::PEOPLE.len()).all(|entry| entry.draft.action == "authentication.failed"), "{trail:?}");
+    assert!(lab.device.calls().is_empty() && lab.device.stops().is_empty() && lab.device.releases().is_empty());
+}
