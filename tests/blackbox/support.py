@@ -229,10 +229,8 @@ class Server:
             return opened.read()
 
     def log_lines(self):
-        """The log as objects. A line that is no JSON object fails."""
-        lines = [json.loads(line) for line in self.log().splitlines()]
-        assert all(isinstance(line, dict) for line in lines), "a log line is not an object"
-        return lines
+        """The log's JSON objects. Whether every line is one is a test of its own."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
     def events(self, name):
         """Security events of this name in the log."""

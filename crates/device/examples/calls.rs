@@ -2,7 +2,14 @@
 //!
 //! `cargo run --profile fast -p interlock-device --example calls -- [seconds] [stops]`
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring program for people")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a measuring program for people"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,7 +65,7 @@ fn call(entropy: &dyn Entropy, action: &str) -> Call {
         action: action.to_owned(),
         parameters: serde_json::Map::new(),
         simulated: false,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         queue_limit: None,
     }
 }
@@ -145,7 +152,11 @@ async fn main() {
         host.release("bench", "next round").await.unwrap();
     }
     for (name, times) in [("killed", &mut killed), ("entered", &mut entered), ("done", &mut done)] {
-        println!("emergency stop, {name}: p50 {:.2} ms, p99 {:.2} ms", percentile(times, 0.5), percentile(times, 0.99));
+        println!(
+            "emergency stop, {name}: p50 {:.2} ms, p99 {:.2} ms",
+            percentile(times, 0.5),
+            percentile(times, 0.99)
+        );
     }
     host.shutdown(Duration::from_secs(5)).await;
 }

@@ -101,7 +101,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let artifacts = Artifacts::open(folder.path()).expect("opens");
         fs::write(folder.path().join("secret"), b"s").expect("written");
-        std::os::unix::fs::symlink(folder.path().join("secret"), artifacts.incoming().join("link")).expect("link");
+        std::os::unix::fs::symlink(folder.path().join("secret"), artifacts.incoming().join("link"))
+            .expect("link");
         fs::write(artifacts.incoming().join("ok"), b"s").expect("written");
 
         for path in ["../secret", "/etc/passwd", "..", ".", "", "a/b", "link", "nothing", "a\0b"] {

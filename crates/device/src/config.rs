@@ -48,7 +48,13 @@ pub struct HostConfig {
 
 impl HostConfig {
     /// A configuration with the usual limits, a standby and no simulation.
-    pub fn new(name: &str, file: PathBuf, python_path: PathBuf, state_dir: PathBuf, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        name: &str,
+        file: PathBuf,
+        python_path: PathBuf,
+        state_dir: PathBuf,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             title: None,
@@ -61,8 +67,8 @@ impl HostConfig {
             environment: Vec::new(),
             limits: Limits::default(),
             ladder: Ladder::default(),
-            load_deadline: Duration::from_secs(120),
-            start_deadline: Duration::from_secs(60),
+            load_deadline: Duration::from_mins(2),
+            start_deadline: Duration::from_mins(1),
             worker_command: None,
             clock,
         }

@@ -15,12 +15,8 @@ pub(crate) fn create_private(path: &Path) -> io::Result<()> {
 /// Takes the folder for this host. `Ok(None)` when another host has it. The lock ends with the file's last handle, also
 /// when the process is killed.
 pub(crate) fn lock(folder: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(folder.join("lock"))?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

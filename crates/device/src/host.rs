@@ -50,7 +50,8 @@ impl Host {
     /// # Errors
     /// Says what is wrong; [`StartError::remedy`] says what to do.
     pub async fn start(config: HostConfig) -> Result<Self, StartError> {
-        let boot = folder::boot_id().map_err(StartError::folder("/proc/sys/kernel/random/boot_id".as_ref()))?;
+        let boot =
+            folder::boot_id().map_err(StartError::folder("/proc/sys/kernel/random/boot_id".as_ref()))?;
         Self::start_in_boot(config, &boot).await
     }
 
@@ -74,10 +75,9 @@ impl Host {
         let host = Self(Arc::new(Inner { shared, commands, stops }));
         match result.await {
             Ok(started) => started.map(|()| host),
-            Err(_) => Err(StartError::Died {
-                reason: "the supervisor ended".to_owned(),
-                printed: Vec::new(),
-            }),
+            Err(_) => {
+                Err(StartError::Died { reason: "the supervisor ended".to_owned(), printed: Vec::new() })
+            }
         }
     }
 
@@ -195,11 +195,13 @@ impl Host {
         shared.control.engage(by, reason, shared.config.clock.now());
         shared.registry.kill_all();
         tracing::warn!(device.name = shared.config.name, by, "emergency stop");
-        let saver = Arc::clone(shared);
-        let saved = tokio::task::spawn_blocking(move || match saver.ended.load(Ordering::SeqCst) {
-            // The folder may be another host's by now.
-            true => Err(std::io::Error::other("the host is shut down")),
-            false => saver.control.save(),
+        let owned = Arc::clone(shared);
+        let saved = tokio::task::spawn_blocking(move || {
+            if owned.ended.load(Ordering::SeqCst) {
+                Err(std::io::Error::other("the host is shut down"))
+            } else {
+                owned.control.save()
+            }
         });
         let (reply, report) = oneshot::channel();
         let sent = self.0.stops.send(Stop { at, reply, saved }).is_ok();
@@ -379,8 +381,7 @@ fn open(
     let lock = folder::lock(&state_dir)
         .map_err(StartError::folder(&state_dir))?
         .ok_or_else(|| StartError::Locked { path: state_dir.clone() })?;
-    config.file =
-        config.file.canonicalize().map_err(|_| StartError::NoFile { path: config.file.clone() })?;
+    config.file = config.file.canonicalize().map_err(|_| StartError::NoFile { path: config.file.clone() })?;
     config.python_path = std::path::absolute(&config.python_path).unwrap_or(config.python_path);
 
     let now = config.clock.now();
@@ -389,7 +390,11 @@ fn open(
     folder::create_private(&journal_dir).map_err(StartError::folder(&journal_dir))?;
     let recovered = Recovered::read(&journal_dir, boot, now).map_err(StartError::Journal)?;
     if recovered.was_damaged() {
-        control.mark("the device's journal was damaged; runs that it no longer knows count as started", false, now);
+        control.mark(
+            "the device's journal was damaged; runs that it no longer knows count as started",
+            false,
+            now,
+        );
     }
     if !recovered.unfinished.is_empty() {
         tracing::warn!(runs = ?recovered.unfinished, "the host ended while these runs were under way");
@@ -402,4 +407,3 @@ fn open(
     let artifacts = Artifacts::open(&state_dir).map_err(StartError::folder(&state_dir))?;
     Ok(Shared::new(config, control, journal, artifacts))
 }
-

@@ -1,7 +1,7 @@
 //! The device runtime: one worker process beside the robot, fed, watched, stopped and remembered.
 //!
-//! [`Host`] is the whole interface. Inside: [`journal`] remembers what was started and how it ended; [`supervisor`] owns the
-//! worker; [`process`] knows pipes and signals; [`wire`] the protocol's lines; [`control`] the emergency stop's latch.
+//! [`Host`] is the whole interface. Inside: `journal` remembers what was started and how it ended; `supervisor` owns the
+//! worker; `process` knows pipes and signals; `wire` the protocol's lines; `control` the emergency stop's latch.
 //!
 //! Knows nothing of HTTP, users or databases. Two promises hold whatever crashes: a call that may have reached the worker is
 //! never reported as not started, and an emergency stop kills before it waits for anything.

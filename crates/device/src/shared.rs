@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use interlock_model::RunId;
-use interlock_model::device::{Catalogue, DeviceStop, EventKind, NotStarted, Outcome, RunEvent, WorkerStatus};
+use interlock_model::device::{
+    Catalogue, DeviceStop, EventKind, NotStarted, Outcome, RunEvent, WorkerStatus,
+};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 
@@ -37,13 +39,26 @@ pub(crate) enum Command {
     Call(Queued),
     /// The caller of a waiting call is gone.
     Withdraw(RunId),
-    Cancel { run: RunId, reason: String },
+    Cancel {
+        run: RunId,
+        reason: String,
+    },
     /// Whether a stop is being carried out.
-    IsStopping { reply: oneshot::Sender<bool> },
+    IsStopping {
+        reply: oneshot::Sender<bool>,
+    },
     /// Latch or mark were cleared: start the worker if it waits for that, and answer when it is ready.
-    Resume { reply: oneshot::Sender<Result<(), ReleaseError>> },
-    TestSafeState { at: Instant, reply: oneshot::Sender<DeviceStop> },
-    Shutdown { grace: std::time::Duration, reply: oneshot::Sender<()> },
+    Resume {
+        reply: oneshot::Sender<Result<(), ReleaseError>>,
+    },
+    TestSafeState {
+        at: Instant,
+        reply: oneshot::Sender<DeviceStop>,
+    },
+    Shutdown {
+        grace: std::time::Duration,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The lane of the emergency stop.

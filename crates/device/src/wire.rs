@@ -128,21 +128,21 @@ pub(crate) fn parse(line: &[u8], result_bytes: usize) -> Result<Message, String>
         && let Ok(slim) = serde_json::from_slice::<Slim>(line)
         && slim.kind == "returned"
     {
-        return refused(slim, "result_too_large", "the result is larger than the host accepts");
+        return refused(&slim, "result_too_large", "the result is larger than the host accepts");
     }
     match serde_json::from_slice::<Line>(line) {
         Ok(line) => line.into_message(),
         Err(error) => match serde_json::from_slice::<Slim>(line) {
             Ok(slim) if slim.kind == "returned" => {
                 let why = "the result is nested too deeply or holds a number that is too large";
-                refused(slim, "result_not_serialisable", why)
+                refused(&slim, "result_not_serialisable", why)
             }
             _ => Err(format!("the worker sent a line that is not a message ({error})")),
         },
     }
 }
 
-fn refused(slim: Slim, code: &str, message: &str) -> Result<Message, String> {
+fn refused(slim: &Slim, code: &str, message: &str) -> Result<Message, String> {
     let error = WorkerError {
         class: "ValueError".to_owned(),
         message: message.to_owned(),
@@ -213,7 +213,9 @@ impl Line {
     fn into_ready(self) -> Result<Message, String> {
         let protocol = want(self.protocol, "protocol")?;
         if protocol != PROTOCOL {
-            return Err(format!("the worker speaks version {protocol} of the protocol, this host version {PROTOCOL}"));
+            return Err(format!(
+                "the worker speaks version {protocol} of the protocol, this host version {PROTOCOL}"
+            ));
         }
         let hooks = self.hooks.unwrap_or_default();
         Ok(Message::Ready(Box::new(Ready {
@@ -309,7 +311,8 @@ mod tests {
 
     #[test]
     fn a_result_comes_through() {
-        let line = format!(r#"{{"type":"returned","run":"{RUN}","duration_ms":1.5,"result":[1,null],"new":true}}"#);
+        let line =
+            format!(r#"{{"type":"returned","run":"{RUN}","duration_ms":1.5,"result":[1,null],"new":true}}"#);
 
         let message = parse(line.as_bytes(), 1000);
 
@@ -336,7 +339,9 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_refused_and_a_new_kind_is_not() {
-        for line in ["", "[]", "{}", "{\"type\":1}", "{\"type\":\"returned\"}", "hello", "{\"type\":\"started\"}x"] {
+        for line in
+            ["", "[]", "{}", "{\"type\":1}", "{\"type\":\"returned\"}", "hello", "{\"type\":\"started\"}x"]
+        {
             assert!(parse(line.as_bytes(), 1000).is_err(), "{line}");
         }
         assert_eq!(parse(b"{\"type\":\"news\"}", 1000), Ok(Message::Unknown("news".to_owned())));

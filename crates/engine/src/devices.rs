@@ -145,6 +145,7 @@ impl Devices {
         if !recorded {
             // Not lost: the recorder keeps trying. The stop itself never waits.
             self.recorder.record(permit.draft(at, details));
+            permit.mark_recorded();
         }
         Stopped { device, at, recorded }
     }
@@ -161,7 +162,7 @@ impl Devices {
             let caller = permit.caller();
             security::event(Event::EmergencyStop, Some(caller.name()), Some(caller.origin()), json!({ "engaged": false, "reason": reason }));
         }
-        self.record(permit, json!({ "phase": "outcome", "done": done.is_ok() })).await?;
+        self.record_outcome(permit, done.is_ok()).await;
         done.map_err(DeviceError::Refused)
     }
 
@@ -172,8 +173,17 @@ impl Devices {
     pub async fn clear_attention(&self, permit: &Permit<ClearAttention>, reason: &str) -> Result<(), DeviceError> {
         self.record(permit, json!({ "phase": "intent", "reason": reason })).await?;
         let done = self.device.clear_attention(permit.caller().name(), reason).await;
-        self.record(permit, json!({ "phase": "outcome", "done": done.is_ok() })).await?;
+        self.record_outcome(permit, done.is_ok()).await;
         done.map_err(DeviceError::Refused)
+    }
+
+    /// What was done is told even when its record must wait: the recorder keeps trying.
+    async fn record_outcome<A: interlock_model::action::Action>(&self, permit: &Permit<A>, done: bool) {
+        let details = json!({ "phase": "outcome", "done": done });
+        if let Err(error) = self.record(permit, details.clone()).await {
+            security::event(Event::AuditFailed, None, None, json!({ "reason": error.to_string() }));
+            self.recorder.record(permit.draft(self.ambient.clock.now(), details));
+        }
     }
 
     async fn record<A: interlock_model::action::Action>(&self, permit: &Permit<A>, details: Value) -> Result<(), Error> {

@@ -4,9 +4,11 @@
 //! here are reconciled at start. Nothing here ever repeats an action: a repeated key gets the first run's answer, and only a
 //! run that provably never started gives its key free.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use interlock_model::action::{CancelRun, CheckAction, ExecuteAction};
 use interlock_model::device::{Call, EventKind, Journaled, NotStarted, Outcome, ParameterError};
 use interlock_model::run::{RunState, conclude};
@@ -240,7 +242,9 @@ impl Executions {
             };
             tracing::warn!(run.id = %run.id, action = run.action, ?outcome, "a run was left open by an earlier process");
             let proof = inner.system.acting("device.executed", Some(run.action.clone()));
+            let id = run.id;
             inner.close(&proof, run, outcome, None, Vec::new()).await?;
+            inner.device.forget(&[id]);
         }
         Ok(count)
     }
@@ -308,7 +312,11 @@ impl Inner {
     /// Executes and records the end. Runs on its own task: a caller that hangs up changes nothing.
     async fn carry_out(self: Arc<Self>, permit: Arc<Permit<ExecuteAction>>, row: RunRow, call: Call, live: Arc<LiveRun>) -> RunRow {
         let id = row.id;
-        let outcome = self.device.call(call).await;
+        // A panic of the device's runtime says nothing about the robot.
+        let outcome = AssertUnwindSafe(self.device.call(call)).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| Outcome::Uncertain { reason: "the device's runtime panicked".to_owned() });
+        // What happened before the end is told before the end.
+        self.hub.sort();
         self.log_failure(&row, &outcome, permit.caller().origin());
         let finished_at = self.ambient.clock.now();
         let (state, error) = conclude(&outcome);

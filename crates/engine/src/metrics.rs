@@ -23,6 +23,11 @@ pub fn describe() {
         counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).absolute(0);
     }
     describe_counter!("orchestrator_rate_limit_violations_total", "Requests over a limit.");
+    for endpoint in ["/health", "/auth/login", "principal", "any"] {
+        for limit in ["minute", "hour"] {
+            counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint, "limit" => limit).absolute(0);
+        }
+    }
     describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
     for reason in ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded"] {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);

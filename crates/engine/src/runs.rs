@@ -37,6 +37,8 @@ struct Inner {
     stored: usize,
     dropped: u64,
     state: Option<RunState>,
+    /// The last event, kept back until the end is stored: whoever hears of the end finds the result.
+    last: Option<StoredEvent>,
     started_at: Option<Timestamp>,
     progress: Option<Progress>,
     artifacts: Vec<Artifact>,
@@ -87,7 +89,7 @@ impl LiveRun {
 
     fn push(&self, at: Timestamp, kind: EventKind) {
         let mut inner = self.lock();
-        if inner.state.is_some_and(RunState::is_final) {
+        if inner.last.is_some() || inner.state.is_some_and(RunState::is_final) {
             return;
         }
         match &kind {
@@ -121,14 +123,16 @@ impl LiveRun {
 #[derive(Debug)]
 pub struct Hub {
     live: Mutex<HashMap<RunId, Arc<LiveRun>>>,
+    /// What the device has said and nobody has sorted yet.
+    inbox: Mutex<broadcast::Receiver<RunEvent>>,
     db: Db,
     ambient: Ambient,
 }
 
 impl Hub {
-    /// An empty hub.
-    pub fn new(db: Db, ambient: Ambient) -> Arc<Self> {
-        Arc::new(Self { live: Mutex::default(), db, ambient })
+    /// An empty hub over the events of a device.
+    pub fn new(db: Db, ambient: Ambient, events: broadcast::Receiver<RunEvent>) -> Arc<Self> {
+        Arc::new(Self { live: Mutex::default(), inbox: Mutex::new(events), db, ambient })
     }
 
     /// A run begins. Call it before the device can report anything.
@@ -144,17 +148,26 @@ impl Hub {
         self.lock().get(id).cloned()
     }
 
-    /// The events that are still to be stored when the run ends, its last state among them; empty when nothing but states
-    /// happened, because those can be told from the run itself.
+    /// Takes the run's last state and gives the events that are still to be stored, that state among them; none when nothing
+    /// but states happened, because those can be told from the run itself. Followers hear of the end with [`Self::end`].
     pub(crate) fn closing(&self, run: &LiveRun, state: RunState, at: Timestamp) -> Vec<StoredEvent> {
-        run.push(at, EventKind::State { state });
-        let inner = run.lock();
+        let mut inner = run.lock();
+        let last = StoredEvent { seq: inner.events.len() as u64 + 1, at, kind: EventKind::State { state } };
+        inner.last = Some(last.clone());
         let plain = inner.stored == 0 && inner.events.iter().all(|event| matches!(event.kind, EventKind::State { .. }));
-        if plain { Vec::new() } else { inner.events[inner.stored..].to_vec() }
+        if plain { Vec::new() } else { inner.events[inner.stored..].iter().cloned().chain([last]).collect() }
     }
 
-    /// The run's end is stored: followers read it there from now on.
+    /// The run's end is stored: followers hear of it, and read it there from now on.
     pub(crate) fn end(&self, run: &LiveRun) {
+        let mut inner = run.lock();
+        if let Some(last) = inner.last.take() {
+            if let EventKind::State { state } = last.kind {
+                inner.state = Some(state);
+            }
+            inner.events.push(last);
+        }
+        drop(inner);
         self.lock().remove(&run.id);
         run.changed.send_replace(u64::MAX);
     }
@@ -163,23 +176,32 @@ impl Hub {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes events from the device until it is gone. Run it as a background task.
-    pub async fn follow(self: Arc<Self>, mut events: broadcast::Receiver<RunEvent>) {
+    /// Sorts what the device has said so far. A run that ends calls it first: the device speaks before it answers, so nothing
+    /// of the run is missed.
+    pub(crate) fn sort(&self) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match events.recv().await {
+            match inbox.try_recv() {
                 Ok(event) => {
-                    if let Some(run) = self.live(&event.run) {
-                        // The end of a run is told by its outcome, together with its result.
-                        if !matches!(event.kind, EventKind::State { state } if state.is_final()) {
-                            run.push(self.ambient.clock.now(), event.kind);
-                        }
+                    // The end of a run is told by its outcome, together with its result.
+                    let is_end = matches!(event.kind, EventKind::State { state } if state.is_final());
+                    if let Some(run) = self.live(&event.run).filter(|_| !is_end) {
+                        run.push(self.ambient.clock.now(), event.kind);
                     }
                 }
-                Err(broadcast::error::RecvError::Lagged(lost)) => {
+                Err(broadcast::error::TryRecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "events of runs came faster than they could be taken");
                 }
-                Err(broadcast::error::RecvError::Closed) => return,
+                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => return,
             }
+        }
+    }
+
+    /// Sorts events as they come, until the device is gone. `bell` is a second receiver of the same events. Run it as a
+    /// background task.
+    pub async fn follow(self: Arc<Self>, mut bell: broadcast::Receiver<RunEvent>) {
+        while !matches!(bell.recv().await, Err(broadcast::error::RecvError::Closed)) {
+            self.sort();
         }
     }
 
@@ -197,18 +219,19 @@ impl Hub {
     }
 
     async fn flush(&self, run: &LiveRun) -> Result<(), Error> {
-        let (batch, upto) = {
-            let inner = run.lock();
+        let batch = {
+            let mut inner = run.lock();
             let telling = inner.events[inner.stored..].iter().any(|event| !matches!(event.kind, EventKind::State { .. }));
-            if !telling || inner.state.is_some_and(RunState::is_final) {
+            if !telling || inner.last.is_some() || inner.state.is_some_and(RunState::is_final) {
                 return Ok(());
             }
-            (inner.events[inner.stored..].to_vec(), inner.events.len())
+            let batch = inner.events[inner.stored..].to_vec();
+            // Marked before the write: an event is stored once or, if the write fails, lost with an error in the log; the
+            // closing write must never meet a number twice.
+            inner.stored = inner.events.len();
+            batch
         };
         let id = run.id;
-        // Marked before the write: an event is stored once or, if the write fails, lost with an error in the log; the closing
-        // write must never meet a number twice.
-        run.lock().stored = upto;
         transact(self.db.read(), move |tx| Box::pin(async move { tx.insert_run_events(id, &batch).await })).await
     }
 }

@@ -64,6 +64,13 @@ pub fn canonical_name(name: &str) -> Result<String, UserError> {
     if good { Ok(name.to_ascii_lowercase()) } else { Err(UserError::Name) }
 }
 
+/// What a change does to the tokens that the user holds.
+#[derive(PartialEq, Eq)]
+enum Tokens {
+    Live,
+    Die,
+}
+
 /// Manages users.
 #[derive(Debug, Clone)]
 pub struct Users {
@@ -164,16 +171,13 @@ impl Users {
     async fn apply<P: Proof + ?Sized>(&self, proof: &P, name: &str, change: UserChange) -> Result<UserRow, UserError> {
         let roles = change.roles.as_deref().map(|roles| self.checked_roles(roles)).transpose()?;
         let disabled = change.disabled;
-        self.change(proof, name, "updated", move |user, now| {
+        self.change(proof, name, "updated", move |user| {
             if let Some(roles) = roles {
                 user.roles = roles;
             }
-            if let Some(disabled) = disabled {
-                if disabled && !user.disabled {
-                    user.tokens_valid_from = now;
-                }
-                user.disabled = disabled;
-            }
+            let ends = disabled == Some(true) && !user.disabled;
+            user.disabled = disabled.unwrap_or(user.disabled);
+            if ends { Tokens::Die } else { Tokens::Live }
         })
         .await
     }
@@ -182,9 +186,9 @@ impl Users {
         let canonical = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
         accept_password(&canonical, &password)?;
         let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
-        self.change(proof, &canonical, "password set, tokens revoked", move |user, now| {
+        self.change(proof, &canonical, "password set, tokens revoked", move |user| {
             user.password_hash = hash;
-            user.tokens_valid_from = now;
+            Tokens::Die
         })
         .await
     }
@@ -192,7 +196,7 @@ impl Users {
     async fn change<P, F>(&self, proof: &P, name: &str, what: &'static str, edit: F) -> Result<UserRow, UserError>
     where
         P: Proof + ?Sized,
-        F: FnOnce(&mut UserRow, Timestamp) + Send + 'static,
+        F: FnOnce(&mut UserRow) -> Tokens + Send + 'static,
     {
         let name = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
         let now = self.ambient.clock.now();
@@ -202,11 +206,9 @@ impl Users {
                 Box::pin(async move {
                     let before = tx.user(&name).await?.ok_or(UserError::NoSuchUser)?;
                     let mut after = before.clone();
-                    edit(&mut after, now);
-                    // A token's epoch must differ even when two changes share a microsecond or the clock went back.
-                    if after.tokens_valid_from != before.tokens_valid_from {
-                        after.tokens_valid_from =
-                            after.tokens_valid_from.max(Timestamp::from_micros(before.tokens_valid_from.micros() + 1));
+                    if edit(&mut after) == Tokens::Die {
+                        // The epoch must differ even when two changes share a microsecond or the clock went back.
+                        after.tokens_valid_from = now.max(Timestamp::from_micros(before.tokens_valid_from.micros() + 1));
                     }
                     after.updated_at = now;
                     after.version += 1;

@@ -18,15 +18,16 @@ enum Kind {
     Form,
 }
 
+fn unsupported() -> ApiError {
+    ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json in UTF-8.")
+}
+
 fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
-    let refused = || {
-        ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json in UTF-8.")
-    };
     if headers.contains_key(header::CONTENT_ENCODING) {
-        return Err(refused());
+        return Err(unsupported());
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Kind::Json) };
-    let text = value.to_str().map_err(|_| refused())?.to_ascii_lowercase();
+    let text = value.to_str().map_err(|_| unsupported())?.to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
     let essence = parts.next().unwrap_or("");
     let utf8 = parts.all(|parameter| match parameter.split_once('=') {
@@ -34,11 +35,11 @@ fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
         _ => true,
     });
     match essence {
-        _ if !utf8 => Err(refused()),
+        _ if !utf8 => Err(unsupported()),
         "application/json" => Ok(Kind::Json),
         "application/x-www-form-urlencoded" => Ok(Kind::Form),
         _ if essence.starts_with("application/") && essence.ends_with("+json") => Ok(Kind::Json),
-        _ => Err(refused()),
+        _ => Err(unsupported()),
     }
 }
 
@@ -67,12 +68,15 @@ impl FromRequest<AppState> for JsonObject {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        if kind(request.headers())? == Kind::Form && http_body::Body::size_hint(request.body()).lower() > 0 {
-            return Err(ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json in UTF-8."));
-        }
-        let bytes = read(request, state).await?;
+        let kind = kind(request.headers())?;
+        // An empty form is what some clients send for "no body"; anything in it is refused, before it is read if possible.
+        let has_body = http_body::Body::size_hint(request.body()).lower() > 0;
+        let bytes = if kind == Kind::Form && has_body { return Err(unsupported()) } else { read(request, state).await? };
         if bytes.is_empty() {
             return Ok(Self(Map::new()));
+        }
+        if kind == Kind::Form {
+            return Err(unsupported());
         }
         match strict_json::parse(&bytes)? {
             Value::Object(object) => Ok(Self(object)),
@@ -89,14 +93,56 @@ impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let strict = prefers(request.headers(), "handling=strict");
         let JsonObject(object) = JsonObject::from_request(request, state).await?;
-        typed(Value::Object(object)).map(Self)
+        typed(object, strict).map(Self)
     }
 }
 
+/// Whether a `Prefer` header (RFC 7240) names this preference.
+pub(crate) fn prefers(headers: &HeaderMap, preference: &str) -> bool {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .any(|part| part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(preference)))
+}
+
+/// The members that a type knows, as its derived `Deserialize` tells them.
+struct Members<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> serde::Deserializer<'de> for Members<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("only structs have members"))
+    }
+
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
+        tuple_struct map enum identifier ignored_any
+    }
+}
+
+fn members<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut known: &'static [&'static str] = &[];
+    // Always an error: it was asked for its members, not for a value.
+    let _ = T::deserialize(Members(&mut known));
+    known
+}
+
 /// Gives a parsed body its type. The error names the field, never the value.
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
-    serde_json::from_value(value).map_err(|error| {
+fn typed<T: DeserializeOwned>(object: Map<String, Value>, strict: bool) -> Result<T, ApiError> {
+    if strict && object.keys().any(|name| !members::<T>().contains(&name.as_str())) {
+        return Err(ApiError::field(&["body"], "unexpected", "The body has a member that is not known here."));
+    }
+    serde_json::from_value(Value::Object(object)).map_err(|error| {
         let text = error.to_string();
         let field = text.split('`').nth(1).filter(|name| name.len() <= 64).unwrap_or("");
         if text.starts_with("missing field") {
@@ -116,6 +162,7 @@ impl FromRequest<AppState> for Credentials {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let kind = kind(request.headers())?;
+        let strict = prefers(request.headers(), "handling=strict");
         let bytes = read(request, state).await?;
         let value = match kind {
             Kind::Json => strict_json::parse(&bytes)?,
@@ -130,10 +177,10 @@ impl FromRequest<AppState> for Credentials {
                 Value::Object(object)
             }
         };
-        if !value.is_object() {
+        let Value::Object(object) = value else {
             return Err(ApiError::field(&["body"], "type", "The body must be an object with username and password."));
-        }
-        typed(value).map(Self)
+        };
+        typed(object, strict).map(Self)
     }
 }
 

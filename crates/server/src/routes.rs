@@ -206,17 +206,19 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-/// Records the end of a permitted request even if the client hangs up.
+/// Records the end of a permitted request even if the client hangs up or the handler panics.
 struct Closing<A: Action> {
     guard: Arc<Guard>,
     permit: Arc<Permit<A>>,
-    /// 499 until the answer is known: the client went away.
-    status: u16,
+    /// Unknown until there is an answer.
+    status: Option<u16>,
 }
 
 impl<A: Action> Drop for Closing<A> {
     fn drop(&mut self) {
-        self.guard.close(&self.permit, self.status);
+        // 499: the client went away before the answer.
+        let status = self.status.unwrap_or(if std::thread::panicking() { 500 } else { 499 });
+        self.guard.close(&self.permit, status);
     }
 }
 
@@ -234,18 +236,18 @@ async fn admit<A: Action<Target: DeserializeOwned>>(State(state): State<AppState
     };
     let permit = Arc::new(state.guard.permit::<A>(&caller, target)?);
     parts.extensions.insert(Arc::clone(&permit));
-    let mut closing = Closing { guard: Arc::clone(&state.guard), permit, status: 499 };
+    let mut closing = Closing { guard: Arc::clone(&state.guard), permit, status: None };
     let request = Request::from_parts(parts, body);
-    let answer = if A::RECORDING == Recording::Read {
-        next.run(request).await
-    } else {
-        // What changes something is carried to its end, whether or not the client waits for it.
-        let handler = state.tasks.spawn(next.run(request));
-        handler.await.unwrap_or_else(|panic| ApiError::internal(&panic).into_response())
+    let handler = async move {
+        let answer = next.run(request).await;
+        closing.status = Some(answer.status().as_u16());
+        answer
     };
-    closing.status = answer.status().as_u16();
-    drop(closing);
-    Ok(answer)
+    if A::RECORDING == Recording::Read {
+        return Ok(handler.await);
+    }
+    // What changes something is carried to its end, and recorded, whether or not the client waits for it.
+    Ok(state.tasks.spawn(handler).await.unwrap_or_else(|panic| ApiError::internal(&panic).into_response()))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -281,7 +281,7 @@ impl Wired<'_> {
         );
         let world = Arc::new(DeviceWorld(Arc::clone(&self.device)));
         let guard = Arc::new(Guard::new(Arc::clone(&sessions), self.recorder.clone(), world, ambient.clone()));
-        let hub = Hub::new(db.clone(), ambient.clone());
+        let hub = Hub::new(db.clone(), ambient.clone(), self.device.events());
         let executions = Executions::new(
             Arc::clone(&self.device),
             self.name,

@@ -82,6 +82,11 @@ impl Failure {
         Self::new(exit::ERROR, format!("{what} {}", path.display()), hint).because(error.to_string())
     }
 
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Prints it: words on standard error, or with JSON output the problem on standard output.
     pub(crate) fn print(&self, global: &Global) {
         if self.code == 0 {
@@ -143,6 +148,13 @@ fn local_code(code: u8) -> &'static str {
         exit::TIMED_OUT => "timed_out",
         exit::INTERRUPTED => "interrupted",
         _ => "error",
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&line(&self.error))?;
+        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, ": {}", line(cause)))
     }
 }
 
@@ -272,6 +284,9 @@ fn hint_for(code: &str, run: Option<RunId>) -> String {
         "run_not_found" => "interlock runs list".to_owned(),
         "user_not_found" => "interlock user list".to_owned(),
         "artifact_not_found" => "`interlock runs show RUN` lists the files of a run".to_owned(),
+        "conflict" => "look how it is now (`interlock status`, `interlock user list`), then decide".to_owned(),
+        "invalid_request" => "change what is named and start the command again".to_owned(),
+        "not_found" => "check the path and the name".to_owned(),
         "payload_too_large" => "send less, or ask the administrator to raise MAX_REQUEST_SIZE".to_owned(),
         _ => String::new(),
     }

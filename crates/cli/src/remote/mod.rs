@@ -16,7 +16,6 @@ mod global;
 mod live;
 mod logs;
 mod parameters;
-mod prompt;
 mod run;
 mod runs;
 mod sign_in;

@@ -20,6 +20,7 @@
 
 mod record;
 mod recover;
+mod rewrite;
 mod sent;
 mod writer;
 
@@ -39,8 +40,8 @@ use interlock_model::{Clock, RunId};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub(crate) use recover::Recovered;
-use sent::SentFile;
 pub(crate) use sent::SentError;
+use sent::SentFile;
 
 /// Rewritten when this many bytes are dead.
 const COMPACT_BYTES: u64 = 64 << 20;
@@ -117,8 +118,18 @@ struct Inner {
 }
 
 enum Request {
-    Arm { line: Vec<u8>, run: RunId, number: u64 },
-    Finish { run: RunId, at: i64, outcome: Outcome, durable: bool, reply: Option<Reply> },
+    Arm {
+        line: Vec<u8>,
+        run: RunId,
+        number: u64,
+    },
+    Finish {
+        run: RunId,
+        at: i64,
+        outcome: Outcome,
+        durable: bool,
+        reply: Option<Reply>,
+    },
     Forget(Vec<RunId>),
     #[cfg(test)]
     Rewrite,
@@ -177,7 +188,7 @@ impl Journal {
     /// The line that [`Self::arm`] writes. Made by the caller's task, not by the supervisor.
     pub(crate) fn armed_line(call: &Call) -> Vec<u8> {
         let mut line = Vec::with_capacity(160);
-        record::armed(&mut line, call.run, &call.action, &record::digest(call.run, &call.parameters));
+        record::armed(&mut line, call.run, &call.action, record::digest(call.run, &call.parameters));
         line
     }
 
@@ -270,11 +281,11 @@ impl Journal {
     }
 
     fn request(&self, request: Request) {
-        if let Err(mpsc::SendError(request)) = self.requests.send(request) {
-            // Only after `close`, or if the writer panicked: nobody may wait for ever.
-            if let Request::Finish { outcome, reply: Some(reply), .. } = request {
-                reply(outcome, false);
-            }
+        // Fails only after `close`, or if the writer panicked: nobody may wait for ever.
+        if let Err(mpsc::SendError(Request::Finish { outcome, reply: Some(reply), .. })) =
+            self.requests.send(request)
+        {
+            reply(outcome, false);
         }
     }
 

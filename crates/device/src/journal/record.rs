@@ -42,7 +42,10 @@ pub(super) enum Record {
     Sent(RunId),
     /// Sent by an earlier host, which did not live to see the end.
     Lost(RunId),
-    Finished { run: RunId, at: i64 },
+    Finished {
+        run: RunId,
+        at: i64,
+    },
     Forgotten(Vec<RunId>),
 }
 
@@ -131,13 +134,13 @@ pub(super) fn header(buffer: &mut Vec<u8>, header: &Header) {
 }
 
 /// `digest` says which parameters were meant, without holding them.
-pub(super) fn armed(buffer: &mut Vec<u8>, run: RunId, action: &str, digest: &[u8; 8]) {
+pub(super) fn armed(buffer: &mut Vec<u8>, run: RunId, action: &str, digest: [u8; 8]) {
     line(buffer, |out| {
         let _ = write!(
             out,
             r#"{{"t":"armed","run":"{run}","action":{},"digest":"{:016x}"}}"#,
             serde_json::Value::from(action),
-            u64::from_be_bytes(*digest)
+            u64::from_be_bytes(digest)
         );
     });
 }
@@ -215,11 +218,12 @@ mod tests {
     #[test]
     fn every_record_survives_its_line() {
         let (a, b) = (run(1), run(2));
-        let outcome = Outcome::Returned { result: serde_json::json!({"text": "line\nbreak"}), duration_ms: 1.5 };
+        let outcome =
+            Outcome::Returned { result: serde_json::json!({"text": "line\nbreak"}), duration_ms: 1.5 };
         let head = Header { version: 1, session: 7, boot: "b\"oot".into(), at: 5, horizon: 9 };
         let mut buffer = Vec::new();
         header(&mut buffer, &head);
-        armed(&mut buffer, a, "mix", &digest(a, &serde_json::Map::new()));
+        armed(&mut buffer, a, "mix", digest(a, &serde_json::Map::new()));
         sent(&mut buffer, a);
         lost(&mut buffer, b);
         finished(&mut buffer, a, 42, &outcome);
@@ -251,7 +255,7 @@ mod tests {
         #[test]
         fn a_changed_line_is_not_sound(at in 0_usize..90, bit in 0_u8..8) {
             let mut buffer = Vec::new();
-            armed(&mut buffer, run(3), "mix", &[1; 8]);
+            armed(&mut buffer, run(3), "mix", [1; 8]);
             buffer.pop();
             let at = at % buffer.len();
             let whole = buffer.clone();

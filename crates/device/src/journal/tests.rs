@@ -40,7 +40,8 @@ impl Bench {
     fn open_at(&self, boot: &str, compact_bytes: u64) -> Open {
         let (sender, events) = unbounded_channel();
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
-        let journal = Journal::open_with(self.recover(boot), None, clock, sender, compact_bytes).expect("opens");
+        let journal =
+            Journal::open_with(self.recover(boot), None, clock, sender, compact_bytes).expect("opens");
         Open { journal, events, number: 0 }
     }
 
@@ -131,7 +132,10 @@ fn call(run: RunId) -> Call {
 }
 
 fn outcome(value: u64) -> Outcome {
-    Outcome::Returned { result: serde_json::json!({ "value": value, "text": "two\nlines" }), duration_ms: 1.5 }
+    Outcome::Returned {
+        result: serde_json::json!({ "value": value, "text": "two\nlines" }),
+        duration_ms: 1.5,
+    }
 }
 
 /// Run 1 ended, run 2 was sent, run 3 is armed.
@@ -228,7 +232,8 @@ fn the_marks_cut_at_any_byte_keep_what_is_whole() {
     three(&bench).journal.close();
     let path = bench.marks();
     let whole = fs::read(&path).expect("there");
-    let ends: Vec<usize> = whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).collect();
+    let ends: Vec<usize> =
+        whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).collect();
 
     for cut in 0..=whole.len() {
         let copy = bench.copy();
@@ -264,7 +269,9 @@ fn damage_in_the_middle_keeps_what_is_sound_and_doubts_the_rest() {
     let later = RunId::new(START.plus(Duration::from_secs(1)), &TestEntropy::seeded(5));
     assert_eq!(open.journal.journaled(later), Journaled::NeverStarted);
     let kept = fs::read_dir(bench.folder.path()).expect("readable").flatten();
-    assert!(kept.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("journal.damaged-")));
+    assert!(
+        kept.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("journal.damaged-"))
+    );
     open.journal.close();
     assert_eq!(bench.open("boot").journal.journaled(run(99)), Journaled::Started, "the doubt is remembered");
 }
@@ -344,12 +351,12 @@ fn an_outcome_that_nobody_fetched_is_kept_a_day_and_then_doubted() {
     open.finish(run(1), &outcome(1));
     open.journal.close();
 
-    bench.clock.advance(Duration::from_secs(23 * 3600));
+    bench.clock.advance(Duration::from_hours(23));
     let open = bench.open("boot");
     assert_eq!(open.journal.journaled(run(1)), Journaled::Finished(outcome(1)));
     open.journal.close();
 
-    bench.clock.advance(Duration::from_secs(2 * 3600));
+    bench.clock.advance(Duration::from_hours(2));
     let open = bench.open("boot");
     assert_eq!(open.journal.journaled(run(1)), Journaled::Started, "never: not started");
     open.journal.close();
@@ -424,7 +431,9 @@ enum Step {
     /// The process is killed; the machine goes on.
     Restart,
     /// The machine loses power: marks since the last start may be gone.
-    PowerCut { marks_kept: bool },
+    PowerCut {
+        marks_kept: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -463,7 +472,7 @@ proptest! {
         let withdrawn = Outcome::Cancelled { rung: Rung::Kill };
         for step in steps {
             match step {
-                Step::Arm(seed) if truth.get(&seed).is_none() => {
+                Step::Arm(seed) if !truth.contains_key(&seed) => {
                     open.arm(run(seed));
                     truth.insert(seed, Truth::Armed);
                 }

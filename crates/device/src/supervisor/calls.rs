@@ -3,9 +3,9 @@
 //! Answers for the order of things: armed on disk, marked as sent, then the line to the worker; recorded, then told to the
 //! caller. A call that waits can always still be refused; one that was sent never is.
 
+use interlock_model::RunId;
 use interlock_model::device::{EventKind, NotStarted, Outcome, Rung};
 use interlock_model::run::RunState;
-use interlock_model::RunId;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -52,8 +52,8 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_journal(&mut self, event: JournalEvent) {
-        match event {
+    pub(super) fn on_journal(&mut self, event: &JournalEvent) {
+        match *event {
             JournalEvent::Armed { through } => self.armed_through = self.armed_through.max(through),
             JournalEvent::ArmFailed { from, through } => {
                 let failed = |waiting: &Waiting| (from..=through).contains(&waiting.number);
@@ -62,7 +62,10 @@ impl Supervisor {
                 }
             }
             JournalEvent::FinishLost(run) => {
-                self.mark(&format!("the end of {run} could not be written to the journal; look at the disk"), false);
+                self.mark(
+                    &format!("the end of {run} could not be written to the journal; look at the disk"),
+                    false,
+                );
             }
             JournalEvent::Resumed => self.journal_busy = false,
         }
@@ -105,11 +108,11 @@ impl Supervisor {
                 }
             }
             let Some(waiting) = self.queue.pop_front() else { return };
-            self.send_call(waiting.queued);
+            self.send_call(&waiting.queued);
         }
     }
 
-    fn send_call(&mut self, queued: Queued) {
+    fn send_call(&mut self, queued: &Queued) {
         let Some(worker) = &mut self.worker else { return };
         let now = Instant::now();
         let deadline = now.checked_add(queued.timeout).unwrap_or(now + FAR * 365);
@@ -165,18 +168,18 @@ impl Supervisor {
     }
 
     pub(super) fn on_printed(&mut self, line: String) {
-        let run = self.running.as_ref().map(|running| running.run).or(self.gate.as_ref().map(|gate| gate.run));
+        let run =
+            self.running.as_ref().map(|running| running.run).or(self.gate.as_ref().map(|gate| gate.run));
         if let Some(worker) = self.worker.as_mut().filter(|worker| !matches!(worker.phase, Phase::Busy)) {
             if worker.tail.len() == super::TAIL {
                 worker.tail.pop_front();
             }
             worker.tail.push_back(line.clone());
         }
-        match run {
-            Some(run) => {
-                self.shared.emit_counted(run, || EventKind::Log { level: "info".to_owned(), message: line });
-            }
-            None => tracing::info!(device.name = self.shared.config.name, worker.output = line, "worker"),
+        if let Some(run) = run {
+            self.shared.emit_counted(run, || EventKind::Log { level: "info".to_owned(), message: line });
+        } else {
+            tracing::info!(device.name = self.shared.config.name, worker.output = line, "worker");
         }
     }
 
@@ -230,7 +233,9 @@ impl Supervisor {
     pub(super) fn on_end(&mut self, message: Message) {
         let Some((outcome, reason)) = self.judge(message) else { return };
         let lines = self.worker.as_mut().map(|worker| worker.proc.printed()).unwrap_or_default();
-        lines.into_iter().for_each(|line| self.on_printed(line));
+        for line in lines {
+            self.on_printed(line);
+        }
         self.retry.failures = 0;
         self.end_rung("done");
         match reason.filter(|_| self.has_safe_state) {

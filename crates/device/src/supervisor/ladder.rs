@@ -115,7 +115,8 @@ impl Supervisor {
 
     /// Tells about a rung of the run that is being ended, or has just been.
     pub(super) fn rung(&self, rung: Rung, outcome: &str, duration_ms: f64) {
-        let run = self.running.as_ref().map(|running| running.run).or(self.gate.as_ref().map(|gate| gate.run));
+        let run =
+            self.running.as_ref().map(|running| running.run).or(self.gate.as_ref().map(|gate| gate.run));
         if let Some(run) = run {
             self.shared.emit(run, EventKind::Rung { rung, outcome: outcome.to_owned(), duration_ms });
         }

@@ -9,15 +9,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use interlock_model::device::{Catalogue, NotStarted, Outcome, Rung};
+use interlock_model::device::{Catalogue, Outcome, Rung};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::ladder::millis;
-use super::{Closing, Dying, KILL_WAIT, Phase, Standby, Supervisor, Worker};
+use super::{Dying, KILL_WAIT, Phase, Supervisor, Worker};
 use crate::environment;
 use crate::error::{ReleaseError, StartError};
-use crate::process::{self, Event, Proc};
+use crate::process::{self, Proc};
 use crate::shared::Activity;
 use crate::wire::{self, Message, Ready, Reason, Role};
 
@@ -71,8 +71,7 @@ impl Supervisor {
     /// Makes a process the worker.
     pub(super) fn adopt(&mut self, proc: Proc, phase: Phase) {
         let pid = proc.id();
-        self.worker =
-            Some(Worker { proc, phase, dying: None, born: Instant::now(), tail: VecDeque::new() });
+        self.worker = Some(Worker { proc, phase, dying: None, born: Instant::now(), tail: VecDeque::new() });
         self.shared.view().worker.pid = Some(pid);
         if let Some(standby) = &mut self.standby {
             standby.proc.send(&wire::guard(Some(pid)));
@@ -80,13 +79,13 @@ impl Supervisor {
     }
 
     /// The worker, or the standby that is on its way to be one, has loaded the file.
-    pub(super) fn on_ready(&mut self, ready: Box<Ready>) {
+    pub(super) fn on_ready(&mut self, ready: Ready) {
         match self.worker.as_ref().map(|worker| &worker.phase) {
             Some(Phase::Loading { .. }) => {}
-            Some(Phase::Rest(rest)) if !rest.is_asked() => return self.begin_rest(*ready),
+            Some(Phase::Rest(rest)) if !rest.is_asked() => return self.begin_rest(ready),
             _ => return,
         }
-        if let Err(error) = self.accept(*ready) {
+        if let Err(error) = self.accept(ready) {
             return self.fail_start(error);
         }
         if self.is_parked() {
@@ -133,6 +132,10 @@ impl Supervisor {
     pub(super) fn become_idle(&mut self) {
         let Some(worker) = &mut self.worker else { return };
         worker.phase = Phase::Idle;
+        if worker.dying.is_some() {
+            // It ended its work in the moment in which it was killed.
+            return;
+        }
         if self.due && !self.is_parked() {
             self.due = false;
             if self.has_safe_state {
@@ -307,7 +310,10 @@ impl Supervisor {
             (Some((outcome, _)), _) => outcome,
             _ if !confirmed => Outcome::Uncertain { reason: how },
             _ if stopped => {
-                self.stopped_run = Some(run);
+                match &mut self.stop {
+                    Some(stop) => stop.run = Some(run),
+                    None => self.stopped_run = Some(run),
+                }
                 Outcome::Cancelled { rung: Rung::Kill }
             }
             (None, Some((why, rung @ (Rung::Interrupt | Rung::Kill)))) => why.outcome(rung),
@@ -323,77 +329,6 @@ impl Supervisor {
         self.conclude_later(outcome);
         self.recover(reason, mark);
     }
-
-    // Standby
-
-    /// Starts a standby if one is wanted and there is something that it could do.
-    pub(super) fn start_standby(&mut self) {
-        let wanted = self.shared.config.standby && self.has_safe_state;
-        if !wanted || self.standby.is_some() || self.closing.is_some() {
-            return;
-        }
-        self.standby_retry.at = None;
-        match self.spawn(Role::Standby) {
-            Ok(mut proc) => {
-                proc.send(&wire::guard(self.worker.as_ref().map(|worker| worker.proc.id())));
-                let deadline = Instant::now() + self.shared.config.load_deadline;
-                self.standby = Some(Standby { proc, ready: None, deadline });
-            }
-            Err(error) => {
-                tracing::error!(%error, "the standby cannot be started");
-                self.standby_retry.fail(Duration::from_secs(1), Duration::from_secs(60));
-            }
-        }
-    }
-
-    pub(super) fn on_standby(&mut self, event: Event) {
-        match event {
-            Event::Message(Message::Ready(ready)) => {
-                if let Some(standby) = &mut self.standby {
-                    standby.ready = Some(ready);
-                    self.standby_retry.failures = 0;
-                    self.shared.view().worker.standby = true;
-                }
-            }
-            Event::Message(Message::LoadFailed(error)) => {
-                self.drop_standby(&format!("{}: {}", error.class, error.message));
-            }
-            Event::Message(_) => {}
-            Event::Printed(line) => tracing::debug!(worker.output = line, "standby"),
-            Event::Broken(problem) => self.drop_standby(&problem),
-            Event::Dead => self.drop_standby("it died"),
-        }
-    }
-
-    fn drop_standby(&mut self, why: &str) {
-        tracing::warn!(reason = why, "the standby is lost");
-        self.shared.view().worker.standby = false;
-        if let Some(standby) = self.standby.take() {
-            standby.proc.kill();
-            self.tracker.spawn(standby.proc.bury());
-        }
-        self.standby_retry.fail(Duration::from_secs(1), Duration::from_secs(60));
-    }
-
-    pub(super) fn tend_standby(&mut self, now: Instant) {
-        match &self.standby {
-            Some(standby) if standby.ready.is_none() && standby.deadline <= now => {
-                self.drop_standby("it took too long to load");
-            }
-            None if self.standby_retry.at.is_some_and(|at| at <= now) => {
-                self.standby_retry.at = None;
-                if matches!(
-                    self.worker.as_ref().map(|worker| &worker.phase),
-                    Some(Phase::Idle | Phase::Busy | Phase::Parked)
-                ) {
-                    self.start_standby();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    // Release and end
 
     pub(super) fn on_resume(&mut self, reply: oneshot::Sender<Result<(), ReleaseError>>) {
         if self.closing.is_some() {
@@ -416,86 +351,5 @@ impl Supervisor {
             Some((Phase::Idle, false)) => self.become_idle(),
             Some(_) => {}
         }
-    }
-
-    pub(super) fn on_shutdown(&mut self, grace: Duration, reply: Option<oneshot::Sender<()>>) {
-        self.refuse_waiting(NotStarted::HostStopped);
-        for resuming in self.resuming.drain(..) {
-            let _ = resuming.send(Err(ReleaseError::Closing));
-        }
-        let now = Instant::now();
-        let until = now.checked_add(grace).unwrap_or(now + super::FAR);
-        self.closing = Some(Closing { reply, until, stopping: false });
-    }
-
-    /// The grace is over.
-    pub(super) fn close_now(&mut self, now: Instant) {
-        let ladder = self.shared.config.ladder;
-        let Some(closing) = &mut self.closing else { return };
-        if std::mem::replace(&mut closing.stopping, true) {
-            self.ended = true;
-            return;
-        }
-        // Time for every rung, the kill and the hook; after that nothing more can be done.
-        closing.until = now + ladder.checkpoint + ladder.interrupt + KILL_WAIT + ladder.safe_state * 2;
-        self.begin_climb(super::ladder::Why::Cancelled, "the server is shutting down", now);
-    }
-
-    /// Whether a host that shuts down has nothing left to wait for.
-    pub(super) fn may_end(&self) -> bool {
-        let at_rest = !matches!(
-            self.worker.as_ref().map(|worker| &worker.phase),
-            Some(Phase::Busy | Phase::Rest(_))
-        );
-        self.closing.is_some() && self.running.is_none() && self.stop.is_none() && at_rest
-    }
-
-    /// Ends processes, tells everyone who still waits, writes what is to be written.
-    pub(super) async fn finish(mut self) {
-        self.commands.close();
-        self.refuse_waiting(NotStarted::HostStopped);
-        let mut procs = Vec::new();
-        // The standby first: an end of its commands without `exit` would mean that the host is lost.
-        procs.extend(self.standby.take().map(|standby| standby.proc));
-        if let Some(worker) = self.worker.take() {
-            if matches!(worker.phase, Phase::Busy | Phase::Rest(_) | Phase::Loading { .. } | Phase::Starting { .. }) {
-                worker.proc.kill();
-            }
-            procs.push(worker.proc);
-        }
-        for proc in &mut procs {
-            proc.send(&wire::exit());
-        }
-        let patience = Instant::now() + Duration::from_secs(2);
-        for mut proc in procs {
-            let left = patience.saturating_duration_since(Instant::now());
-            if timeout(left, async { proc.flushed().await; proc.died().await }).await.is_err() {
-                proc.kill();
-                let _ = timeout(Duration::from_secs(1), proc.died()).await;
-            }
-            proc.reap();
-        }
-        if self.running.is_some() {
-            self.conclude(Outcome::Cancelled { rung: Rung::Kill });
-        }
-        if let Some(gate) = self.gate.take() {
-            gate.open();
-        }
-        self.answer_stop(Some("the host is shutting down".to_owned()));
-        self.tracker.close();
-        let _ = timeout(Duration::from_secs(5), self.tracker.wait()).await;
-        let shared = std::sync::Arc::clone(&self.shared);
-        let _ = tokio::task::spawn_blocking(move || shared.journal.close()).await;
-        self.shared.abandon_calls();
-        if let Some(reply) = self.closing.take().and_then(|closing| closing.reply) {
-            let _ = reply.send(());
-        }
-    }
-}
-
-impl Drop for Supervisor {
-    /// Whatever ends this task, nobody waits for it any longer.
-    fn drop(&mut self) {
-        self.shared.abandon_calls();
     }
 }

@@ -1,13 +1,16 @@
 //! The one task that owns the worker: it feeds calls, reads answers, watches deadlines and death.
 //!
 //! Invariant: it never waits for the worker, the disk or a listener, only for the next event. What happens on an event is in the
-//! submodules: [`calls`] (queue and results), [`ladder`] (cancel and timeout), [`life`] (start, death, standby), [`rest`] (safe
-//! state and emergency stop). The kill of an emergency stop does not come through here at all; see [`crate::Host`].
+//! submodules: [`calls`] (queue and results), [`ladder`] (cancel and timeout), [`life`] (start and death), [`standby`], [`rest`]
+//! (safe state), [`stop`] (emergency stop), [`ending`] (shutdown). The kill of an emergency stop does not come through here at all; see [`crate::Host`].
 
 mod calls;
+mod ending;
 mod ladder;
 mod life;
 mod rest;
+mod standby;
+mod stop;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,8 +28,9 @@ use crate::process::{Event, Proc};
 use crate::shared::{Activity, Command, Gate, Queued, Shared, Started, Stop};
 use crate::wire::{Message, Ready};
 use ladder::Climb;
-pub(crate) use rest::ANSWER_MARGIN;
-use rest::{LastRest, Rest, StopRun};
+use rest::{LastRest, Rest};
+pub(crate) use stop::ANSWER_MARGIN;
+use stop::StopRun;
 
 /// After SIGKILL, this long until a process counts as one that cannot be killed.
 const KILL_WAIT: Duration = Duration::from_secs(2);
@@ -50,11 +54,15 @@ struct Running {
 
 enum Phase {
     /// Loading the file.
-    Loading { deadline: Instant },
+    Loading {
+        deadline: Instant,
+    },
     /// Loaded, but not started: the stop is engaged, or a person has to look first.
     Parked,
     /// Running the `@on_start` hooks.
-    Starting { deadline: Instant },
+    Starting {
+        deadline: Instant,
+    },
     Idle,
     Busy,
     /// Running the safe-state hook, or on the way there.
@@ -107,7 +115,16 @@ struct Closing {
     stopping: bool,
 }
 
+/// What is due about the worker.
+enum Due {
+    Undead,
+    Slow,
+    Rest,
+    Ladder,
+}
+
 /// State of the task.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state in disguise")]
 pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     commands: UnboundedReceiver<Command>,
@@ -201,14 +218,11 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 Some(stop) = self.stops.recv() => self.on_stop(stop),
-                command = self.commands.recv(), if !self.abandoned => match command {
-                    Some(command) => self.on_command(command),
-                    None => {
-                        self.abandoned = true;
-                        self.on_shutdown(Duration::ZERO, None);
-                    }
+                command = self.commands.recv(), if !self.abandoned => if let Some(command) = command { self.on_command(command) } else {
+                    self.abandoned = true;
+                    self.on_shutdown(Duration::ZERO, None);
                 },
-                Some(event) = self.journal.recv() => self.on_journal(event),
+                Some(event) = self.journal.recv() => self.on_journal(&event),
                 event = worker_event(&mut self.worker) => self.on_worker(event).await,
                 event = standby_event(&mut self.standby) => self.on_standby(event),
                 () = &mut sleep => {
@@ -246,11 +260,16 @@ impl Supervisor {
 
     fn on_message(&mut self, message: Message) {
         match message {
-            Message::Returned { .. } | Message::Raised { .. } | Message::Cancelled { .. } => self.on_end(message),
-            Message::Progress { .. } | Message::Metric { .. } | Message::Artifact { .. } | Message::Log { .. } => {
+            Message::Returned { .. } | Message::Raised { .. } | Message::Cancelled { .. } => {
+                self.on_end(message);
+            }
+            Message::Progress { .. }
+            | Message::Metric { .. }
+            | Message::Artifact { .. }
+            | Message::Log { .. } => {
                 self.on_news(message);
             }
-            Message::Ready(ready) => self.on_ready(ready),
+            Message::Ready(ready) => self.on_ready(*ready),
             Message::LoadFailed(error) => self.fail_start(StartError::Load(Box::new(error))),
             Message::Started => self.on_started(),
             Message::StartFailed(error) => self.fail_start(StartError::Hook(Box::new(error))),
@@ -314,12 +333,6 @@ impl Supervisor {
         }
         if self.closing.as_ref().is_some_and(|closing| closing.until <= now) {
             self.close_now(now);
-        }
-        enum Due {
-            Undead,
-            Slow,
-            Rest,
-            Ladder,
         }
         let due = self.worker.as_ref().and_then(|worker| match (&worker.dying, &worker.phase) {
             (Some(dying), _) => (dying.until <= now).then_some(Due::Undead),

@@ -1,40 +1,34 @@
-//! Bringing the device to rest: the safe-state hook in the living worker or in the standby, and the emergency stop.
+//! Bringing the device to rest: the safe-state hook, in the living worker or in the process that takes over.
 //!
-//! Never kills: by the time a stop arrives here its caller has sent SIGKILL already. What this module adds is knowing that it
-//! worked, running the hook, and saying so truthfully.
+//! Decides nothing about the run that made it necessary; that run's answer waits behind a gate until the device is at rest.
+
+use std::time::Duration;
 
 use interlock_model::device::{DeviceStop, Outcome, Rung, WorkerError};
-use interlock_model::RunId;
-use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::ladder::millis;
+use super::stop::since;
 use super::{Phase, Supervisor};
-use crate::shared::{Activity, Stop};
+use crate::shared::Activity;
 use crate::wire::{self, Message, Ready, Reason, Role};
-use interlock_model::device::NotStarted;
-
-/// On top of the hook's own time, an emergency stop is answered within this.
-pub(crate) const ANSWER_MARGIN: Duration = Duration::from_secs(5);
-/// An answer to a stop waits this long for the latch to be on disk.
-const SAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// A safe state in the making.
 pub(super) struct Rest {
-    why: Reason,
+    pub(super) why: Reason,
     /// In a process that took over, not in the one that ran the call.
-    promoted: bool,
-    begun: Instant,
+    pub(super) promoted: bool,
+    pub(super) begun: Instant,
     /// When the hook was asked for; before that the process is loading.
-    asked: Option<Instant>,
-    entered: Option<Instant>,
+    pub(super) asked: Option<Instant>,
+    pub(super) entered: Option<Instant>,
     pub(super) deadline: Instant,
     /// What to tell people although it went well.
-    mark: Option<String>,
+    pub(super) mark: Option<String>,
     /// A second process is tried once.
-    retried: bool,
-    test: Option<(Instant, oneshot::Sender<DeviceStop>)>,
+    pub(super) retried: bool,
+    pub(super) test: Option<(Instant, oneshot::Sender<DeviceStop>)>,
 }
 
 impl Rest {
@@ -43,24 +37,12 @@ impl Rest {
     }
 }
 
-/// An emergency stop that is being carried out.
-pub(super) struct StopRun {
-    pub(super) requests: Vec<Stop>,
-    /// When the worker's process group was known to be dead.
-    pub(super) killed: Option<Instant>,
-    entered: Option<Instant>,
-    done: Option<Instant>,
-    safe_state: &'static str,
-    run: Option<RunId>,
-    pub(super) answer_by: Instant,
-}
-
 /// How the last safe state went: a stop whose message is late finds its answer here.
 pub(super) struct LastRest {
-    entered: Option<Instant>,
-    ended: Instant,
-    outcome: &'static str,
-    problem: Option<String>,
+    pub(super) entered: Option<Instant>,
+    pub(super) ended: Instant,
+    pub(super) outcome: &'static str,
+    pub(super) problem: Option<String>,
 }
 
 /// Why a person should look although the hook went well.
@@ -72,10 +54,6 @@ pub(super) fn mark_for(outcome: &Outcome) -> Option<String> {
         _ => return None,
     };
     Some(text.to_owned())
-}
-
-fn since(from: Instant, to: Option<Instant>) -> Option<f64> {
-    to.map(|to| millis(to.saturating_duration_since(from)))
 }
 
 impl Supervisor {
@@ -115,7 +93,9 @@ impl Supervisor {
             Some(standby) => (standby.proc, standby.ready),
             None => match self.spawn(Role::Standby) {
                 Ok(proc) => (proc, None),
-                Err(error) => return self.settle(rest, Err(format!("no process could be started: {error}")), false),
+                Err(error) => {
+                    return self.settle(rest, Err(format!("no process could be started: {error}")), false);
+                }
             },
         };
         self.shared.view().worker.standby = false;
@@ -151,7 +131,12 @@ impl Supervisor {
         self.rest_with(why, mark, None);
     }
 
-    fn rest_with(&mut self, why: Reason, mark: Option<String>, test: Option<(Instant, oneshot::Sender<DeviceStop>)>) {
+    fn rest_with(
+        &mut self,
+        why: Reason,
+        mark: Option<String>,
+        test: Option<(Instant, oneshot::Sender<DeviceStop>)>,
+    ) {
         let now = Instant::now();
         let deadline = now + self.shared.config.ladder.safe_state;
         let Some(worker) = &mut self.worker else { return };
@@ -193,6 +178,10 @@ impl Supervisor {
     }
 
     pub(super) fn on_rest_done(&mut self, ok: bool, error: Option<WorkerError>) {
+        if self.worker.as_ref().is_some_and(|worker| worker.dying.is_some()) {
+            // Its death comes next and decides; until then nothing is known to be dead.
+            return;
+        }
         let Some(rest) = self.take_rest() else { return };
         let result = if ok { Ok(()) } else { Err(told(error)) };
         self.settle(rest, result, true);
@@ -254,21 +243,25 @@ impl Supervisor {
         } else {
             "failed"
         };
-        self.rung(Rung::SafeState, outcome, millis(now.saturating_duration_since(rest.asked.unwrap_or(rest.begun))));
+        self.rung(
+            Rung::SafeState,
+            outcome,
+            millis(now.saturating_duration_since(rest.asked.unwrap_or(rest.begun))),
+        );
         let problem = result.err();
-        match &problem {
-            Some(problem) => self.mark(&format!("the device could not be brought to its safe state: {problem}"), true),
-            None => {
-                if rest.why == Reason::HostLost {
-                    self.settle_due();
-                }
-                if let Some(mark) = &rest.mark {
-                    self.mark(mark, false);
-                }
+        if let Some(problem) = &problem {
+            self.mark(&format!("the device could not be brought to its safe state: {problem}"), true);
+        } else {
+            if rest.why == Reason::HostLost {
+                self.settle_due();
+            }
+            if let Some(mark) = &rest.mark {
+                self.mark(mark, false);
             }
         }
         self.open_gate();
-        self.last_rest = Some(LastRest { entered: rest.entered, ended: now, outcome, problem: problem.clone() });
+        self.last_rest =
+            Some(LastRest { entered: rest.entered, ended: now, outcome, problem: problem.clone() });
         if let Some(stop) = &mut self.stop {
             if stop.entered.is_none() {
                 stop.entered = rest.entered;
@@ -328,112 +321,6 @@ impl Supervisor {
             safe_state_done_ms: None,
             error: Some("the device is not idle; nothing was tried".to_owned()),
             cancelled_run: None,
-        });
-    }
-
-    // Emergency stop
-
-    /// The kill has been sent. Find out whether it worked, and bring the device to rest.
-    pub(super) fn on_stop(&mut self, stop: Stop) {
-        self.refuse_waiting(NotStarted::EmergencyStop);
-        for resuming in self.resuming.drain(..) {
-            let _ = resuming.send(Err(crate::ReleaseError::StoppedAgain));
-        }
-        if let Some(running_stop) = &mut self.stop {
-            running_stop.requests.push(stop);
-            return;
-        }
-        let at = stop.at;
-        let run = self.stopped_run.take().or(self.running.as_ref().map(|running| running.run));
-        self.stop = Some(StopRun {
-            requests: vec![stop],
-            killed: None,
-            entered: None,
-            done: None,
-            safe_state: "none",
-            run,
-            answer_by: Instant::now() + self.shared.config.ladder.safe_state + ANSWER_MARGIN,
-        });
-        let rested = self.last_rest.as_ref().is_some_and(|last| last.ended >= at);
-        let dead_already = self.last_death.is_some_and(|death| death >= at);
-        let Some(worker) = &self.worker else {
-            // Nothing lives: nothing can act.
-            self.killed_now(at);
-            return self.recover(Reason::EmergencyStop, None);
-        };
-        match &worker.phase {
-            Phase::Rest(rest) if rest.promoted && worker.dying.is_none() => {
-                // The process that could act is dead; this one is bringing the device to rest.
-                let entered = rest.entered;
-                self.killed_now(at);
-                if let Some(stop) = &mut self.stop {
-                    stop.entered = entered;
-                    stop.safe_state = if entered.is_some() { "entered" } else { "none" };
-                }
-            }
-            _ if worker.born >= at && dead_already && (rested || !self.has_safe_state) => {
-                // All was done before this message came; the present worker was never able to act.
-                self.killed_now(at);
-                let last = self.last_rest.take().filter(|last| last.ended >= at);
-                if let (Some(stop), Some(last)) = (&mut self.stop, &last) {
-                    stop.entered = last.entered;
-                    stop.done = last.problem.is_none().then_some(last.ended);
-                    stop.safe_state = last.outcome;
-                }
-                self.answer_stop(last.and_then(|last| last.problem));
-            }
-            _ => self.kill_worker(None),
-        }
-    }
-
-    fn killed_now(&mut self, at: Instant) {
-        let killed = self.last_death.filter(|death| *death >= at).unwrap_or_else(Instant::now);
-        if let Some(stop) = &mut self.stop {
-            stop.killed = Some(killed);
-        }
-    }
-
-    /// Answers everyone who asked for the stop, once the latch is on disk or cannot be.
-    pub(super) fn answer_stop(&mut self, problem: Option<String>) {
-        let Some(stop) = self.stop.take() else { return };
-        self.stopped_run = None;
-        let hook = self.has_safe_state;
-        let reached = stop.safe_state == "done" || !hook;
-        let problem = match (problem, stop.killed) {
-            (Some(problem), _) => Some(problem),
-            (None, None) => Some("the device's process is not known to be dead".to_owned()),
-            (None, Some(_)) => None,
-        };
-        let safe_state = if hook && stop.safe_state == "none" { "failed" } else { stop.safe_state };
-        let report = DeviceStop {
-            name: self.shared.config.name.clone(),
-            confirmed: stop.killed.is_some() && reached,
-            killed_ms: None,
-            safe_state: if hook { safe_state } else { "none" }.to_owned(),
-            safe_state_entered_ms: None,
-            safe_state_done_ms: None,
-            error: problem,
-            cancelled_run: stop.run,
-        };
-        self.tracker.spawn(async move {
-            for Stop { at, reply, saved } in stop.requests {
-                let unsaved = match timeout(SAVE_WAIT, saved).await {
-                    Ok(Ok(Ok(()))) => None,
-                    Ok(Ok(Err(error))) => Some(error.to_string()),
-                    Ok(Err(_)) | Err(_) => Some("the disk does not answer".to_owned()),
-                };
-                let unsaved = unsaved.map(|error| {
-                    format!("the stop is in force, but it is not on disk and would be lost in a restart: {error}")
-                });
-                let errors: Vec<String> = report.error.iter().chain(&unsaved).cloned().collect();
-                let _ = reply.send(DeviceStop {
-                    killed_ms: since(at, stop.killed),
-                    safe_state_entered_ms: since(at, stop.entered.filter(|_| hook)),
-                    safe_state_done_ms: since(at, stop.done.filter(|_| hook)),
-                    error: (!errors.is_empty()).then(|| errors.join("; ")),
-                    ..report.clone()
-                });
-            }
         });
     }
 }

@@ -15,7 +15,8 @@ async fn a_worker_that_dies_in_a_call_is_told_and_replaced() {
          @task\ndef aborts():\n    os.abort()\n",
     );
     let host = lab.start().await;
-    for (action, word) in [("segfaults", "segmentation fault"), ("exits", "exit code 9"), ("aborts", "abort")] {
+    for (action, word) in [("segfaults", "segmentation fault"), ("exits", "exit code 9"), ("aborts", "abort")]
+    {
         standby_is_ready(&host).await;
 
         let outcome = bounded(host.call(call(action))).await;
@@ -61,7 +62,8 @@ async fn a_standby_that_dies_is_replaced_and_nobody_notices() {
         let parent: u32 = stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()?;
         let environment = std::fs::read(entry.path().join("environ")).ok()?;
         let ours = lab.folder.path().to_str()?.as_bytes();
-        (parent == me && pid != worker && environment.windows(ours.len()).any(|part| part == ours)).then_some(pid)
+        (parent == me && pid != worker && environment.windows(ours.len()).any(|part| part == ours))
+            .then_some(pid)
     });
     let standby: Vec<u32> = children.collect();
     assert_eq!(standby.len(), 1, "{standby:?}");
@@ -150,7 +152,9 @@ async fn the_outcome_of_a_call_survives_the_host() {
 
 #[tokio::test]
 async fn the_process_of_a_killed_host_is_gone() {
-    let lab = Lab::new("@task\ndef stubborn():\n    note('pid %d' % os.getpid())\n    ctypes.CDLL(None).sleep(600)\n");
+    let lab = Lab::new(
+        "@task\ndef stubborn():\n    note('pid %d' % os.getpid())\n    ctypes.CDLL(None).sleep(600)\n",
+    );
     let helper = Helper::start(&lab, &[]);
     helper.call("stubborn");
     eventually("a pid", || lab.notes().iter().any(|note| note.starts_with("pid "))).await;
@@ -164,7 +168,9 @@ async fn the_process_of_a_killed_host_is_gone() {
 
 #[tokio::test]
 async fn many_callers_and_a_dying_worker_all_get_a_true_end() {
-    let lab = Lab::new("@task\ndef maybe(value: int = 0) -> int:\n    if value % 7 == 3:\n        os._exit(1)\n    return value\n");
+    let lab = Lab::new(
+        "@task\ndef maybe(value: int = 0) -> int:\n    if value % 7 == 3:\n        os._exit(1)\n    return value\n",
+    );
     let host = lab.start().await;
     let calls: Vec<_> =
         (0..21).map(|value| (value, spawn(&host, crate::lab::call_with("maybe", "value", value)))).collect();

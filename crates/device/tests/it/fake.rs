@@ -26,18 +26,19 @@ async fn a_worker_of_another_protocol_is_refused() {
 
 #[tokio::test]
 async fn a_broken_stream_kills_the_worker_and_not_the_host() {
-    for (mode, word) in [
-        ("long_line", "more than"),
-        ("garbage", "not a message"),
-        ("closes", "closed its message stream"),
-    ] {
+    for (mode, word) in
+        [("long_line", "more than"), ("garbage", "not a message"), ("closes", "closed its message stream")]
+    {
         let lab = Lab::fake(mode);
         let host = lab.start().await;
         standby_is_ready(&host).await;
 
         let outcome = bounded(host.call(call("act"))).await;
 
-        assert!(matches!(&outcome, Outcome::Crashed { reason } if reason.contains(word)), "{mode}: {outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::Crashed { reason } if reason.contains(word)),
+            "{mode}: {outcome:?}"
+        );
         assert_eq!(lab.notes(), ["act", "rest crashed"], "{mode}");
         assert_eq!(host.status().state, "ready", "{mode}");
     }
@@ -50,7 +51,10 @@ async fn the_last_words_of_a_worker_count() {
 
     let outcome = bounded(host.call(call("act"))).await;
 
-    assert!(matches!(&outcome, Outcome::Returned { result, .. } if *result == json!("the end")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Returned { result, .. } if *result == json!("the end")),
+        "{outcome:?}"
+    );
     lab.noted("rest crashed").await;
 }
 
@@ -96,5 +100,7 @@ async fn a_long_message_is_handled_while_nothing_else_happens() {
 
     let outcome = bounded(host.call(call("act"))).await;
 
-    assert!(matches!(&outcome, Outcome::Returned { result, .. } if result.as_str().map(str::len) == Some(1_000_000)));
+    assert!(
+        matches!(&outcome, Outcome::Returned { result, .. } if result.as_str().map(str::len) == Some(1_000_000))
+    );
 }

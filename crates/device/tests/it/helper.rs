@@ -3,6 +3,8 @@
 //! The test binary starts itself again with only [`host_of_another_process`], which does nothing unless it is told to. It takes
 //! commands on its standard input and answers on its standard output, in lines that begin with `@@`.
 
+#![expect(clippy::print_stdout, reason = "the helper answers on its standard output")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};

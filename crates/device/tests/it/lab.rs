@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use interlock_device::{Host, HostConfig, StartError};
@@ -89,7 +89,8 @@ pub(crate) fn sdk() -> PathBuf {
 fn python() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
-        let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        let output =
+            Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
         PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
     };
     FOUND.get_or_init(find).clone()
@@ -167,7 +168,7 @@ pub(crate) fn call(action: &str) -> Call {
         action: action.to_owned(),
         parameters: Map::new(),
         simulated: false,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         queue_limit: None,
     }
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod calls;
+mod chaos;
 mod crash;
 mod disk;
 mod ending;

@@ -37,7 +37,9 @@ async fn a_file_that_ends_the_process_is_refused_with_what_it_printed() {
 
 #[tokio::test]
 async fn a_start_hook_that_fails_is_refused() {
-    let lab = Lab::with_file("from interlock import on_start\n@on_start\ndef connect():\n    raise OSError('no robot')\n");
+    let lab = Lab::with_file(
+        "from interlock import on_start\n@on_start\ndef connect():\n    raise OSError('no robot')\n",
+    );
 
     let (text, remedy) = refused(&lab).await;
 
@@ -113,9 +115,7 @@ async fn dropping_the_last_handle_ends_the_device() {
 
 #[tokio::test]
 async fn a_worker_inherits_no_secret() {
-    let lab = Lab::new(
-        "@task\ndef environment() -> dict:\n    return dict(os.environ)\n",
-    );
+    let lab = Lab::new("@task\ndef environment() -> dict:\n    return dict(os.environ)\n");
     let run = crate::helper::Helper::start(
         &lab,
         &[
@@ -135,7 +135,9 @@ async fn a_worker_inherits_no_secret() {
 
 #[tokio::test]
 async fn a_worker_that_keeps_dying_makes_the_device_unavailable_and_it_comes_back() {
-    let mut lab = Lab::new("if os.path.exists(os.path.join(LAB, 'bad')):\n    os._exit(4)\n@task\ndef die():\n    os._exit(1)\n");
+    let mut lab = Lab::new(
+        "if os.path.exists(os.path.join(LAB, 'bad')):\n    os._exit(4)\n@task\ndef die():\n    os._exit(1)\n",
+    );
     lab.config.standby = false;
     let host = lab.start().await;
     std::fs::write(lab.path("bad"), "").unwrap();

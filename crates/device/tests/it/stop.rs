@@ -163,7 +163,8 @@ async fn a_stop_kills_a_start_hook_that_hangs() {
 
 #[tokio::test]
 async fn a_hook_that_fails_or_hangs_is_told_and_holds_the_device_after_the_release() {
-    for (hook, word) in [("raise RuntimeError('jammed')", "RuntimeError"), ("time.sleep(600)", "did not end")] {
+    for (hook, word) in [("raise RuntimeError('jammed')", "RuntimeError"), ("time.sleep(600)", "did not end")]
+    {
         let mut lab = Lab::new(&format!("@safe_state\ndef bad(reason):\n    {hook}\n"));
         lab.config.ladder.safe_state = Duration::from_millis(500);
         lab.config.start_deadline = Duration::from_millis(500);

@@ -89,9 +89,13 @@ impl Principals {
         self.users.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Puts a committed change in force at once.
+    /// Puts a committed change in force at once. Changes may arrive in another order than they were committed in: the newest
+    /// stays.
     pub fn put(&self, user: UserRow) {
-        self.users.write().unwrap_or_else(PoisonError::into_inner).insert(user.name.clone(), Arc::new(user));
+        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
+        if users.get(&user.name).is_none_or(|known| known.version < user.version) {
+            users.insert(user.name.clone(), Arc::new(user));
+        }
     }
 
     fn revoke(&self, jti: &str, expires_at: Timestamp) {

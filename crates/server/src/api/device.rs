@@ -1,7 +1,9 @@
 //! The device as a whole: status, emergency stop, release, attention.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::Method;
 use interlock_engine::devices::Devices;
 use interlock_model::action::{ClearAttention, EmergencyStop, ReadDevice, ReleaseStop};
@@ -12,6 +14,10 @@ use serde::Deserialize;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
+use crate::state::AppState;
+
+/// How long an emergency stop waits for the words that go with it.
+const REASON_LIMIT: Duration = Duration::from_millis(200);
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.route(Method::GET, "/device", show_device)
@@ -44,9 +50,15 @@ async fn show_device(grant: Granted<ReadDevice>, State(devices): State<Devices>)
     Json(devices.status(&grant))
 }
 
-async fn emergency_stop(grant: Granted<EmergencyStop>, State(devices): State<Devices>, body: Result<JsonBody<ReasonBody>, ApiError>) -> Json<StopReport> {
-    // A stop is never refused for its words: an unreadable reason is no reason.
-    let reason = body.ok().and_then(|JsonBody(body)| reason(body.reason).ok().flatten());
+async fn emergency_stop(
+    grant: Granted<EmergencyStop>,
+    State(devices): State<Devices>,
+    State(state): State<AppState>,
+    request: Request,
+) -> Json<StopReport> {
+    // A stop is never refused for its words and does not wait for them: an unreadable or late reason is no reason.
+    let body = tokio::time::timeout(REASON_LIMIT, JsonBody::<ReasonBody>::from_request(request, &state)).await;
+    let reason = body.ok().and_then(Result::ok).and_then(|JsonBody(body)| reason(body.reason).ok().flatten());
     let stopped = devices.emergency_stop(&grant, reason.clone()).await;
     Json(StopReport {
         engaged: true,

@@ -10,11 +10,12 @@ use interlock_engine::devices::Devices;
 use interlock_engine::executions::{ExecuteError, Execution, Executions, Request};
 use interlock_engine::reads::Reads;
 use interlock_model::action::{CheckAction, ExecuteAction, ListActions};
+use interlock_model::device::ParamSpec;
 use interlock_model::run::{RunError, RunState};
 use interlock_model::wire::{ActionsAnswer, DeviceInfo, ExecuteAnswer};
 use serde_json::{Map, Value, json};
 
-use crate::body::JsonObject;
+use crate::body::{JsonObject, prefers};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
@@ -23,7 +24,6 @@ const RUN: HeaderName = HeaderName::from_static("interlock-run");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const SIMULATE: HeaderName = HeaderName::from_static("interlock-simulate");
-const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.route(Method::GET, "/tasks", list_tasks)
@@ -41,7 +41,7 @@ async fn list_tasks(grant: Granted<ListActions>, State(devices): State<Devices>)
                 .spec
                 .parameters
                 .iter()
-                .map(|p| (p.name.clone(), json!({ "type": p.kind, "default": p.default, "required": p.required })))
+                .map(|p| (p.name.clone(), json!({ "type": p.kind, "default": shown_default(p), "required": p.required })))
                 .collect();
             let spec = &action.spec;
             let task = json!({ "name": spec.name, "doc": spec.doc, "parameters": parameters, "is_async": spec.is_async });
@@ -51,15 +51,24 @@ async fn list_tasks(grant: Granted<ListActions>, State(devices): State<Devices>)
     Json(Value::Object(tasks))
 }
 
+/// A default as readers of the catalogue see it: that of a sensitive parameter is a secret itself.
+fn shown_default(parameter: &ParamSpec) -> Value {
+    if parameter.sensitive { Value::Null } else { parameter.default.clone() }
+}
+
 async fn list_actions(grant: Granted<ListActions>, State(devices): State<Devices>, State(config): State<Arc<ServerConfig>>) -> Json<ActionsAnswer> {
     let catalogue = devices.catalogue(&grant);
+    let mut actions = catalogue.declarations.actions.clone();
+    for parameter in actions.iter_mut().flat_map(|action| &mut action.parameters) {
+        parameter.default = shown_default(parameter);
+    }
     Json(ActionsAnswer {
         device: DeviceInfo {
             name: devices.name(),
             title: config.title.clone(),
             description: Some(config.description.clone()).filter(|text| !text.is_empty()),
         },
-        actions: catalogue.declarations.actions.clone(),
+        actions,
     })
 }
 
@@ -152,15 +161,6 @@ fn failed(error: Option<RunError>) -> ApiError {
     };
     let refusal = ApiError::client(status, code, error.message);
     if matches!(code, "device_busy" | "device_unavailable" | "unavailable") { refusal.after(1) } else { refusal }
-}
-
-fn prefers(headers: &HeaderMap, preference: &str) -> bool {
-    headers
-        .get_all(&PREFER)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .any(|part| part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(preference)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -38,33 +38,32 @@ function set(element, attributes) {
 const button = (text, onclick, attributes) => set(h('button', text), { type: 'button', onclick, ...attributes });
 const on = (id, event, act) => $(id).addEventListener(event, act);
 const say = (text) => fill($('said'), text);
-const pill = (state) => set(h('span.pill', state.replace('_', ' ')), { 'data-state': state });
+const pill = (state, words = state.replace('_', ' ')) => h(`span.pill.${state}`, words);
 const own = (object, key) => (object && Object.hasOwn(object, key) ? object[key] : undefined);
 const json = (value) => JSON.stringify(value, null, 1);
 const list = (words, last = 'or') => (words.length < 2 ? words.join('') : `${words.slice(0, -1).join(', ')} ${last} ${words.at(-1)}`);
 const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
-/** A time of the server in the viewer's zone, today's without the date; the exact text is in the tooltip. */
+/** A time in the viewer's zone, today's without the date; the server's text is in the tooltip. */
 function clock(text) {
 	const at = new Date(text ?? NaN);
-	if (Number.isNaN(at.getTime())) return '–';
+	if (isNaN(at)) return '–';
 	const words = at.toLocaleString('sv'); // 2026-01-31 12:00:00
 	return set(h('time', at.toDateString() === new Date().toDateString() ? words.slice(11) : words), { title: text });
 }
 
 function span(seconds) {
-	if (typeof seconds !== 'number' || Number.isNaN(seconds)) return '';
+	if (!isGiven(seconds) || isNaN(seconds)) return '';
 	if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
-	if (seconds < 60) return `${seconds.toFixed(1)} s`;
-	return `${seconds < 3600 ? '' : `${Math.floor(seconds / 3600)} h `}${Math.floor(seconds / 60) % 60} min ${Math.floor(seconds % 60)} s`;
+	return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
 }
 
 /** How people write a UCUM code. */
-const SYMBOLS = { Cel: '°C', '[degF]': '°F', '[in_i]': 'in', '[g]': '×g', deg: '°', 'deg/s': '°/s', '{rev}': 'rev', 1: '' };
+const SYMBOLS = { Cel: '°C', '[degF]': '°F', '[g]': '×g', deg: '°', 1: '' };
 const symbol = (unit) =>
 	own(SYMBOLS, unit) ?? (unit ?? '').replace(/[[\]]/g, '').replace('Ohm', 'Ω').replace(/^u(?=[A-Za-z])/, 'µ').replace(/2$/, '²').replace(/3$/, '³');
 
-/** Copies what is seen, so that no hidden character gets into a terminal. */
+/** Copies what is seen: no hidden character gets into a terminal. */
 const copyButton = (source) =>
 	button('Copy', async ({ currentTarget: pressed }) => {
 		try {
@@ -91,10 +90,9 @@ function folded(kind, summary, build, open) {
 
 let token = null;
 let me = null;
-/** Server clock minus ours, in milliseconds: elapsed times are right on a tablet whose clock is wrong. */
-let skew = 0;
+let skew = 0; // server clock minus ours, in milliseconds: a tablet's clock may be wrong
 
-/** A refusal or failure. `status` 0: there was no answer, so nobody knows whether the request arrived. */
+/** A refusal or failure. `status` 0: no answer, so nobody knows whether the request arrived. */
 class Problem extends Error {
 	constructor(status, body, headers) {
 		super(typeof body?.detail === 'string' ? body.detail : status ? `The server answered with status ${status}.` : 'No answer from the server.');
@@ -104,6 +102,9 @@ class Problem extends Error {
 }
 const explain = ({ message, more = [], wait, code, request: id }) =>
 	h('div.problem', [message, ...more, wait > 0 && `Try again in ${span(wait)}.`].map((text) => text && h('p', text)), h('small', [code, id && `request ${id}`].filter(Boolean).join(' · ')));
+
+/** Shows a failure where the result would have been. */
+const into = (place, work) => work().catch((problem) => fill(place, explain(problem)));
 
 /** Sends a request; gives the response or throws a Problem. `seconds` limits the wait for the head of the answer. */
 async function request(method, path, { body, headers, signal, seconds = 20, keepalive } = {}) {
@@ -231,16 +232,17 @@ const runLink = (id) => set(h('a', id), { href: runAddress(id) });
 
 function showDevice() {
 	const { worker, attention, emergency_stop: { engaged } } = device;
-	const title = visible(device.title || device.name);
+	const title = visible(device.title);
 	fill($('title'), title);
 	fill($('state'), pill(device.state));
 	fill($('running'), device.running && ['running ', runLink(device.running)]);
 	const facts = { Waiting: device.queued, Worker: worker.pid ? `${worker.language ?? ''} pid ${worker.pid}` : 'none', 'Worker since': clock(worker.started_at),
-		Restarts: worker.restarts, 'Safe-state standby': h(worker.standby ? 'span.pill.ok' : 'span.pill.wait', worker.standby ? 'ready' : 'not ready') };
+		Restarts: worker.restarts, 'Safe-state standby': worker.standby ? pill('ready') : pill('wait', 'not ready') };
 	fill($('device'), entries(facts).map(([name, value]) => h('div', h('dt', name), h('dd', value))));
 	$('attention').hidden = !attention;
 	tellOnce($('attention-line'), attention && ['◆ Needs attention since ', clock(attention.since), `: ${attention.reason}`]);
-	if (!engaged) stopping = null;
+	// A confirmed stop was released, or one without answer has worked: the device's own words count.
+	if (stopping?.phase === (engaged ? 'failed' : 'confirmed')) stopping = null;
 	showStop();
 	document.title = `${engaged ? '■ STOPPED · ' : device.running ? '▶ ' : ''}${title}`;
 	$('icon').href = $('icon').href.replace(/%23\w+/, engaged ? '%23b8001f' : '%230b5fa5');
@@ -253,7 +255,7 @@ function tellOnce(place, words) {
 
 // ---- stop
 
-/** A stop that was pressed here: `{text, facts}`. Its numbers come from the server's answer only. */
+/** A stop that was pressed here: `{phase, text, facts}`. Its numbers come from the server's answer only. */
 let stopping = null;
 const MACHINE = 'Use the stop on the machine itself.';
 
@@ -272,32 +274,31 @@ const stopFact = ({ name, confirmed, killed_ms: killed, safe_state: safe, safe_s
 
 async function stop() {
 	const press = ++acts;
-	const tell = (text, facts) => {
+	const tell = (phase, text, facts) => {
 		if (press !== acts) return; // a newer press has the word
-		stopping = { text, facts };
+		stopping = { phase, text, facts };
 		showStop();
 	};
 	/** No answer: the same again for a short while. It does no harm if the first one has arrived. */
 	const send = (tries) => call('POST', '/stop', { body: { reason: 'pressed on the browser page' }, seconds: 120 })
 		.catch((problem) => (problem.status || !tries ? Promise.reject(problem) : sleep(1).then(() => send(tries - 1))));
-	if (!token) return tell(`The stop was NOT sent: you are not signed in. ${MACHINE}`);
-	tell('Stopping … no confirmation yet');
-	const late = setTimeout(() => tell(`Stopping … still no answer. ${MACHINE}`), 3000);
+	if (!token) return tell('failed', `The stop was NOT sent: you are not signed in. ${MACHINE}`);
+	tell('pending', 'Stopping … no confirmation yet');
+	const late = setTimeout(() => tell('pending', `Stopping … still no answer. ${MACHINE}`), 3000);
 	try {
 		const { confirmed, of, devices, engaged_at: since, reason } = await send(3);
-		tell(`■ STOPPED: ${confirmed} of ${of} confirmed${confirmed < of ? `. ${of - confirmed} NOT CONFIRMED. ${MACHINE}` : ''}`, devices.map(stopFact));
+		tell('confirmed', `■ STOPPED: ${confirmed} of ${of} confirmed${confirmed < of ? `. ${of - confirmed} NOT CONFIRMED. ${MACHINE}` : ''}`, devices.map(stopFact));
 		acts++;
 		device = { ...device, emergency_stop: { engaged: true, since, by: me?.user, reason } };
 		showStop();
 		refresh();
 	} catch (problem) {
-		tell(`The stop is NOT CONFIRMED: ${problem.message} ${MACHINE}`);
+		tell('failed', `The stop is NOT CONFIRMED: ${problem.message} ${MACHINE}`);
 	}
 	clearTimeout(late);
 }
 on('stop', 'click', stop);
 
-/** Releasing and clearing ask for a reason, which goes into the audit trail. */
 function reasonForm(form, path) {
 	const [input, errors] = [form.querySelector('input'), form.querySelector('div')];
 	form.addEventListener('submit', async (event) => {
@@ -334,7 +335,7 @@ const LIMITS = [['minimum', 'number', '', '>=', 'at least'], ['exclusiveMinimum'
 	['minItems', 'array', 'items', '>=', 'at least'], ['maxItems', 'array', 'items', '<=', 'at most']];
 const typesOf = (schema) => [schema.type ?? []].flat();
 const typeWords = (types) => list([...new Set(types)].map((type) => own(WORDS, type)));
-const short = (values) => `${values.slice(0, 12).map((one) => (typeof one === 'string' ? one : json(one))).join(', ')}${values.length > 12 ? ' …' : ''}`;
+const short = (values) => values.slice(0, 12).map((one) => (typeof one === 'string' ? one : json(one))).join(', ') + (values.length > 12 ? ' …' : '');
 
 function same(a, b) {
 	if (a === b || kindOf(a) !== kindOf(b) || a === null || typeof a !== 'object') return a === b;
@@ -343,8 +344,8 @@ function same(a, b) {
 }
 
 /**
- * What is wrong with a value, in words. It helps while typing and lets pass what it does not know (formats, members of objects),
- * because the server checks everything. It refuses no value that tests/schema_vectors.json allows.
+ * What is wrong with a value, in words. Formats and members of objects pass, because the server checks everything again. It
+ * refuses no value that tests/schema_vectors.json allows.
  */
 export function check(schema, value, unit = '', path = '') {
 	const types = typesOf(schema);
@@ -358,8 +359,7 @@ export function check(schema, value, unit = '', path = '') {
 		if (Math.abs(steps - Math.round(steps)) > 1e-9) found.push(`${path}must be in steps of ${schema.multipleOf} ${unit} from ${schema.minimum ?? 0}`);
 	}
 	if (fits('array', value) && schema.items) value.forEach((item, i) => found.push(...check(schema.items, item, unit, `${path}item ${i + 1} `)));
-	const branches = schema.anyOf ?? [];
-	if (branches.length && branches.every((branch) => check(branch, value).length)) found.push(`${path}must be ${typeWords(branches.flatMap(typesOf))} within the limits`);
+	if (schema.anyOf?.every((branch) => check(branch, value).length)) found.push(`${path}must be ${typeWords(schema.anyOf.flatMap(typesOf))} within the limits`);
 	return found;
 }
 
@@ -463,8 +463,8 @@ export function compileRule(text, names) {
 // ---- fields
 
 /**
- * Reads "120" or "0.2 mL". Another unit is sent as it was typed: the server has the table of units, and no guess may move a robot.
- * Then there is no `value` for limits and rules here.
+ * Reads "120" or "0.2 mL". Another unit is sent as it was typed, because the server has the table of units; then there is no
+ * `value` for limits and rules here.
  */
 export function readNumber(text, unit) {
 	const [, number, rest] = /^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$/.exec(text) ?? [];
@@ -487,16 +487,15 @@ function example(schema) {
 }
 
 const wellsOf = (text) => text.toUpperCase().split(/[\s,;]+/).filter(Boolean);
-/** A 96-well plate to click. It writes into the text field, which is the way for the keyboard, so it is hidden from readers. */
+/** A plate to click. It writes into the text field, which is the way for the keyboard, so it is hidden from readers. */
 function plate(input, many, allowed, changed) {
 	const cells = ['', ...'ABCDEFGH'].flatMap((row) => Array.from({ length: 13 }, (_, column) => {
-		const name = row + (column || '');
-		const well = row && column;
-		return set(h(well ? (allowed?.includes(name) ?? true) ? 'b' : 'b.off' : 'i', !well && name), { title: name });
+		const title = row + (column || '');
+		return set(row && column ? h(allowed?.includes(title) === false ? 'b.off' : 'b') : h('i', title), { title });
 	}));
 	const press = ({ target: { title } }) => {
 		// The head of a row or column stands for all its wells.
-		const hit = cells.map((one) => one.matches('b:not(.off)') && one.title).filter((well) => well && (well === title || (many && title && (well[0] === title || well.slice(1) === title))));
+		const hit = cells.filter((one) => one.matches('b:not(.off)')).map((one) => one.title).filter((well) => well === title || (many && [well[0], well.slice(1)].includes(title)));
 		if (!hit.length) return;
 		const now = new Set(many ? wellsOf(input.value) : []);
 		const act = hit.every((well) => now.has(well)) ? 'delete' : 'add';
@@ -509,7 +508,6 @@ function plate(input, many, allowed, changed) {
 }
 
 let fieldCount = 0;
-/** What a form asks for one parameter: control, reading, messages. */
 function makeField(spec, changed) {
 	const { schema, type, required, widget } = { ...spec, schema: fits('object', spec.schema) ? spec.schema : {} };
 	const usual = spec.default ?? null;
@@ -517,7 +515,6 @@ function makeField(spec, changed) {
 	const nullable = Object.keys(schema).length > 0 && !check(schema, null).length;
 	const choices = schema.enum?.filter((one) => one !== null) ?? (type === 'boolean' && nullable ? [true, false] : null);
 	const wells = widget === 'plate96' && /string|array/.test(type);
-	const numbers = /integer|number/.test(type);
 	let [touched, draw, grid] = [false, null, null];
 	const edit = () => {
 		touched = true;
@@ -539,7 +536,7 @@ function makeField(spec, changed) {
 		attributes = { type: 'checkbox' };
 		read = () => given(input.checked);
 		write = () => (input.checked = usual === true);
-	} else if (numbers) {
+	} else if (/integer|number/.test(type)) {
 		// Not type=number: that changes under a mouse wheel, hides what it cannot read and takes no unit.
 		attributes = { inputmode: 'decimal' };
 		hint = nullable || usual === null ? '' : `default ${usual} ${unit}`;
@@ -567,9 +564,8 @@ function makeField(spec, changed) {
 		};
 		write = () => (input.value = usual === null ? '' : json(usual));
 	}
-	const blank = nullable ? '– no value –' : 'choose …';
 	const option = (text, value) => set(h('option', text), { value });
-	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(blank, ''), choices.map((one, i) => option(`${short([one])} ${unit}`, i))]),
+	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(nullable ? '– no value –' : 'choose …', ''), choices.map((one, i) => option(`${short([one])} ${unit}`, i))]),
 		{ id, autocomplete: spec.sensitive ? 'new-password' : 'off', spellcheck: 'false', rows: 4, oninput: edit, 'aria-describedby': `${id}-hint ${id}-error`, ...attributes });
 	write();
 	if (wells) [grid, draw] = plate(input, type === 'array', choices ?? schema.items?.enum, edit);
@@ -583,7 +579,7 @@ function makeField(spec, changed) {
 	};
 	const label = set(h('label', spec.title || spec.name, spec.title && h('code', ` ${spec.name}`), required && h('span.must', ' required')), { for: id });
 	return {
-		spec, input, show,
+		spec: { ...spec, schema }, input, show,
 		root: h('div.field', label, set(h('p.hint', hints.filter(Boolean).join(' · ')), { id: `${id}-hint` }), h(`div.line.${kind}`, input, kind === 'input' && h('span.unit', unit)), note, error, grid),
 		/** `{sent?, value?, problem?}`. A message shows once the field was touched, or `always`. */
 		read(always) {
@@ -600,15 +596,11 @@ function makeField(spec, changed) {
 
 let catalogue = null;
 
-async function loadActions() {
-	try {
-		catalogue = await call('GET', '/actions');
-		const specs = catalogue.actions;
-		fill($('action-list'), specs.map((spec) => actionCard(spec, specs.length < 3)));
-	} catch (problem) {
-		fill($('action-list'), explain(problem), button('Try again', loadActions));
-	}
-}
+const loadActions = () => into($('action-list'), async () => {
+	catalogue = await call('GET', '/actions');
+	const specs = catalogue.actions;
+	fill($('action-list'), specs.map((spec) => actionCard(spec, specs.length < 3)));
+});
 
 const badge = (text) => text && h('span.badge', text);
 const actionCard = (spec, open) =>
@@ -628,7 +620,7 @@ function actionForm(spec) {
 		return { holds, mark: h('span.pill', message), expr };
 	});
 
-	/** Reads fields and rules: `{body, first, broken}`, where `first` is the first field that is wrong. */
+	/** Reads fields and rules; `first` is the first field that is wrong. */
 	function read(always) {
 		// Without prototype: a parameter may be called __proto__.
 		const [body, values, shown] = [0, 0, 0].map(() => Object.create(null));
@@ -672,7 +664,7 @@ function actionForm(spec) {
 		return first;
 	}
 
-	/** Runs `work` with the parameters of a form that is right. */
+	/** Does `work` with the parameters of a form without mistakes. */
 	const submit = (work) => async (event) => {
 		event.preventDefault();
 		const { body, first, broken } = read(true);
@@ -708,13 +700,14 @@ function actionForm(spec) {
 			throw problem;
 		}
 	});
-	const buttons = [h('button.primary', 'Run'), button('Simulate', run(true), { title: "Runs it with the device's simulator" }),
+	// Enter in a field checks: only a pressed button makes a robot move.
+	const buttons = [button('Run', run(false), { class: 'primary' }), button('Simulate', run(true), { title: "Runs it with the device's simulator" }),
 		button('Check', ask, { title: 'Would the server accept these values? Nothing runs' })];
 	const role = spec.role ?? 'operator';
 	const form = set(h('form', spec.doc && h('p.doc', spec.doc), fields.map((field) => field.root),
 		rules.length > 0 && [h('h4', 'Rules'), h('ul.rules', rules.map(({ mark, expr }) => h('li', mark, ' ', h('code.soft', expr))))],
 		h('div.buttons', buttons), !me?.roles.includes(role) && h('p.hint', `This needs the role ${role}.`), output,
-		h('details', h('summary.soft', 'The same as code'), code.root)), { novalidate: true, onsubmit: run(false) });
+		h('details', h('summary.soft', 'The same as code'), code.root)), { novalidate: true, onsubmit: ask });
 	read();
 	return form;
 }
@@ -730,8 +723,8 @@ function python(value) {
 const curl = (verb, path, body) => [`curl -X ${verb} ${shell(location.origin + path)} -H "Authorization: Bearer $INTERLOCK_TOKEN"`,
 	path.startsWith('/execute') && '-H "Idempotency-Key: $(uuidgen)"', body && `-H 'Content-Type: application/json' -d ${shell(JSON.stringify(body))}`].filter(Boolean).join(' \\\n  ');
 
-/** Words of Python and of the client, which cannot be written as names. */
-const TAKEN = /^(_.*|name|title|status|stop|release|reload|actions|simulate|check|and|as|async|await|class|def|del|for|from|global|if|import|in|is|lambda|not|or|pass|raise|return|try|while|with|yield)$/;
+/** Words that the Python client has taken. */
+const TAKEN = /^(_.*|name|title|status|stop|release|clear_attention|reload|actions|simulate|check|idempotency_key)$/;
 /** One action with these parameters, in three languages. */
 function samples(action, parameters) {
 	const given = entries(parameters);
@@ -760,28 +753,18 @@ function codeTabs(shown) {
 // ---- runs
 
 const simulated = (run) => run.simulated && h('span.badge.simulated', 'SIMULATED');
-let shownRuns = 10;
-async function loadRuns() {
-	try {
-		const page = await call('GET', `/runs?limit=${shownRuns}`);
-		const row = (run) => set(h('a', pill(run.state), h('span', run.action, ' ', simulated(run)), h('small', clock(run.created_at), ` ${run.executed_by} ${span(run.duration_seconds)}`)), { href: runAddress(run.id) });
-		fill($('run-list'), page.items.length ? page.items.map(row) : 'Nothing was run yet.');
-		$('runs-more').hidden = !page.has_more || shownRuns > 100;
-	} catch (problem) {
-		fill($('run-list'), explain(problem));
-	}
-}
-on('runs-again', 'click', loadRuns);
-on('runs-more', 'click', () => {
-	shownRuns += 50;
-	loadRuns();
+const loadRuns = () => into($('run-list'), async () => {
+	const { items } = await call('GET', '/runs?limit=20');
+	const row = (run) => set(h('a', pill(run.state), h('span', run.action, ' ', simulated(run)), h('small', clock(run.created_at), ` ${run.executed_by} ${span(run.duration_seconds)}`)), { href: runAddress(run.id) });
+	fill($('run-list'), items.length ? items.map(row) : 'Nothing was run yet.');
 });
+on('runs-again', 'click', loadRuns);
 
-/** Reads server-sent events (HTML standard, section 9.2): `feed(text)` returns the data of those that are complete. */
+/** Reads server-sent events (HTML standard, section 9.2): takes text, returns the data of the events that are complete. */
 export function eventReader() {
 	let [rest, data] = ['', []];
 	return (text) => {
-		const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
+		const lines = (rest + text).split(/\r?\n/);
 		rest = lines.pop();
 		const events = [];
 		for (const line of lines) {
@@ -843,11 +826,11 @@ async function openRun(id) {
 	const title = set(h('h2', 'Run'), { id: 'run-title', tabindex: -1 });
 	const [log, metrics, files] = [set(h('ol.log'), { tabindex: 0, 'aria-label': 'Log' }), h('tbody'), h('ul')];
 	const part = (name, content) => set(h('div', h('h4', name), content), { hidden: true });
-	const cancel = button('Cancel this run', async () => {
+	const cancel = button('Cancel this run', () => into(failure, async () => {
 		fill(notice, 'Cancelling …');
-		await call('POST', `/runs/${segment(id)}/cancel`, { body: { reason: 'cancelled on the browser page' } }).catch((problem) => fill(failure, explain(problem)));
-	});
-	fill($('run'), h('div.head', title, state, cancel), facts, bar, step, notice, failure, result, part('Metrics', h('table', h('thead', h('tr', h('th', 'Name'), h('th', 'Last value'))), metrics)),
+		await call('POST', `/runs/${segment(id)}/cancel`, { body: { reason: 'cancelled on the browser page' } });
+	}));
+	fill($('run'), h('div.head', title, state, cancel), facts, bar, step, notice, failure, result, part('Metrics', h('table', metrics)),
 		part('Files', files), part('Log', log));
 	const reveal = (element) => ($('run').hidden = element.closest('#run > div').hidden = false);
 	reveal(title);
@@ -857,27 +840,22 @@ async function openRun(id) {
 	const show = (name) => {
 		fill(state, pill(name));
 		cancel.hidden = isFinal(name);
-		if (isFinal(name)) fill(notice);
+		if (!isFinal(name)) return;
+		fill(notice);
+		bar.querySelector(':indeterminate')?.remove();
 	};
-	const [elapsed, seconds] = [h('span'), () => run.duration_seconds ?? (Date.now() + skew - Date.parse(run.started_at)) / 1000];
-	const ticking = setInterval(() => run && fill(elapsed, span(seconds())), 1000);
+	const elapsed = h('span');
+	const tick = () => run && fill(elapsed, span(run.duration_seconds ?? (Date.now() + skew - Date.parse(run.started_at)) / 1000));
+	const ticking = setInterval(tick, 1000);
 	const progress = ({ current, total, message }) => {
-		// The element is kept while its kind stays, so that it does not flicker.
-		const meter = bar.firstChild?.max === total ? bar.firstChild : set(h('progress'), { 'aria-label': 'Progress', max: total });
-		if (total) meter.value = Math.min(current, total);
-		if (!meter.isConnected) fill(bar, meter);
+		fill(bar, set(h('progress'), { 'aria-label': 'Progress', max: total, value: total && Math.min(current, total) }));
 		fill(step, total ? `${Math.round((current / total) * 100)} %, ${current} of ${total}` : current, message && `: ${message}`);
 	};
 	const series = new Map();
 	const metric = ({ name, value, unit, labels }) => {
-		const key = `${name} ${entries(labels).map((pair) => pair.join('=')).join(' ')}`;
-		if (!series.has(key)) {
-			if (series.size > 200) return;
-			series.set(key, h('td'));
-			metrics.append(h('tr', h('td', key), series.get(key)));
-			reveal(metrics);
-		}
-		fill(series.get(key), `${value} ${symbol(unit)}`);
+		if (series.size < 200) series.set(`${name} ${entries(labels).map((pair) => pair.join('=')).join(' ')}`, `${value} ${symbol(unit)}`);
+		fill(metrics, [...series].map((row) => h('tr', row.map((cell) => h('td', cell)))));
+		reveal(metrics);
 	};
 	let pinned = true;
 	log.addEventListener('scroll', () => (pinned = log.scrollHeight - log.scrollTop - log.clientHeight < 40));
@@ -904,7 +882,7 @@ async function openRun(id) {
 	const load = async () => {
 		run = await call('GET', `/runs/${segment(id)}`, { signal: control.signal });
 		fill(title, catalogue?.actions.find((one) => one.name === run.action)?.title || run.action, ' ', simulated(run));
-		fill(elapsed, span(seconds()));
+		tick();
 		fill(facts, h('p.hint', `${id} · by ${run.executed_by} · `, clock(run.started_at ?? run.created_at), ' · ', elapsed), folded('details', 'Parameters', () => h('pre', json(run.parameters))));
 		show(run.state);
 		if (run.error) fill(failure, explain({ ...run.error, request: run.request_id }));
@@ -931,43 +909,29 @@ async function openRun(id) {
 
 /** A file of a run. It is not to be trusted: it is saved under its name, never opened here. */
 function fileRow(run, { name, media_type: type, bytes }) {
-	const row = h('li');
-	const save = async () => {
-		try {
-			const response = await request('GET', `/runs/${segment(run)}/artifacts/${segment(name)}`, { seconds: 60 });
-			const href = URL.createObjectURL(new Blob([await response.arrayBuffer()], { type: 'application/octet-stream' }));
-			set(h('a'), { href, download: name }).click();
-			setTimeout(() => URL.revokeObjectURL(href), 60_000);
-		} catch (problem) {
-			row.append(explain(problem));
-		}
-	};
-	return fill(row, button(`Save ${name}`, save), h('small', ` ${type}, ${bytes} bytes`));
+	const problem = h('div');
+	const save = button(`Save ${name}`, () => into(problem, async () => {
+		const response = await request('GET', `/runs/${segment(run)}/artifacts/${segment(name)}`, { seconds: 60 });
+		const href = URL.createObjectURL(new Blob([await response.arrayBuffer()], { type: 'application/octet-stream' }));
+		set(h('a'), { href, download: name }).click();
+		setTimeout(() => URL.revokeObjectURL(href), 60_000);
+	}));
+	return h('li', save, h('small', ` ${type}, ${bytes} bytes`), problem);
 }
 
 // ---- reference
 
-async function loadReference() {
-	if ($('operations').firstChild) return;
-	try {
-		const api = await call('GET', '/openapi.json');
-		const groups = new Map();
-		for (const [path, item] of entries(api.paths)) {
-			for (const [verb, operation] of entries(item)) {
-				const tag = operation.tags?.[0] ?? 'Other';
-				if (!groups.has(tag)) groups.set(tag, h('section.card', h('h3', tag)));
-				groups.get(tag).append(folded('details.operation', [h('code.verb', verb.toUpperCase()), h('code', path), h('span.soft', operation.summary)], () => operationBody(api, verb.toUpperCase(), path, operation)));
-			}
+const loadReference = () => $('operations').firstChild ?? into($('operations'), async () => {
+	const api = await call('GET', '/openapi.json');
+	const groups = {};
+	for (const [path, item] of entries(api.paths)) {
+		for (const [method, operation] of entries(item)) {
+			const [verb, [tag]] = [method.toUpperCase(), operation.tags];
+			groups[tag] ??= h('section.card', h('h3', tag));
+			groups[tag].append(folded('details.operation', [h('code.verb', verb), h('code', path), h('span.soft', operation.summary)], () => operationBody(api, verb, path, operation)));
 		}
-		fill($('operations'), [...groups.values()]);
-	} catch (problem) {
-		fill($('operations'), explain(problem));
 	}
-}
-
-on('find-operation', 'input', ({ target }) => {
-	const words = target.value.toLowerCase().split(/\s+/);
-	for (const one of document.querySelectorAll('.operation')) one.hidden = !words.every((word) => one.firstChild.textContent.toLowerCase().includes(word));
+	fill($('operations'), Object.values(groups));
 });
 
 function operationBody(api, verb, path, { description, parameters = [], requestBody, responses, 'x-interlock-access': access }) {

@@ -64,6 +64,7 @@ pub(super) fn to_https(request: &Request) -> Result<Response, ApiError> {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(host_of);
     let target = host.and_then(|host| {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         HeaderValue::from_str(&format!("https://{host}{path}")).ok()
     });
     match target {

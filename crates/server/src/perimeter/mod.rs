@@ -15,6 +15,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
 use interlock_engine::auth::Origin;
 use interlock_model::wire::FieldError;
 use serde_json::{Value, json};
@@ -49,7 +50,11 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     let mut response = match enter(&state, &client, &origin, &request) {
         Err(refusal) => refusal.into_response(),
         Ok(Entered::Answered(answer)) => answer,
-        Ok(Entered::Admitted(_slot)) => next.run(request).await,
+        // A panic in a handler is an answer like any other, with everything that follows here.
+        Ok(Entered::Admitted(_slot)) => {
+            let answering = std::panic::AssertUnwindSafe(next.run(request)).catch_unwind();
+            answering.await.unwrap_or_else(|_| ApiError::internal(&Panicked).into_response())
+        }
     };
 
     if let Some(Rendered(error)) = response.extensions_mut().remove::<Rendered>() {
@@ -68,6 +73,10 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     observe(&method, &template, &response, begun, &origin, &path);
     response
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked; the line before this one says where")]
+struct Panicked;
 
 enum Entered {
     /// Go on; the slot is held until the answer's head is ready.
@@ -88,12 +97,12 @@ fn enter(state: &AppState, client: &address::Client, origin: &Origin, request: &
     }
     // Load shedding; the emergency stop and probes are never shed.
     let slot = if exempt { None } else { Some(state.limits.slot()?) };
-    // Plain HTTP where it is not wanted.
+    // Trusted host (DNS rebinding); before the redirect, which repeats the name.
+    hosts::check(request, &state.config.allowed_hosts)?;
+    // Plain HTTP where it is not wanted, then cross-origin preflight.
     if state.config.force_https && !client.secure {
         return hosts::to_https(request).map(Entered::Answered);
     }
-    // Trusted host (DNS rebinding), then cross-origin preflight.
-    hosts::check(request, &state.config.allowed_hosts)?;
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
         return Ok(Entered::Answered(hosts::preflight(request.headers(), &state.config.cors_origins)));
     }
@@ -128,7 +137,9 @@ fn accepts_only_json(headers: &HeaderMap) -> bool {
 fn render(error: &ApiError, bare: Response, request_id: &str, plain_json: bool, state: &AppState) -> Response {
     let (mut parts, _) = bare.into_parts();
     let body = if state.config.legacy_errors && error.status == StatusCode::UNPROCESSABLE_ENTITY {
-        let detail: Vec<Value> = error.errors.iter().map(legacy).collect();
+        let whole = FieldError { loc: vec!["request".to_owned()], kind: error.code.to_owned(), msg: error.detail.clone() };
+        let refused = if error.errors.is_empty() { std::slice::from_ref(&whole) } else { &error.errors };
+        let detail: Vec<Value> = refused.iter().map(legacy).collect();
         json!({ "detail": detail })
     } else {
         let mut body = json!({

@@ -130,7 +130,7 @@ impl Lab {
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let world = Arc::new(DeviceWorld(Arc::clone(&port)));
         let guard = Arc::new(Guard::new(Arc::clone(&sessions), recorder.clone(), world, ambient.clone()));
-        let hub = Hub::new(db.clone(), ambient.clone());
+        let hub = Hub::new(db.clone(), ambient.clone(), port.events());
         let runs = TaskTracker::new();
         let executions = Executions::new(
             Arc::clone(&port),

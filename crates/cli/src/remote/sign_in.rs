@@ -1,0 +1,143 @@
+//! `interlock login`, `logout`, `whoami`.
+
+use clap::Args;
+use interlock_client::{ClientError, server_address};
+use serde_json::json;
+
+use super::connect::{Session, Target};
+use super::contexts;
+use super::failure::{Failure, exit};
+use super::global::{Global, process_variable};
+use super::terminal::{ask, ask_password, secret_from_stdin};
+use super::text::{line, time};
+use super::ui::{Facts, Ui};
+
+/// How to sign in.
+#[derive(Debug, Args)]
+#[command(after_help = "Give the server with --url, and with --ca-file its certificate authority if it has its own.\n\
+                        The context is named by --context, else after the server's host, and becomes the current one.")]
+pub(crate) struct LoginArgs {
+    /// Your name
+    #[arg(long, short)]
+    user: Option<String>,
+    /// Read the password from standard input instead of asking
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(), Failure> {
+    let all = contexts::load()?;
+    let known = Target::find(global).ok();
+    let named = global.context.clone().filter(|name| !all.contexts.contains_key(name));
+    // A context that does not exist yet gets its address from --url; the current one must not lend its own.
+    let known = if named.is_some() && global.url.is_none() { None } else { known };
+    let url = match (&known, global.url.clone().or_else(|| process_variable("INTERLOCK_URL"))) {
+        (Some(target), _) => target.url.clone(),
+        (None, Some(url)) => url,
+        (None, None) => ask(ui, "Address of the server", "interlock login --url https://robot.example.org:8000").await?,
+    };
+    let address = server_address(&url)?;
+    let name = match (global.context.clone(), known.as_ref().and_then(|target| target.context.clone())) {
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => fresh_name(address.host_str().unwrap_or("server"), &all),
+    };
+    let ca_file = known.as_ref().and_then(|target| target.ca_file.clone()).or_else(|| global.ca_file.clone());
+    let user = match args.user.or_else(|| known.as_ref().and_then(|target| target.user.clone())) {
+        Some(user) => user,
+        None => ask(ui, &format!("Name at {}", line(&url)), "interlock login --user NAME").await?,
+    };
+    let password = if args.password_stdin {
+        secret_from_stdin("password")?
+    } else {
+        ask_password(ui, &format!("Password of {}", line(&user)), "interlock login --password-stdin < FILE").await?
+    };
+    let answer = contexts::sign_in_and_save(&name, &url, ca_file.as_deref(), &user, &password).await.map_err(|failure| match failure.code {
+        exit::SIGN_IN => {
+            let mut refused = failure.hint("check the name and the password; an administrator can set a new one: interlock user passwd NAME");
+            "the server does not let you in".clone_into(&mut refused.error);
+            refused
+        }
+        _ => failure,
+    })?;
+    for variable in ["INTERLOCK_TOKEN", "INTERLOCK_TOKEN_FILE"] {
+        if process_variable(variable).is_some() {
+            ui.warn(&format!("{variable} is set and comes before the new token"));
+        }
+    }
+    let document = json!({ "context": name, "url": url, "user": answer.user, "roles": answer.roles, "expires_in": answer.expires_in });
+    let facts = || Facts::new().with("signed in as", &answer.user).with("roles", answer.roles.join(", ")).with("context", &name);
+    ui.one(&document, facts, &name)
+}
+
+/// The host's name, made different from those that are taken.
+fn fresh_name(host: &str, all: &contexts::Contexts) -> String {
+    let host = host.trim_matches(['[', ']']);
+    let plain: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' }).collect();
+    let plain: String = plain.trim_matches(['-', '.']).chars().take(56).collect();
+    let base = if plain.is_empty() { "server".to_owned() } else { plain };
+    let numbered = (2..1000).map(|number| format!("{base}-{number}"));
+    std::iter::once(base.clone()).chain(numbered).find(|name| !all.contexts.contains_key(name)).unwrap_or(base)
+}
+
+pub(crate) async fn logout(ui: &Ui, global: &Global) -> Result<(), Failure> {
+    let Session { target, client } = Session::open(global)?;
+    let answer = client.logout().await;
+    let forget = || match &target.context {
+        Some(name) => contexts::change(|all| {
+            if let Some(context) = all.contexts.get_mut(name) {
+                context.token = None;
+                context.expires_at = None;
+            }
+        }),
+        None => Ok(()),
+    };
+    match answer {
+        Ok(done) => {
+            forget()?;
+            ui.one(&done, || Facts::new().with("signed out", &target.url), &target.url)
+        }
+        // The token was dead already, which is what was wanted.
+        Err(ClientError::SignInNeeded(_)) => {
+            forget()?;
+            ui.note("you were not signed in");
+            Ok(())
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            let cause = failure.cause.map_or_else(|| failure.error.clone(), |cause| format!("{}: {cause}", failure.error));
+            let mut told = Failure::new(failure.code, "the token is not revoked; it stays valid until it expires", failure.hint).because(cause);
+            told.problem = failure.problem;
+            Err(told)
+        }
+    }
+}
+
+pub(crate) async fn whoami(ui: &Ui, global: &Global) -> Result<(), Failure> {
+    let Session { target, client } = Session::open(global)?;
+    let me = client.me().await?;
+    let facts = || {
+        Facts::new()
+            .with("user", &me.user)
+            .with("roles", me.roles.join(", "))
+            .with("server", &target.url)
+            .maybe("context", target.context.as_ref())
+            .with("token until", time(me.expires_at))
+    };
+    ui.one(&me, facts, &me.user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_named_after_its_server_and_takes_no_other_name() {
+        let mut all = contexts::Contexts::default();
+
+        assert_eq!(fresh_name("robot.example.org", &all), "robot.example.org");
+        assert_eq!(fresh_name("[::1]", &all), "1");
+        assert_eq!(fresh_name("", &all), "server");
+        all.contexts.insert("robot".to_owned(), contexts::Context::default());
+        assert_eq!(fresh_name("robot", &all), "robot-2");
+    }
+}

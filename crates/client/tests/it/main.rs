@@ -1,0 +1,5 @@
+//! The client against a small server of scripted answers, over real sockets.
+
+mod follow;
+mod mock;
+mod requests;
