@@ -12,7 +12,8 @@ Target = collections.namedtuple("Target", "url ca_file username token")
 
 def contexts_path():
     """The file that ``interlock login`` and ``interlock dev`` write."""
-    folder = os.environ.get("INTERLOCK_CONFIG_DIR") or os.path.join(os.path.expanduser("~"), ".config", "interlock")
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    folder = os.environ.get("INTERLOCK_CONFIG_DIR") or os.path.join(base, "interlock")
     return os.path.join(folder, "contexts.json")
 
 

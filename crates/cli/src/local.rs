@@ -58,15 +58,10 @@ impl Local {
         self.users.console(&self.permit).set_password(name, password).await
     }
 
-    /// A password that can be typed.
-    pub(crate) fn readable_password(&self) -> Secret {
-        Secret::new(installation::readable_password(&self.parts))
-    }
-
     /// Checks the whole audit chain: its length and last hash.
     pub(crate) async fn verify_audit(&self) -> anyhow::Result<(u64, String)> {
         let verified = interlock_engine::audit::verify(&*self.parts.store).await?;
-        Ok((verified.seq, verified.hash.iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok((verified.seq, interlock_model::id::hexadecimal(&verified.hash)))
     }
 
     /// Ends cleanly.

@@ -1,9 +1,9 @@
 //! The log: one JSON object a line, or `time - name - level - message` for people. Always on standard error.
 //!
-//! Security events keep the members that operators search for (CONTRACT.md section 9.3). JSON escaping makes it impossible to
+//! Security events keep the members that operators search for. JSON escaping makes it impossible to
 //! forge a line through a field.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use interlock_model::Clock as _;
 use serde_json::{Map, Value};
@@ -128,7 +128,7 @@ where
         };
         let mut text = message;
         for (name, value) in fields.0.iter().filter(|(name, value)| *name != "event_type" && !value.is_null()) {
-            text.push_str(&format!(" {name}={value}"));
+            let _ = write!(text, " {name}={value}");
         }
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let metadata = event.metadata();

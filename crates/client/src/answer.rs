@@ -20,7 +20,9 @@ pub(crate) fn bad(url: &str, reason: impl Into<String>) -> ClientError {
 /// The whole body, unless it is too large.
 pub(crate) async fn read(url: &str, mut response: Response, limit: usize) -> Result<Vec<u8>, ClientError> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| ClientError::from_transport(url, &error))? {
+    while let Some(chunk) =
+        response.chunk().await.map_err(|error| ClientError::from_transport(url, &error))?
+    {
         if body.len() + chunk.len() > limit {
             return Err(bad(url, format!("it is larger than {limit} bytes")));
         }
@@ -33,7 +35,8 @@ pub(crate) async fn read(url: &str, mut response: Response, limit: usize) -> Res
 pub(crate) async fn value<T: DeserializeOwned>(url: &str, response: Response) -> Result<T, ClientError> {
     let response = accept(url, response).await?;
     let body = read(url, response, MAX_ANSWER_BYTES).await?;
-    serde_json::from_slice(&body).map_err(|error| bad(url, format!("it is not the JSON that was expected ({error})")))
+    serde_json::from_slice(&body)
+        .map_err(|error| bad(url, format!("it is not the JSON that was expected ({error})")))
 }
 
 /// A 2xx response as it is, anything else as an error.
@@ -44,14 +47,23 @@ pub(crate) async fn accept(url: &str, response: Response) -> Result<Response, Cl
     }
     if status.is_redirection() {
         let to = text_header(response.headers(), LOCATION.as_str()).unwrap_or_default();
-        return Err(bad(url, format!("it sends us to {to:?}, and redirects are not followed; use the server's own address")));
+        return Err(bad(
+            url,
+            format!("it sends us to {to:?}, and redirects are not followed; use the server's own address"),
+        ));
     }
     let headers = response.headers().clone();
     let status = status.as_u16();
     let body = read(url, response, MAX_PROBLEM_BYTES).await.unwrap_or_default();
     let mut problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-    if problem.code.is_empty() && problem.detail.is_empty() && !matches!(status, 401 | 403 | 404 | 429 | 502..=504) {
-        return Err(bad(url, format!("it is status {status} without an explanation; is this an Interlock server?")));
+    if problem.code.is_empty()
+        && problem.detail.is_empty()
+        && !matches!(status, 401 | 403 | 404 | 429 | 502..=504)
+    {
+        return Err(bad(
+            url,
+            format!("it is status {status} without an explanation; is this an Interlock server?"),
+        ));
     }
     fill_in(&mut problem, status);
     if status == 401 {

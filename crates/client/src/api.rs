@@ -7,7 +7,8 @@ use interlock_model::device::DeviceStatus;
 use interlock_model::run::RunState;
 use interlock_model::secret::Secret;
 use interlock_model::wire::{
-    ActionsAnswer, AuditView, EventsAnswer, LoginAnswer, Operation, PageAnswer, RunView, StopReport, UserView, WhoAmIAnswer,
+    ActionsAnswer, AuditView, EventsAnswer, LoginAnswer, Operation, PageAnswer, RunView, StopReport,
+    UserView, WhoAmIAnswer,
 };
 use interlock_model::{RunId, Timestamp};
 use reqwest::header::HeaderMap;
@@ -15,11 +16,11 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::answer::{self, accept, value};
 use crate::ClientError;
+use crate::answer::{self, accept, value};
 
 /// Longest wait for the report of an emergency stop: the server answers when every device is safe or has failed to be.
-const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+const STOP_TIMEOUT: Duration = Duration::from_mins(2);
 /// An emergency stop is sent this often before it is given up. It is the same act every time.
 const STOP_ATTEMPTS: u32 = 3;
 /// Pause between these.
@@ -124,14 +125,25 @@ impl Body {
     /// # Errors
     /// The connection broke, or was silent for 30 s.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        let silent = || ClientError::Unreachable { url: self.url.clone(), reason: "it stopped sending".to_owned(), sent: true };
-        let part = tokio::time::timeout(DOWNLOAD_SILENCE, self.response.chunk()).await.map_err(|_| silent())?;
+        let silent = || ClientError::Unreachable {
+            url: self.url.clone(),
+            reason: "it stopped sending".to_owned(),
+            sent: true,
+        };
+        let part =
+            tokio::time::timeout(DOWNLOAD_SILENCE, self.response.chunk()).await.map_err(|_| silent())?;
         part.map_err(|error| ClientError::from_transport(&self.url, &error))
     }
 }
 
 impl Client {
-    pub(crate) fn new(http: reqwest::Client, address: Url, shown: String, headers: HeaderMap, answer_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        http: reqwest::Client,
+        address: Url,
+        shown: String,
+        headers: HeaderMap,
+        answer_timeout: Duration,
+    ) -> Self {
         Self { http, address, shown, headers, answer_timeout }
     }
 
@@ -150,7 +162,12 @@ impl Client {
     }
 
     /// A request to a path of the server. Each segment is escaped, so that a name never becomes a path.
-    pub(crate) fn request(&self, method: Method, segments: &[&str], query: &[(&str, String)]) -> RequestBuilder {
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        segments: &[&str],
+        query: &[(&str, String)],
+    ) -> RequestBuilder {
         let mut url = self.address.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -167,16 +184,28 @@ impl Client {
 
     /// Refuses before anything is sent when there is no token.
     pub(crate) fn signed_in(&self) -> Result<(), ClientError> {
-        if self.has_token() { Ok(()) } else { Err(ClientError::SignInNeeded("There is no token for this server.".to_owned())) }
+        if self.has_token() {
+            Ok(())
+        } else {
+            Err(ClientError::SignInNeeded("There is no token for this server.".to_owned()))
+        }
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, segments: &[&str], query: &[(&str, String)]) -> Result<T, ClientError> {
+    async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, ClientError> {
         self.signed_in()?;
         let request = self.request(Method::GET, segments, query).timeout(self.answer_timeout);
         value(&self.shown, self.send(request).await?).await
     }
 
-    async fn post<T: serde::de::DeserializeOwned>(&self, segments: &[&str], body: &Value) -> Result<T, ClientError> {
+    async fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        body: &Value,
+    ) -> Result<T, ClientError> {
         self.signed_in()?;
         let request = self.request(Method::POST, segments, &[]).timeout(self.answer_timeout).json(body);
         value(&self.shown, self.send(request).await?).await
@@ -188,7 +217,8 @@ impl Client {
     /// [`ClientError::SignInNeeded`] when name or password are wrong.
     pub async fn login(&self, username: &str, password: &Secret) -> Result<LoginAnswer, ClientError> {
         let body = json!({ "username": username, "password": password.expose() });
-        let request = self.request(Method::POST, &["auth", "login"], &[]).timeout(self.answer_timeout).json(&body);
+        let request =
+            self.request(Method::POST, &["auth", "login"], &[]).timeout(self.answer_timeout).json(&body);
         value(&self.shown, self.send(request).await?).await
     }
 
@@ -226,7 +256,8 @@ impl Client {
     /// Checks parameters as an execution would. Nothing runs.
     pub async fn check(&self, action: &str, parameters: &Map<String, Value>) -> Result<Checked, ClientError> {
         self.signed_in()?;
-        let request = self.request(Method::POST, &["check", action], &[]).timeout(self.answer_timeout).json(parameters);
+        let request =
+            self.request(Method::POST, &["check", action], &[]).timeout(self.answer_timeout).json(parameters);
         value(&self.shown, self.send(request).await?).await
     }
 
@@ -260,8 +291,13 @@ impl Client {
     pub async fn artifact(&self, id: RunId, name: &str) -> Result<Body, ClientError> {
         self.signed_in()?;
         let request = self.request(Method::GET, &["runs", &id.to_string(), "artifacts", name], &[]);
-        let silent = || ClientError::Unreachable { url: self.shown.clone(), reason: "no answer within the time limit".to_owned(), sent: true };
-        let response = tokio::time::timeout(self.answer_timeout, self.send(request)).await.map_err(|_| silent())??;
+        let silent = || ClientError::Unreachable {
+            url: self.shown.clone(),
+            reason: "no answer within the time limit".to_owned(),
+            sent: true,
+        };
+        let response =
+            tokio::time::timeout(self.answer_timeout, self.send(request)).await.map_err(|_| silent())??;
         Ok(Body { url: self.shown.clone(), response: accept(&self.shown, response).await? })
     }
 
@@ -308,7 +344,8 @@ impl Client {
     /// Changes roles or state of a user.
     pub async fn update_user(&self, name: &str, edit: &UserEdit) -> Result<UserView, ClientError> {
         self.signed_in()?;
-        let request = self.request(Method::PATCH, &["users", name], &[]).timeout(self.answer_timeout).json(edit);
+        let request =
+            self.request(Method::PATCH, &["users", name], &[]).timeout(self.answer_timeout).json(edit);
         value(&self.shown, self.send(request).await?).await
     }
 
@@ -335,13 +372,17 @@ impl Client {
     /// # Errors
     /// [`ClientError::Settings`] for a path that would leave the server.
     pub async fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Raw, ClientError> {
-        let method = Method::from_bytes(method.as_bytes()).map_err(|_| ClientError::Settings("that is not an HTTP method".to_owned()))?;
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| ClientError::Settings("that is not an HTTP method".to_owned()))?;
         if !path.starts_with('/') || path.starts_with("//") {
             return Err(ClientError::Settings("the path must begin with one '/'".to_owned()));
         }
-        let url = Url::parse(&format!("{}{path}", self.shown)).ok().filter(|url| url.origin() == self.address.origin());
+        let url = Url::parse(&format!("{}{path}", self.shown))
+            .ok()
+            .filter(|url| url.origin() == self.address.origin());
         let url = url.ok_or_else(|| ClientError::Settings("the path is not part of a URL".to_owned()))?;
-        let mut request = self.http.request(method, url).headers(self.headers.clone()).timeout(self.answer_timeout);
+        let mut request =
+            self.http.request(method, url).headers(self.headers.clone()).timeout(self.answer_timeout);
         if let Some(body) = body {
             request = request.json(body);
         }

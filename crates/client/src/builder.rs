@@ -60,7 +60,8 @@ impl Builder {
         let loopback = is_loopback(&address);
         if address.scheme() == "http" && !loopback {
             return Err(ClientError::Settings(format!(
-                "{address} is plain HTTP to another machine: passwords and tokens would be readable on the network"
+                "{} is plain HTTP to another machine: passwords and tokens would be readable on the network",
+                shown(&address)
             )));
         }
         // The program chooses the provider of cryptography; tests and small tools get the one that we ship.
@@ -95,8 +96,10 @@ impl Builder {
         })?;
         let mut headers = HeaderMap::new();
         if let Some(token) = &self.token {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose().trim()))
-                .map_err(|_| ClientError::Settings("the token holds characters that a token never has".to_owned()))?;
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", token.expose().trim())).map_err(|_| {
+                    ClientError::Settings("the token holds characters that a token never has".to_owned())
+                })?;
             value.set_sensitive(true);
             headers.insert(reqwest::header::AUTHORIZATION, value);
         }
@@ -116,7 +119,11 @@ fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, ClientError> {
 /// [`ClientError::Settings`] when it is no such address. The text never repeats a password in it.
 pub fn server_address(text: &str) -> Result<Url, ClientError> {
     let text = text.trim();
-    let bad = |reason: &str| ClientError::Settings(format!("the address of the server {reason}; it looks like https://robot.example.org:8000"));
+    let bad = |reason: &str| {
+        ClientError::Settings(format!(
+            "the address of the server {reason}; it looks like https://robot.example.org:8000"
+        ))
+    };
     let spelled = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let mut url = Url::parse(&spelled).map_err(|_| bad("is not a URL"))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -164,7 +171,12 @@ mod tests {
         for url in ["http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:1", "http://ot2.localhost"] {
             assert!(Client::builder(url).build().is_ok(), "{url}");
         }
-        for url in ["http://robot.example.org", "http://192.168.1.7:8000", "http://localhost.example.org", "http://0.0.0.0"] {
+        for url in [
+            "http://robot.example.org",
+            "http://192.168.1.7:8000",
+            "http://localhost.example.org",
+            "http://0.0.0.0",
+        ] {
             assert!(refused(url).contains("plain HTTP"), "{url}");
         }
     }
@@ -197,7 +209,10 @@ mod tests {
 
     #[test]
     fn a_token_does_not_show_in_debug_output() {
-        let client = Client::builder("http://localhost").token(Secret::new("ilk_very_secret")).build().expect("a client");
+        let client = Client::builder("http://localhost")
+            .token(Secret::new("ilk_very_secret"))
+            .build()
+            .expect("a client");
 
         assert!(!format!("{client:?}").contains("very_secret"));
     }

@@ -111,11 +111,15 @@ fn tls_reason(error: &reqwest::Error) -> Option<String> {
     use rustls::{CertificateError as Bad, Error};
     let cause = causes(error).into_iter().find_map(|cause| cause.downcast_ref::<Error>())?;
     Some(match cause {
-        Error::InvalidCertificate(Bad::UnknownIssuer) => "its certificate is not signed by an authority that is trusted here".to_owned(),
+        Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "its certificate is not signed by an authority that is trusted here".to_owned()
+        }
         Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "its certificate was made for another name".to_owned()
         }
-        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => "its certificate has expired, or the clock here is wrong".to_owned(),
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "its certificate has expired, or the clock here is wrong".to_owned()
+        }
         Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
             "its certificate is not valid yet, or the clock here is wrong".to_owned()
         }
@@ -128,19 +132,36 @@ fn transport_reason(error: &reqwest::Error) -> String {
     let causes = causes(error);
     let kind = causes.iter().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
     if error.is_timeout() || kind == Some(io::ErrorKind::TimedOut) {
-        return if error.is_connect() { "no connection within the time limit" } else { "no answer within the time limit" }.to_owned();
+        return if error.is_connect() {
+            "no connection within the time limit"
+        } else {
+            "no answer within the time limit"
+        }
+        .to_owned();
     }
     // The connector of hyper has no public type for this.
     if causes.iter().any(|cause| cause.to_string().starts_with("dns error")) {
         return "its name is not known here".to_owned();
     }
+    if causes.iter().any(|cause| cause.to_string().starts_with("invalid HTTP version")) {
+        return "what answers there does not speak HTTP; does its address begin with https://?".to_owned();
+    }
     let text = match kind {
         Some(io::ErrorKind::ConnectionRefused) => "nothing listens there",
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
-            "the connection broke"
+        Some(
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof,
+        ) => "the connection broke",
+        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            "there is no way to it in this network"
         }
-        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => "there is no way to it in this network",
-        _ => return causes.last().map_or_else(|| error.to_string(), |cause| format!("the connection failed ({cause})")),
+        _ => {
+            return causes
+                .last()
+                .map_or_else(|| error.to_string(), |cause| format!("the connection failed ({cause})"));
+        }
     };
     text.to_owned()
 }

@@ -55,7 +55,11 @@ impl Client {
         let key = HeaderValue::from_str(&submission.key)
             .ok()
             .filter(|key| (1..=255).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic))
-            .ok_or_else(|| ClientError::Settings("an idempotency key is 1 to 255 visible ASCII characters without spaces".to_owned()))?;
+            .ok_or_else(|| {
+                ClientError::Settings(
+                    "an idempotency key is 1 to 255 visible ASCII characters without spaces".to_owned(),
+                )
+            })?;
         let mut pauses = PAUSES.iter();
         let mut maybe_arrived = false;
         let mut resent = false;
@@ -65,7 +69,10 @@ impl Client {
                 Err(error) if error.is_passing() => {
                     maybe_arrived |= matches!(error, ClientError::Unreachable { sent: true, .. });
                     let Some(pause) = pauses.next() else { return Err(told(error, maybe_arrived)) };
-                    let wait = error.refusal().and_then(|refusal| refusal.retry_after).map_or(*pause, |s| Duration::from_secs(s.min(10)));
+                    let wait = error
+                        .refusal()
+                        .and_then(|refusal| refusal.retry_after)
+                        .map_or(*pause, |s| Duration::from_secs(s.min(10)));
                     tokio::time::sleep(wait).await;
                     resent = true;
                 }
@@ -74,20 +81,29 @@ impl Client {
         }
     }
 
-    async fn submit_once(&self, submission: &Submission, key: &HeaderValue) -> Result<Submitted, ClientError> {
+    async fn submit_once(
+        &self,
+        submission: &Submission,
+        key: &HeaderValue,
+    ) -> Result<Submitted, ClientError> {
         let request = self
             .request(Method::POST, &["execute", &submission.action], &[])
             .timeout(self.answer_timeout())
             .header(HeaderName::from_static("idempotency-key"), key.clone())
             .header(HeaderName::from_static("prefer"), HeaderValue::from_static("respond-async"))
-            .header(HeaderName::from_static("interlock-simulate"), HeaderValue::from_static(if submission.simulated { "true" } else { "false" }))
+            .header(
+                HeaderName::from_static("interlock-simulate"),
+                HeaderValue::from_static(if submission.simulated { "true" } else { "false" }),
+            )
             .json(&submission.parameters);
         let response = accept(self.url(), self.send(request).await?).await?;
         let replayed = text_header(response.headers(), "idempotency-replayed").as_deref() == Some("true");
         let run = match run_header(response.headers()) {
             Some(run) => run,
             // Some proxies drop headers they do not know; both bodies name the run.
-            None if response.status().as_u16() == 202 => answer::value::<RunView>(self.url(), response).await?.id,
+            None if response.status().as_u16() == 202 => {
+                answer::value::<RunView>(self.url(), response).await?.id
+            }
             None => answer::value::<ExecuteAnswer>(self.url(), response).await?.run_id,
         };
         Ok(Submitted { run, replayed, resent: false })
@@ -97,7 +113,9 @@ impl Client {
 /// If any attempt may have arrived, the last error says so.
 fn told(error: ClientError, maybe_arrived: bool) -> ClientError {
     match error {
-        ClientError::Unreachable { url, reason, sent } => ClientError::Unreachable { url, reason, sent: sent || maybe_arrived },
+        ClientError::Unreachable { url, reason, sent } => {
+            ClientError::Unreachable { url, reason, sent: sent || maybe_arrived }
+        }
         other => other,
     }
 }

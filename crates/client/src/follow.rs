@@ -148,7 +148,8 @@ impl Follow {
             return Err(ClientError::Unreachable { url: self.client.url().to_owned(), reason, sent: true });
         }
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.fruitless.min(5)).min(LONGEST_PAUSE);
-        let pause = retry_after.map_or(doubled, |seconds| Duration::from_secs(seconds).min(Duration::from_secs(30)));
+        let pause =
+            retry_after.map_or(doubled, |seconds| Duration::from_secs(seconds).min(Duration::from_secs(30)));
         self.fruitless += 1;
         self.pause = Some(pause);
         Ok(News::Cut { reason, pause })
@@ -196,7 +197,9 @@ impl Follow {
             reason: "no answer within the time limit".to_owned(),
             sent: true,
         };
-        let response = tokio::time::timeout(self.client.answer_timeout(), self.client.send(request)).await.map_err(|_| silent())??;
+        let response = tokio::time::timeout(self.client.answer_timeout(), self.client.send(request))
+            .await
+            .map_err(|_| silent())??;
         accept(self.client.url(), response).await
     }
 

@@ -102,11 +102,19 @@ mod tests {
 
     #[test]
     fn events_survive_every_cut_and_every_line_end() {
-        for text in ["id: 7\nevent: log\ndata: a\ndata:b\n\n: ping\n\ndata: c\n\n", "id: 7\r\ndata: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n", "id:7\rdata:a\rdata:b\r\rdata:c\r\r"] {
+        for text in [
+            "id: 7\nevent: log\ndata: a\ndata:b\n\n: ping\n\ndata: c\n\n",
+            "id: 7\r\ndata: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n",
+            "id:7\rdata:a\rdata:b\r\rdata:c\r\r",
+        ] {
             for cut in 0..=text.len() {
                 let (left, right) = text.as_bytes().split_at(cut);
 
-                assert_eq!(parse(&[left, right]), Ok(vec![event("7", "a\nb"), event("7", "c")]), "{text:?} at {cut}");
+                assert_eq!(
+                    parse(&[left, right]),
+                    Ok(vec![event("7", "a\nb"), event("7", "c")]),
+                    "{text:?} at {cut}"
+                );
             }
         }
     }

@@ -24,6 +24,12 @@ pub(crate) fn lock(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Gives the folder up. Closing the file would not do: a process that is being started at this moment has a copy of it until
+/// it executes its program.
+pub(crate) fn unlock(lock: &File) {
+    let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
+}
+
 /// Which boot of the machine this is.
 pub(crate) fn boot_id() -> io::Result<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;

@@ -35,6 +35,23 @@ struct Inner {
     stops: mpsc::UnboundedSender<Stop>,
 }
 
+/// A first start that is under way.
+#[derive(Debug)]
+pub struct Starting(oneshot::Receiver<Result<(), StartError>>);
+
+impl Starting {
+    /// Waits until the worker is ready. Dropping it gives the start up.
+    ///
+    /// # Errors
+    /// As [`Host::start`]; the device's processes are gone then.
+    pub async fn ready(self) -> Result<(), StartError> {
+        self.0.await.unwrap_or_else(|_| {
+            let reason = "the supervisor ended".to_owned();
+            Err(StartError::Died { reason, printed: Vec::new() })
+        })
+    }
+}
+
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Host").field("name", &self.0.shared.config.name).finish_non_exhaustive()
@@ -61,6 +78,22 @@ impl Host {
     /// As [`Self::start`].
     #[doc(hidden)]
     pub async fn start_in_boot(config: HostConfig, boot: &str) -> Result<Self, StartError> {
+        let (host, starting) = Self::open_in_boot(config, boot).await?;
+        starting.ready().await.map(|()| host)
+    }
+
+    /// As [`Self::start`], but gives the handle while the worker is still being loaded, so that the device can be stopped
+    /// during its `@on_start` hooks as well.
+    ///
+    /// # Errors
+    /// What is wrong with the state folder or the paths; [`Starting::ready`] tells the rest.
+    pub async fn open(config: HostConfig) -> Result<(Self, Starting), StartError> {
+        let boot =
+            folder::boot_id().map_err(StartError::folder("/proc/sys/kernel/random/boot_id".as_ref()))?;
+        Self::open_in_boot(config, &boot).await
+    }
+
+    async fn open_in_boot(config: HostConfig, boot: &str) -> Result<(Self, Starting), StartError> {
         let boot = boot.to_owned();
         let (journal_events, journal_inbox) = mpsc::unbounded_channel();
         let shared = tokio::task::spawn_blocking(move || open(config, &boot, journal_events))
@@ -73,12 +106,7 @@ impl Host {
         let supervisor = Supervisor::new(Arc::clone(&shared), inbox, stop_inbox, journal_inbox, started);
         tokio::spawn(supervisor.run());
         let host = Self(Arc::new(Inner { shared, commands, stops }));
-        match result.await {
-            Ok(started) => started.map(|()| host),
-            Err(_) => {
-                Err(StartError::Died { reason: "the supervisor ended".to_owned(), printed: Vec::new() })
-            }
-        }
+        Ok((host, Starting(result)))
     }
 
     /// The device's actions, as the present worker declares them.

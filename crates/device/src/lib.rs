@@ -22,5 +22,5 @@ mod wire;
 
 pub use config::{HostConfig, Ladder, Limits};
 pub use error::{ReleaseError, StartError};
-pub use host::Host;
+pub use host::{Host, Starting};
 pub use journal::JournalError;

@@ -315,7 +315,7 @@ impl Proc {
         self.reap();
     }
 
-    /// Waits until everything is written or `deadline` passes; then the process has had its chance.
+    /// Waits until everything is written, or can no longer be.
     pub(crate) async fn flushed(&mut self) {
         while !self.outbox.is_empty() && self.stdin.is_some() {
             flush(&mut self.stdin, &mut self.outbox).await;

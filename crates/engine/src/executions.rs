@@ -16,6 +16,7 @@ use interlock_model::{RunId, Timestamp};
 use interlock_store::{Error, KeyRow, RunEnd, RunRow, StoredEvent};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::Ambient;
@@ -25,7 +26,7 @@ use crate::runs::{Hub, LiveRun};
 use crate::security::{self, Event};
 
 /// An idempotency key is remembered this long.
-const KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const KEY_LIFETIME: Duration = Duration::from_hours(24);
 /// How often the end of a run is tried to be stored before it is left to reconciliation.
 const STORE_ATTEMPTS: u32 = 5;
 
@@ -185,25 +186,21 @@ impl Executions {
             timeout: action.spec.timeout_seconds.map_or(inner.limits.default_timeout, Duration::from_secs_f64),
             queue_limit: Some(inner.limits.queue),
         };
-        // The device may report as soon as the run is recorded, so its events need a place before.
-        let live = inner.hub.begin(row.id);
-        match inner.open(&*permit, &row, key).await {
-            Ok(Claimed::Mine) => {}
-            Ok(Claimed::Theirs(holder)) => {
-                inner.hub.end(&live);
-                return inner.replay(&holder, &asked, request.wait).await;
-            }
-            Err(error) => {
-                inner.hub.end(&live);
-                return Err(error);
-            }
+        // On a task of its own from the first write on: a caller that goes away between the record and the call would leave a
+        // run that nobody carries out.
+        let (opened, told) = oneshot::channel();
+        let running = inner.tasks.spawn(Arc::clone(inner).start(permit, row.clone(), key, call, opened));
+        match told.await {
+            Ok(Ok(Claimed::Mine)) => {}
+            Ok(Ok(Claimed::Theirs(holder))) => return inner.replay(&holder, &asked, request.wait).await,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(Error::Closed.into()),
         }
-        let running = inner.tasks.spawn(Arc::clone(inner).carry_out(permit, row.clone(), call, live));
         if !request.wait {
             return Ok(Execution { run: row, replayed: false });
         }
-        let run = running.await.unwrap_or_else(|panic| {
-            tracing::error!(%panic, run.id = %row.id, "a run's task panicked");
+        let run = running.await.ok().flatten().unwrap_or_else(|| {
+            tracing::error!(run.id = %row.id, "a run's task panicked");
             RunRow { state: RunState::Uncertain, ..row }
         });
         Ok(Execution { run, replayed: false })
@@ -232,7 +229,9 @@ impl Executions {
     /// The storage's.
     pub async fn reconcile(&self) -> Result<usize, Error> {
         let inner = &self.inner;
-        let open = inner.db.read().open_runs().await?;
+        let mut open = inner.db.read().open_runs().await?;
+        // Another server's runs are another journal's: only that one knows how they stand.
+        open.retain(|run| run.device == inner.device_name);
         let count = open.len();
         for run in open {
             let outcome = match inner.device.journaled(&run.id) {
@@ -309,6 +308,27 @@ impl Inner {
         Ok(Execution { run, replayed: true })
     }
 
+    /// Puts the run on record, tells whether it could, and carries it out if the key is free.
+    async fn start(
+        self: Arc<Self>,
+        permit: Arc<Permit<ExecuteAction>>,
+        row: RunRow,
+        key: Option<KeyRow>,
+        call: Call,
+        opened: oneshot::Sender<Result<Claimed, ExecuteError>>,
+    ) -> Option<RunRow> {
+        // The device may report as soon as the run is recorded, so its events need a place before.
+        let live = self.hub.begin(row.id);
+        let claimed = self.open(&permit, &row, key).await;
+        let mine = matches!(claimed, Ok(Claimed::Mine));
+        if !mine {
+            self.hub.end(&live);
+        }
+        // Nobody listens when the caller went away; the run is carried out all the same.
+        let _ = opened.send(claimed);
+        if mine { Some(self.carry_out(permit, row, call, live).await) } else { None }
+    }
+
     /// Executes and records the end. Runs on its own task: a caller that hangs up changes nothing.
     async fn carry_out(self: Arc<Self>, permit: Arc<Permit<ExecuteAction>>, row: RunRow, call: Call, live: Arc<LiveRun>) -> RunRow {
         let id = row.id;
@@ -320,7 +340,7 @@ impl Inner {
         self.log_failure(&row, &outcome, permit.caller().origin());
         let finished_at = self.ambient.clock.now();
         let (state, error) = conclude(&outcome);
-        let events = self.hub.closing(&live, state, finished_at);
+        let events = Hub::closing(&live, state, finished_at);
         let mut pause = Duration::from_millis(50);
         for attempt in 1..=STORE_ATTEMPTS {
             match self.close(&*permit, row.clone(), outcome.clone(), live.started_at(), events.clone()).await {

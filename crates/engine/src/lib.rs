@@ -7,6 +7,7 @@ pub mod audit;
 pub mod auth;
 pub mod devices;
 pub mod executions;
+pub mod janitor;
 pub mod metrics;
 pub mod reads;
 pub mod runs;

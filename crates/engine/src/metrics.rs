@@ -1,4 +1,4 @@
-//! The series of CONTRACT.md section 9.2 that this profile has, described and present from the start.
+//! The metrics of this profile, under the names that alert rules use, described and present from the start.
 
 use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
 

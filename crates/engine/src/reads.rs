@@ -18,6 +18,8 @@ use crate::runs::{Hub, LiveRun};
 
 /// Events read at once.
 const EVENTS: u32 = 1_000;
+/// Events of a run that had states only.
+const PLAIN_EVENTS: u64 = 3;
 
 /// Reads runs and the audit trail.
 #[derive(Clone)]
@@ -200,9 +202,12 @@ impl Following {
         } else if events.len() < limit as usize {
             let run = self.db.read().run(self.id).await?;
             if let Some(run) = run.filter(|run| run.state.is_final()) {
-                self.after += 1;
-                events.push(final_event(&run, self.after));
                 self.over = true;
+                // Nothing is stored of a run that had states only: queued, running and the last one.
+                if events.is_empty() && self.after < PLAIN_EVENTS && self.db.read().run_events(self.id, 0, 1).await?.is_empty() {
+                    self.after = PLAIN_EVENTS;
+                    events.push(final_event(&run, PLAIN_EVENTS));
+                }
             }
         }
         Ok(events)

@@ -150,7 +150,7 @@ impl Hub {
 
     /// Takes the run's last state and gives the events that are still to be stored, that state among them; none when nothing
     /// but states happened, because those can be told from the run itself. Followers hear of the end with [`Self::end`].
-    pub(crate) fn closing(&self, run: &LiveRun, state: RunState, at: Timestamp) -> Vec<StoredEvent> {
+    pub(crate) fn closing(run: &LiveRun, state: RunState, at: Timestamp) -> Vec<StoredEvent> {
         let mut inner = run.lock();
         let last = StoredEvent { seq: inner.events.len() as u64 + 1, at, kind: EventKind::State { state } };
         inner.last = Some(last.clone());

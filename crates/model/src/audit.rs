@@ -21,7 +21,7 @@ pub struct AuditDraft {
     pub at: Timestamp,
     /// Name of the principal, `null` for a stranger.
     pub actor: Option<String>,
-    /// One of the names of CONTRACT.md section 9.3.
+    /// A stable name such as `device.executed`.
     pub action: String,
     /// What was acted on.
     pub subject: Option<String>,
@@ -103,6 +103,7 @@ pub enum Broken {
 
 /// Checks a chain entry by entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Verifier {
     /// Number of the last good entry.
     pub seq: u64,
@@ -110,11 +111,6 @@ pub struct Verifier {
     pub hash: Hash,
 }
 
-impl Default for Verifier {
-    fn default() -> Self {
-        Self { seq: 0, hash: [0; 32] }
-    }
-}
 
 impl Verifier {
     /// Takes the next entry.

@@ -174,6 +174,12 @@ pub enum BadCatalogue {
         /// What is wrong.
         reason: String,
     },
+    /// It asks for a safeguard that does not exist.
+    #[error("action {action:?}: approve must be \"never\" or \"agents\": this server cannot ask a person for approval yet")]
+    Approval {
+        /// Name of the action.
+        action: String,
+    },
     /// A number is out of range.
     #[error("action {action:?}: timeout_seconds must be more than 0 and at most 604800")]
     Timeout {
@@ -231,6 +237,10 @@ impl DeviceAction {
     fn check(spec: ActionSpec) -> Result<Self, BadCatalogue> {
         if !is_name(&spec.name) {
             return Err(BadCatalogue::ActionName(spec.name));
+        }
+        // A declared safeguard that nothing enforces would be worse than none. People are the only callers there are today.
+        if !matches!(spec.approve.as_deref(), None | Some("never" | "agents")) {
+            return Err(BadCatalogue::Approval { action: spec.name });
         }
         if spec.timeout_seconds.is_some_and(|t| !(t > 0.0 && t <= 604_800.0)) {
             return Err(BadCatalogue::Timeout { action: spec.name });

@@ -83,15 +83,18 @@ impl<'de> Deserialize<'de> for RunId {
     }
 }
 
+/// Bytes as lower-case hexadecimal.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
 /// `count` random bytes as lower-case hexadecimal.
 pub fn random_hex(entropy: &dyn Entropy, count: usize) -> String {
-    use fmt::Write as _;
     let mut bytes = vec![0; count];
     entropy.fill(&mut bytes);
-    bytes.iter().fold(String::with_capacity(count * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(&bytes)
 }
 
 #[cfg(test)]

@@ -99,8 +99,8 @@ pub fn conclude(outcome: &Outcome) -> (RunState, Option<RunError>) {
             RunState::Failed,
             error(
                 "worker_crashed",
-                "The process that ran the action died. What it did until then is not known; the device was brought to its \
-                 safe state.",
+                "The process that ran the action died. What it did until then is not known: look at the device before the \
+                 next run.",
             ),
         ),
         Outcome::Cancelled { .. } => (RunState::Cancelled, error("run_cancelled", "The run was stopped after it had started.")),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting accepted (CONTRACT.md section 1).
+/// Deepest nesting accepted (docs/reference/device-http.md).
 pub const MAX_DEPTH: usize = 64;
 
 /// Why a body is not acceptable JSON. The text never repeats the input.

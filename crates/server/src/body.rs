@@ -241,7 +241,7 @@ impl PageQuery {
             Some(text) => text
                 .parse()
                 .ok()
-                .filter(|offset| *offset <= i64::MAX as u64)
+                .filter(|offset| i64::try_from(*offset).is_ok())
                 .ok_or_else(|| refused("offset", "a whole number from 0"))?,
         };
         Ok(interlock_engine::Page { limit, offset })

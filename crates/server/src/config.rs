@@ -57,6 +57,7 @@ impl Default for ConnectionLimits {
 }
 
 /// Settings of one server.
+#[expect(clippy::struct_excessive_bools, reason = "settings are independent switches")]
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Title in documents and on `/`.

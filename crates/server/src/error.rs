@@ -1,4 +1,4 @@
-//! The one error that clients see: RFC 9457 with the members that both earlier systems had (CONTRACT.md section 1.1).
+//! The one error that clients see: RFC 9457 with the members that both earlier systems had (docs/reference/device-http.md).
 //!
 //! Every `From` names its cases one by one, without a wildcard, so that a new failure must be placed before it compiles. The
 //! perimeter renders the body, because request id and time belong to the request.
@@ -53,7 +53,7 @@ impl ApiError {
         let mut error = Self::internal(cause);
         error.status = StatusCode::SERVICE_UNAVAILABLE;
         error.code = "unavailable";
-        error.detail = "The server cannot read or record data at the moment. Nothing was done.".to_owned();
+        "The server cannot read or record data at the moment. Nothing was done.".clone_into(&mut error.detail);
         error.retry_after = Some(1);
         error
     }

@@ -7,7 +7,7 @@ mod body;
 pub mod config;
 pub mod error;
 pub mod listener;
-mod openapi;
+pub mod openapi;
 pub mod perimeter;
 pub mod routes;
 pub mod state;

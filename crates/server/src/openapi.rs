@@ -266,7 +266,6 @@ fn schemas() -> Value {
 }
 
 /// Routes without a description: there must be none.
-#[cfg(test)]
-pub(crate) fn undescribed(table: &[RouteEntry]) -> Vec<String> {
+pub fn undescribed(table: &[RouteEntry]) -> Vec<String> {
     table.iter().filter(|route| described(&route.method, route.path).is_none()).map(|route| format!("{} {}", route.method, route.path)).collect()
 }

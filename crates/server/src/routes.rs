@@ -214,6 +214,12 @@ struct Closing<A: Action> {
     status: Option<u16>,
 }
 
+impl<A: Action> Closing<A> {
+    fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+}
+
 impl<A: Action> Drop for Closing<A> {
     fn drop(&mut self) {
         // 499: the client went away before the answer.
@@ -240,7 +246,7 @@ async fn admit<A: Action<Target: DeserializeOwned>>(State(state): State<AppState
     let request = Request::from_parts(parts, body);
     let handler = async move {
         let answer = next.run(request).await;
-        closing.status = Some(answer.status().as_u16());
+        closing.answered(answer.status().as_u16());
         answer
     };
     if A::RECORDING == Recording::Read {

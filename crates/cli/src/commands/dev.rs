@@ -40,13 +40,12 @@ pub(crate) struct DevArgs {
 pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
     let state = args.state.unwrap_or_else(|| installation::default_state("dev"));
     installation::prepare(&state)?;
-    let file = match args.file {
-        Some(file) => file,
-        None => {
-            let path = state.join("hello.py");
-            std::fs::write(&path, EXAMPLE).with_context(|| format!("write {}", path.display()))?;
-            path
-        }
+    let file = if let Some(file) = args.file {
+        file
+    } else {
+        let path = state.join("hello.py");
+        std::fs::write(&path, EXAMPLE).with_context(|| format!("write {}", path.display()))?;
+        path
     };
     // The password of the development server stays in its folder, mode 0600, so that it can be used again tomorrow.
     let kept = installation::keep(&state.join("keys/dev-admin-password"), || {
@@ -81,7 +80,7 @@ pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
             "\n  Interlock {} · development · this machine only\n  Panel     {url}/panel   (admin / {})\n  Try       interlock action list\n            interlock run {}\n",
             env!("CARGO_PKG_VERSION"),
             password.expose(),
-            "hello name=World",
+            told.first_action,
         ));
         let secret = password.clone();
         tokio::spawn(async move {

@@ -69,7 +69,7 @@ fn python_works(told: Option<PathBuf>) -> Finding {
 async fn look_at(state: &Path) -> Vec<Finding> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut findings = Vec::new();
-    let private = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o077 == 0);
+    let private = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.permissions().mode().trailing_zeros() >= 6);
     match private(state) {
         Ok(good) => findings.push(finding(good, format!("state folder {} is private", state.display()), "chmod 700 it")),
         Err(error) => {

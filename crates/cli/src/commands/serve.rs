@@ -11,6 +11,7 @@ use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{Guard, Sessions, SystemPermit, Tokens};
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::executions::{Executions, Limits};
+use interlock_engine::janitor;
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::security::{self, Event};
@@ -32,6 +33,8 @@ use crate::python;
 
 /// Longest wait for requests and runs when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often expired keys and revocations are deleted.
+const CLEANING: Duration = Duration::from_hours(1);
 
 /// Options of `device serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -77,7 +80,7 @@ pub(crate) struct ServeArgs {
     /// Python interpreter
     #[arg(long, env = "INTERLOCK_PYTHON")]
     pub(crate) python: Option<PathBuf>,
-    /// NAME=VALUE for the device's program; it inherits none of the server's own variables
+    /// NAME=VALUE for the device's program, which inherits neither secrets nor INTERLOCK_ variables
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) environment: Vec<(String, String)>,
     /// Execute everything with the device's simulator
@@ -133,7 +136,8 @@ pub(crate) struct Ready {
     pub(crate) state: PathBuf,
     pub(crate) title: String,
     pub(crate) actions: usize,
-    pub(crate) algorithm: &'static str,
+    /// Name of the first action of the file.
+    pub(crate) first_action: String,
     /// The first administrator's password, if one was made up just now.
     pub(crate) first_password: Option<Secret>,
 }
@@ -214,7 +218,7 @@ where
         state,
         title,
         actions: host.catalogue().actions().len(),
-        algorithm,
+        first_action: host.catalogue().declarations.actions.first().map_or_else(String::new, |action| action.name.clone()),
         first_password,
     };
     tracing::info!(
@@ -292,7 +296,9 @@ impl Wired<'_> {
             self.limits,
             SystemPermit::root("system"),
         );
+        let cleaning = janitor::clean_forever(db.clone(), ambient.clone(), SystemPermit::root("system"), CLEANING);
         let following: Vec<Background> = vec![
+            Box::pin(cleaning),
             Box::pin(Arc::clone(&hub).follow(self.device.events())),
             Box::pin(Arc::clone(&hub).flush_forever()),
             Box::pin(Arc::clone(principals).watch(Duration::from_millis(500))),
@@ -368,7 +374,7 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 
 /// Says at every start what weakens security.
 fn warn_about(settings: &DeviceSettings, config: &Config) {
-    let mut insecure = |what: &str| security::event(Event::ConfigInsecure, None, None, json!({ "setting": what, "origin": config.origin("server.bind").to_string() }));
+    let insecure = |what: &str| security::event(Event::ConfigInsecure, None, None, json!({ "setting": what, "origin": config.origin("server.bind").to_string() }));
     if !settings.rate.enabled {
         insecure("RATE_LIMIT_ENABLED=false: nothing slows guessing and flooding down");
     }

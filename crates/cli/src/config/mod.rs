@@ -159,7 +159,7 @@ impl Config {
                 self.set(setting.key, secret, origin);
             } else if let Some(path) = name.strip_prefix("INTERLOCK__") {
                 let key = path.to_ascii_lowercase().replace("__", ".");
-                let setting = table::by_key(&key).ok_or_else(|| unknown(name, origin.clone(), file_names()))?;
+                let setting = table::by_key(&key).ok_or_else(|| unknown(&key, origin.clone(), file_names()))?;
                 self.set(setting.key, text.clone(), origin);
             } else if name.len() >= 9 {
                 // A name that is almost ours was meant for us: a limit that is silently off is worse than no start.

@@ -27,6 +27,7 @@ pub(crate) enum TlsMode {
 }
 
 /// Everything that a device server needs to know.
+#[expect(clippy::struct_excessive_bools, reason = "settings are independent switches")]
 #[derive(Debug, Clone)]
 pub(crate) struct DeviceSettings {
     pub(crate) bind: IpAddr,

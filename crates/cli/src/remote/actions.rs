@@ -43,11 +43,17 @@ pub(crate) async fn action(ui: &Ui, global: &Global, command: ActionCommand) -> 
                     Some(near) => format!("interlock action schema {}", line(near)),
                     None => "interlock action list".to_owned(),
                 };
-                return Err(Failure::new(exit::NOT_FOUND, format!("{} has no action '{}'", line(&answer.device.name), line(&name)), hint));
+                return Err(Failure::new(
+                    exit::NOT_FOUND,
+                    format!("{} has no action '{}'", line(&answer.device.name), line(&name)),
+                    hint,
+                ));
             };
             match ui.output {
                 Output::Table => schema(ui, spec),
-                Output::Name => spec.parameters.iter().try_for_each(|parameter| ui.out(&line(&parameter.name))),
+                Output::Name => {
+                    spec.parameters.iter().try_for_each(|parameter| ui.out(&line(&parameter.name)))
+                }
                 form => ui.out(&json_text(spec, form == Output::Json)),
             }
         }
@@ -73,7 +79,11 @@ fn list_table(actions: &[ActionSpec]) -> Table {
 
 /// `r=0`, or `well` when it must be given.
 fn brief(parameter: &ParamSpec) -> String {
-    if parameter.required { parameter.name.clone() } else { format!("{}={}", parameter.name, plain(&parameter.default)) }
+    if parameter.required {
+        parameter.name.clone()
+    } else {
+        format!("{}={}", parameter.name, plain(&parameter.default))
+    }
 }
 
 fn plain(value: &Value) -> String {
@@ -87,7 +97,7 @@ fn schema(ui: &Ui, action: &ActionSpec) -> Result<(), Failure> {
     let mut about = action.doc.clone().or_else(|| action.title.clone()).unwrap_or_default();
     let mut fact = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            about.push_str(&format!("\n{name}: {value}"));
+            about.extend(["\n", name, ": ", &value]);
         }
     };
     fact("effects", action.effects.clone());
@@ -119,7 +129,12 @@ fn schema(ui: &Ui, action: &ActionSpec) -> Result<(), Failure> {
         table
     };
     ui.list(&action.parameters, table, |parameter| parameter.name.clone())?;
-    let example: Vec<String> = action.parameters.iter().filter(|parameter| parameter.required).map(|parameter| format!(" {}=…", parameter.name)).collect();
+    let example: Vec<String> = action
+        .parameters
+        .iter()
+        .filter(|parameter| parameter.required)
+        .map(|parameter| format!(" {}=…", parameter.name))
+        .collect();
     ui.note(&format!("to run it: interlock run {}{}", line(&action.name), line(&example.concat())));
     Ok(())
 }
@@ -146,9 +161,12 @@ fn limits(schema: &Value) -> String {
         ("minItems", "items from"),
         ("maxItems", "items up to"),
     ];
-    parts.extend(words.iter().filter_map(|(name, words)| bound(name).map(|value| format!("{words} {value}"))));
+    parts
+        .extend(words.iter().filter_map(|(name, words)| bound(name).map(|value| format!("{words} {value}"))));
     if let Some(branches) = schema.get("anyOf").and_then(Value::as_array) {
-        parts.push(branches.iter().map(limits).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" or "));
+        parts.push(
+            branches.iter().map(limits).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" or "),
+        );
     }
     if let Some(items) = schema.get("items").map(limits).filter(|items| !items.is_empty()) {
         parts.push(format!("each {items}"));
@@ -159,14 +177,19 @@ fn limits(schema: &Value) -> String {
 
 async fn lint(ui: &Ui, file: PathBuf) -> Result<(), Failure> {
     if !file.is_file() {
-        return Err(Failure::new(exit::NOT_FOUND, format!("there is no file {}", file.display()), "check the path"));
+        return Err(Failure::new(
+            exit::NOT_FOUND,
+            format!("there is no file {}", file.display()),
+            "check the path",
+        ));
     }
     let asked = tokio::task::spawn_blocking(move || crate::python::lint(&file)).await;
     let failed = |cause: String| {
         let hint = "Python 3.7 or later must be installed as python3; INTERLOCK_PYTHON names another one";
         Failure::new(exit::ERROR, "the file cannot be linted", hint).because(cause)
     };
-    let report = asked.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("{error:#}")))?;
+    let report =
+        asked.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("{error:#}")))?;
     let findings = report["findings"].as_array().cloned().unwrap_or_default();
     let good = report["ok"].as_bool().unwrap_or(false);
     if matches!(ui.output, Output::Json | Output::Jsonl) {
@@ -178,7 +201,12 @@ async fn lint(ui: &Ui, file: PathBuf) -> Result<(), Failure> {
             for finding in findings {
                 let place = finding["line"].as_u64().map(|at| format!(" (line {at})")).unwrap_or_default();
                 let message = format!("{}{place}", text(finding, "message"));
-                table.row([text(finding, "level"), text(finding, "action"), text(finding, "parameter"), message]);
+                table.row([
+                    text(finding, "level"),
+                    text(finding, "action"),
+                    text(finding, "parameter"),
+                    message,
+                ]);
             }
             table
         };
@@ -191,7 +219,8 @@ async fn lint(ui: &Ui, file: PathBuf) -> Result<(), Failure> {
     if good {
         return Ok(());
     }
-    let mut failure = Failure::new(exit::ERROR, "the file cannot be served", "mend the findings of level error");
+    let mut failure =
+        Failure::new(exit::ERROR, "the file cannot be served", "mend the findings of level error");
     failure.answered = true;
     Err(failure)
 }
@@ -203,10 +232,16 @@ mod tests {
 
     #[test]
     fn limits_are_told_in_short() {
-        assert_eq!(limits(&json!({"type": "number", "minimum": 0, "maximum": 300, "multipleOf": 0.5})), "0…300, in steps of 0.5");
+        assert_eq!(
+            limits(&json!({"type": "number", "minimum": 0, "maximum": 300, "multipleOf": 0.5})),
+            "0…300, in steps of 0.5"
+        );
         assert_eq!(limits(&json!({"enum": ["slow", "fast"]})), "slow | fast");
         assert_eq!(limits(&json!({"anyOf": [{"type": "null"}, {"minimum": 1}]})), "at least 1");
-        assert_eq!(limits(&json!({"type": "array", "items": {"maximum": 9}, "minItems": 1})), "items from 1, each at most 9");
+        assert_eq!(
+            limits(&json!({"type": "array", "items": {"maximum": 9}, "minItems": 1})),
+            "items from 1, each at most 9"
+        );
         assert_eq!(limits(&json!(null)), "");
     }
 }

@@ -12,7 +12,9 @@ use super::ui::{Ui, json_text};
 
 /// A request.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  interlock api GET /device\n  interlock api GET '/runs?state=failed&limit=5'\n  interlock api POST /check/mix_color -f r=120")]
+#[command(
+    after_help = "Examples:\n  interlock api GET /device\n  interlock api GET '/runs?state=failed&limit=5'\n  interlock api POST /check/mix_color -f r=120"
+)]
 pub(crate) struct ApiArgs {
     /// GET, POST or PATCH
     method: String,

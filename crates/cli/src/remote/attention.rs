@@ -30,7 +30,14 @@ pub(crate) async fn attention(ui: &Ui, global: &Global, command: AttentionComman
                 None => Facts::new().with("device", &device.name).with("attention", "not needed"),
                 Some(attention) => Facts::new()
                     .with("device", &device.name)
-                    .with("attention", if attention.held { "needed: calls are refused" } else { "asked for: calls are taken" })
+                    .with(
+                        "attention",
+                        if attention.held {
+                            "needed: calls are refused"
+                        } else {
+                            "asked for: calls are taken"
+                        },
+                    )
                     .with("since", time(attention.since))
                     .with("reason", &attention.reason),
             };

@@ -56,8 +56,10 @@ pub(crate) struct ListArgs {
 
 /// How to check.
 #[derive(Debug, Args)]
-#[command(after_help = "An intact chain can still lack its newest entries. Note the number and hash that this prints somewhere else,\n\
-                        and give them next time with --noted: then that is found too.")]
+#[command(
+    after_help = "An intact chain can still lack its newest entries. Note the number and hash that this prints somewhere else,\n\
+                        and give them next time with --noted: then that is found too."
+)]
 pub(crate) struct VerifyArgs {
     /// Work on the installation in this folder, without a server
     #[arg(long, value_name = "DIR")]
@@ -125,7 +127,10 @@ async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
     };
     ui.list(&found, table, |entry| entry.id.to_string())?;
     if total > found.len() as u64 {
-        ui.note(&format!("{} of {total} entries; --limit shows more, -o json everything about each", found.len()));
+        ui.note(&format!(
+            "{} of {total} entries; --limit shows more, -o json everything about each",
+            found.len()
+        ));
     }
     Ok(())
 }
@@ -133,7 +138,8 @@ async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
 /// `12:9f2c…`.
 fn noted(text: &str) -> Result<(u64, Hash), String> {
     let (number, hash) = text.split_once(':').ok_or("it looks like 1234:9f2c… with 64 hexadecimal digits")?;
-    let number = number.parse().ok().filter(|&number| number > 0).ok_or("the number of an entry comes first")?;
+    let number =
+        number.parse().ok().filter(|&number| number > 0).ok_or("the number of an entry comes first")?;
     Ok((number, digest(hash).ok_or("the hash has 64 lower-case hexadecimal digits")?))
 }
 
@@ -151,7 +157,8 @@ fn digest(text: &str) -> Option<Hash> {
 fn entry(view: AuditView) -> Option<AuditEntry> {
     let (prev_hash, hash) = (digest(&view.prev_hash)?, digest(&view.hash)?);
     let AuditView { id, at, actor_agent_id, action, subject_id, details, client_ip, request_id, .. } = view;
-    let draft = AuditDraft { at, actor: actor_agent_id, action, subject: subject_id, details, client_ip, request_id };
+    let draft =
+        AuditDraft { at, actor: actor_agent_id, action, subject: subject_id, details, client_ip, request_id };
     Some(AuditEntry { seq: id, draft, prev_hash, hash })
 }
 
@@ -160,7 +167,8 @@ fn entry(view: AuditView) -> Option<AuditEntry> {
 /// Pages come newest first and move while entries are written, so each page is asked for by its distance from the oldest
 /// entry, overlaps the one before, and is asked for again when it has moved too far.
 async fn verify(ui: &Ui, client: &Client, noted: Option<(u64, Hash)>) -> Result<Verifier, Failure> {
-    let query = |offset, limit| AuditQuery { limit: Some(limit), offset: Some(offset), ..AuditQuery::default() };
+    let query =
+        |offset, limit| AuditQuery { limit: Some(limit), offset: Some(offset), ..AuditQuery::default() };
     let mut total = client.audit(&query(0, 1)).await?.total;
     let until = total;
     let mut verifier = Verifier::default();
@@ -169,7 +177,8 @@ async fn verify(ui: &Ui, client: &Client, noted: Option<(u64, Hash)>) -> Result<
         let offset = total.saturating_sub(verifier.seq + u64::from(PAGE) - SLACK);
         let answer = client.audit(&query(offset, PAGE)).await?;
         total = answer.total;
-        let mut entries: Vec<AuditView> = answer.items.into_iter().filter(|entry| entry.id > verifier.seq).collect();
+        let mut entries: Vec<AuditView> =
+            answer.items.into_iter().filter(|entry| entry.id > verifier.seq).collect();
         entries.sort_by_key(|entry| entry.id);
         let next_is_there = entries.first().is_some_and(|entry| entry.id == verifier.seq + 1);
         if !next_is_there && looks < LOOKS {
@@ -185,7 +194,9 @@ async fn verify(ui: &Ui, client: &Client, noted: Option<(u64, Hash)>) -> Result<
             let next = entry(view).ok_or_else(|| broken(&format!("entry {number} has no proper hash")))?;
             verifier.next(&next).map_err(|error| broken(&error.to_string()))?;
             if noted.is_some_and(|(at, hash)| at == number && hash != verifier.hash) {
-                return Err(broken(&format!("entry {number} is not the one that was noted: the chain was written anew")));
+                return Err(broken(&format!(
+                    "entry {number} is not the one that was noted: the chain was written anew"
+                )));
             }
         }
         if ui.live {
@@ -193,7 +204,10 @@ async fn verify(ui: &Ui, client: &Client, noted: Option<(u64, Hash)>) -> Result<
         }
     }
     match noted {
-        Some((at, _)) if at > verifier.seq => Err(broken(&format!("entry {at} was noted, but the chain ends at {}: its newest entries are gone", verifier.seq))),
+        Some((at, _)) if at > verifier.seq => Err(broken(&format!(
+            "entry {at} was noted, but the chain ends at {}: its newest entries are gone",
+            verifier.seq
+        ))),
         _ => Ok(verifier),
     }
 }
@@ -205,7 +219,11 @@ fn broken(cause: &str) -> Failure {
 
 fn verified_is(ui: &Ui, entries: u64, hash: &str) -> Result<(), Failure> {
     let document = json!({ "verified": true, "entries": entries, "hash": hash });
-    let facts = || Facts::new().with("verified", format!("{entries} entries, unbroken")).with("last", format!("{entries}:{hash}"));
+    let facts = || {
+        Facts::new()
+            .with("verified", format!("{entries} entries, unbroken"))
+            .with("last", format!("{entries}:{hash}"))
+    };
     ui.one(&document, facts, &format!("{entries}:{hash}"))?;
     ui.note("note the last entry elsewhere; --noted checks against it next time");
     Ok(())
@@ -220,7 +238,9 @@ mod tests {
         let hash = "ab".repeat(32);
 
         assert_eq!(noted(&format!("12:{hash}")), Ok((12, [0xab; 32])));
-        for bad in ["", "12", "0:ab", &format!("x:{hash}"), &format!("12:{}", "AB".repeat(32)), &format!("0:{hash}")] {
+        for bad in
+            ["", "12", "0:ab", &format!("x:{hash}"), &format!("12:{}", "AB".repeat(32)), &format!("0:{hash}")]
+        {
             assert!(noted(bad).is_err(), "{bad}");
         }
         assert_eq!(hexadecimal(&[0xab; 32]), hash);

@@ -96,14 +96,17 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
     let variable = lookup("INTERLOCK_URL");
     let name = named.clone().or_else(|| lookup("INTERLOCK_CONTEXT")).or_else(|| contexts.current.clone());
     let chosen = name.as_ref().and_then(|name| contexts.contexts.get(name).map(|context| (name, context)));
-    let url = match (&global.url, &named, &variable) {
-        (Some(url), _, _) => url.clone(),
-        (None, None, Some(url)) => url.clone(),
-        (None, _, _) => match (chosen, name.as_ref()) {
+    let url = match global.url.as_ref().or_else(|| variable.as_ref().filter(|_| named.is_none())) {
+        Some(url) => url.clone(),
+        None => match (chosen, name.as_ref()) {
             (Some((_, context)), _) => context.url.clone(),
             (None, Some(name)) => {
                 let error = format!("there is no context '{name}'");
-                return Err(Failure::new(exit::NOT_FOUND, error, "`interlock context list` shows them; to make one: interlock login --url URL"));
+                return Err(Failure::new(
+                    exit::NOT_FOUND,
+                    error,
+                    "`interlock context list` shows them; to make one: interlock login --url URL",
+                ));
             }
             (None, None) => {
                 let hint = "sign in to a server: interlock login --url https://robot.example.org:8000 (to try Interlock here: interlock dev)";
@@ -114,7 +117,8 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
     let url = server_address(&url)?.as_str().trim_end_matches('/').to_owned();
     let chosen = chosen.filter(|(_, context)| same(&context.url, &url));
     let chosen = chosen.or_else(|| contexts.contexts.iter().find(|(_, context)| same(&context.url, &url)));
-    let given = secret_variable(lookup)?.filter(|_| variable.as_ref().is_none_or(|variable| same(variable, &url)));
+    let given =
+        secret_variable(lookup)?.filter(|_| variable.as_ref().is_none_or(|variable| same(variable, &url)));
     let ca_file = global.ca_file.clone().or_else(|| lookup("INTERLOCK_CA_FILE").map(PathBuf::from));
     let (context, kept) = chosen.map(|(name, context)| (name.clone(), context.clone())).unzip();
     let kept = kept.unwrap_or_default();
@@ -136,7 +140,9 @@ fn secret_variable(lookup: Lookup<'_>) -> Result<Option<Secret>, Failure> {
     }
     let Some(path) = lookup("INTERLOCK_TOKEN_FILE").map(PathBuf::from) else { return Ok(None) };
     let text = std::fs::read_to_string(&path);
-    let text = text.map_err(|error| Failure::file("cannot read INTERLOCK_TOKEN_FILE", &path, &error, "check the variable and the file"))?;
+    let text = text.map_err(|error| {
+        Failure::file("cannot read INTERLOCK_TOKEN_FILE", &path, &error, "check the variable and the file")
+    })?;
     Ok(Some(Secret::new(text.trim())))
 }
 
@@ -146,13 +152,24 @@ mod tests {
     use crate::remote::contexts::Context;
 
     fn known() -> Contexts {
-        let context = |url: &str, token: &str| Context { url: url.to_owned(), token: Some(Secret::new(token)), ..Context::default() };
-        let contexts = [("dev", context("http://127.0.0.1:8000", "ilk_dev")), ("lab", context("https://lab.example.org", "ilk_lab"))];
-        Contexts { current: Some("dev".to_owned()), contexts: contexts.into_iter().map(|(name, one)| (name.to_owned(), one)).collect() }
+        let context = |url: &str, token: &str| Context {
+            url: url.to_owned(),
+            token: Some(Secret::new(token)),
+            ..Context::default()
+        };
+        let contexts = [
+            ("dev", context("http://127.0.0.1:8000", "ilk_dev")),
+            ("lab", context("https://lab.example.org", "ilk_lab")),
+        ];
+        Contexts {
+            current: Some("dev".to_owned()),
+            contexts: contexts.into_iter().map(|(name, one)| (name.to_owned(), one)).collect(),
+        }
     }
 
     fn target(global: &Global, variables: &[(&str, &str)]) -> Target {
-        let lookup = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let lookup =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         resolve(global, &lookup, &known()).expect("a target")
     }
 
@@ -169,7 +186,10 @@ mod tests {
         assert_eq!(target(&flag, &variables).url, "https://lab.example.org");
         assert_eq!(target(&named, &variables).url, "https://lab.example.org");
         assert_eq!(target(&Global::default(), &variables).url, "https://other.example.org");
-        assert_eq!(target(&Global::default(), &[("INTERLOCK_CONTEXT", "lab")]).url, "https://lab.example.org");
+        assert_eq!(
+            target(&Global::default(), &[("INTERLOCK_CONTEXT", "lab")]).url,
+            "https://lab.example.org"
+        );
         assert_eq!(target(&Global::default(), &[]).url, "http://127.0.0.1:8000");
     }
 
@@ -181,7 +201,10 @@ mod tests {
         assert!(target(&elsewhere, &[]).token.is_none());
         assert!(target(&elsewhere, &variables).token.is_none());
         assert!(has_token(&target(&Global::default(), &variables), "ilk_ci"));
-        assert!(has_token(&target(&Global { url: Some("https://lab.example.org".into()), ..Global::default() }, &[]), "ilk_lab"));
+        assert!(has_token(
+            &target(&Global { url: Some("https://lab.example.org".into()), ..Global::default() }, &[]),
+            "ilk_lab"
+        ));
         assert!(has_token(&target(&Global::default(), &[("INTERLOCK_TOKEN", "ilk_ci")]), "ilk_ci"));
     }
 

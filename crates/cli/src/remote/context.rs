@@ -56,7 +56,8 @@ pub(crate) fn context(ui: &Ui, command: ContextCommand) -> Result<(), Failure> {
         ContextCommand::Show { name } => {
             let all = contexts::load()?;
             let name = name.or_else(|| process_variable("INTERLOCK_CONTEXT")).or_else(|| all.current.clone());
-            let name = name.ok_or_else(|| Failure::usage("there is no current context", "interlock login --url URL"))?;
+            let name = name
+                .ok_or_else(|| Failure::usage("there is no current context", "interlock login --url URL"))?;
             let context = find(&all, &name)?;
             ui.one(&document(&all, &name, context), || facts(&all, &name, context), &name)?;
             shadowed(ui);
@@ -66,12 +67,17 @@ pub(crate) fn context(ui: &Ui, command: ContextCommand) -> Result<(), Failure> {
             contexts::check_name(&name)?;
             if contexts::load()?.contexts.contains_key(&name) {
                 let hint = format!("interlock context rm {name}");
-                return Err(Failure::new(exit::CONFLICT, format!("there is a context '{name}' already"), hint));
+                return Err(Failure::new(
+                    exit::CONFLICT,
+                    format!("there is a context '{name}' already"),
+                    hint,
+                ));
             }
             let url = server_address(&address)?.as_str().trim_end_matches('/').to_owned();
             let ca_file = ca.map(|path| {
                 contexts::read_ca(&path)?;
-                std::fs::canonicalize(&path).map_err(|error| Failure::file("cannot find", &path, &error, "check the path"))
+                std::fs::canonicalize(&path)
+                    .map_err(|error| Failure::file("cannot find", &path, &error, "check the path"))
             });
             let context = Context { url, ca_file: ca_file.transpose()?, ..Context::default() };
             let first = contexts::load()?.current.is_none();
@@ -87,7 +93,9 @@ pub(crate) fn context(ui: &Ui, command: ContextCommand) -> Result<(), Failure> {
                     all.current = None;
                 }
             })?;
-            ui.note(&format!("context '{name}' is forgotten; its token stays alive on the server until it expires"));
+            ui.note(&format!(
+                "context '{name}' is forgotten; its token stays alive on the server until it expires"
+            ));
             Ok(())
         }
     }
@@ -114,7 +122,8 @@ fn find<'a>(all: &'a Contexts, name: &str) -> Result<&'a Context, Failure> {
 
 fn list(ui: &Ui) -> Result<(), Failure> {
     let all = contexts::load()?;
-    let documents: Vec<Value> = all.contexts.iter().map(|(name, context)| document(&all, name, context)).collect();
+    let documents: Vec<Value> =
+        all.contexts.iter().map(|(name, context)| document(&all, name, context)).collect();
     if documents.is_empty() {
         ui.note("no server is known yet; sign in with: interlock login --url https://robot.example.org:8000");
     }

@@ -46,6 +46,7 @@ pub(crate) struct Context {
 }
 
 /// The file is the one place where a token is written out.
+#[expect(clippy::ref_option, reason = "the form that serde calls")]
 fn exposed<S: Serializer>(token: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
     token.as_ref().map(Secret::expose).serialize(serializer)
 }
@@ -70,7 +71,8 @@ fn folder(lookup: Lookup<'_>) -> Result<PathBuf, Failure> {
     let base = lookup("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let base = base.or_else(|| lookup("HOME").map(|home| PathBuf::from(home).join(".config")));
     let hint = "set HOME, or INTERLOCK_CONFIG_DIR to a folder of your own";
-    base.map(|base| base.join("interlock")).ok_or_else(|| Failure::new(exit::ERROR, "there is no folder for contexts", hint))
+    base.map(|base| base.join("interlock"))
+        .ok_or_else(|| Failure::new(exit::ERROR, "there is no folder for contexts", hint))
 }
 
 /// The path of the file.
@@ -132,7 +134,9 @@ pub(crate) async fn sign_in_and_save(
 pub(crate) fn read_ca(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text));
-    read.map_err(|error| Failure::file("cannot read the CA file", path, &error, "give the right file with --ca-file"))?;
+    read.map_err(|error| {
+        Failure::file("cannot read the CA file", path, &error, "give the right file with --ca-file")
+    })?;
     Ok(text)
 }
 
@@ -144,7 +148,10 @@ pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
     if good {
         return Ok(());
     }
-    Err(Failure::usage("a context's name is 1 to 64 letters, digits, dots, hyphens or underscores", "give another name with --context"))
+    Err(Failure::usage(
+        "a context's name is 1 to 64 letters, digits, dots, hyphens or underscores",
+        "give another name with --context",
+    ))
 }
 
 fn load_from(path: &Path) -> Result<Contexts, Failure> {
@@ -154,7 +161,7 @@ fn load_from(path: &Path) -> Result<Contexts, Failure> {
         Err(error) => return Err(Failure::file("cannot read", path, &error, "check who owns the file")),
     };
     let mut text = String::new();
-    let mode = file.metadata().map(|metadata| metadata.permissions().mode()).unwrap_or(0);
+    let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
     let read = (&file).take(MAX_BYTES).read_to_string(&mut text);
     read.map_err(|error| Failure::file("cannot read", path, &error, "check the file"))?;
     if mode & 0o077 != 0 {
@@ -163,15 +170,23 @@ fn load_from(path: &Path) -> Result<Contexts, Failure> {
     }
     serde_json::from_str(&text).map_err(|error| {
         let hint = format!("mend it, or remove it and sign in again: rm {}", path.display());
-        Failure::new(exit::ERROR, format!("{} is not a file of contexts", path.display()), hint).because(error.to_string())
+        Failure::new(exit::ERROR, format!("{} is not a file of contexts", path.display()), hint)
+            .because(error.to_string())
     })
 }
 
 fn change_at(path: &Path, edit: impl FnOnce(&mut Contexts)) -> Result<(), Failure> {
-    let failed = |error: &io::Error| Failure::file("cannot write", path, error, "check the disk and who owns the folder");
+    let failed = |error: &io::Error| {
+        Failure::file("cannot write", path, error, "check the disk and who owns the folder")
+    };
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| failed(&error))?;
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(folder.join("contexts.lock"));
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(folder.join("contexts.lock"));
     let lock = lock.map_err(|error| failed(&error))?;
     lock.lock().map_err(|error| failed(&error))?;
     let mut contexts = load_from(path)?;
@@ -237,7 +252,8 @@ mod tests {
     fn members_of_a_later_version_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("contexts.json");
-        fs::write(&path, r#"{"current": null, "contexts": {"a": {"url": "https://a", "colour": "red"}}}"#).expect("written");
+        fs::write(&path, r#"{"current": null, "contexts": {"a": {"url": "https://a", "colour": "red"}}}"#)
+            .expect("written");
 
         change_at(&path, |contexts| contexts.current = Some("a".to_owned())).expect("changed");
 

@@ -49,11 +49,21 @@ pub(crate) struct Failure {
     pub(crate) problem: Option<Box<Problem>>,
     /// Standard output has the whole answer already, so JSON output must not get a second document.
     pub(crate) answered: bool,
+    /// It is what the person chose, not an error.
+    pub(crate) chosen: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, error: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, error: error.into(), cause: None, hint: hint.into(), problem: None, answered: false }
+        Self {
+            code,
+            error: error.into(),
+            cause: None,
+            hint: hint.into(),
+            problem: None,
+            answered: false,
+            chosen: false,
+        }
     }
 
     pub(crate) fn usage(error: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -78,7 +88,12 @@ impl Failure {
     }
 
     /// A file of ours.
-    pub(crate) fn file(what: &str, path: &std::path::Path, error: &std::io::Error, hint: impl Into<String>) -> Self {
+    pub(crate) fn file(
+        what: &str,
+        path: &std::path::Path,
+        error: &std::io::Error,
+        hint: impl Into<String>,
+    ) -> Self {
         Self::new(exit::ERROR, format!("{what} {}", path.display()), hint).because(error.to_string())
     }
 
@@ -97,12 +112,13 @@ impl Failure {
             let _ = ui.out(&json_text(&self.document(), global.output == Output::Json));
             return;
         }
-        let mut text = format!("{} {}\n", ui.red("error:"), indented(&self.error));
+        let label = if self.chosen { ui.bold("note: ") } else { ui.red("error:") };
+        let mut text = format!("{label} {}\n", indented(&self.error));
         if let Some(cause) = self.cause.as_ref().filter(|cause| !cause.is_empty()) {
-            text.push_str(&format!("{} {}\n", ui.bold("cause:"), indented(cause)));
+            text.extend([&ui.bold("cause:"), " ", &indented(cause), "\n"]);
         }
         if !self.hint.is_empty() {
-            text.push_str(&format!("{}  {}\n", ui.bold("hint:"), indented(&self.hint)));
+            text.extend([&ui.bold("hint:"), "  ", &indented(&self.hint), "\n"]);
         }
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
@@ -111,7 +127,10 @@ impl Failure {
     fn document(&self) -> serde_json::Value {
         let mut problem = self.problem.as_deref().cloned().unwrap_or_else(|| Problem {
             code: local_code(self.code).to_owned(),
-            detail: self.cause.as_ref().map_or_else(|| self.error.clone(), |cause| format!("{}: {cause}", self.error)),
+            detail: self
+                .cause
+                .as_ref()
+                .map_or_else(|| self.error.clone(), |cause| format!("{}: {cause}", self.error)),
             ..Problem::default()
         });
         if problem.detail.is_empty() {
@@ -161,21 +180,32 @@ impl std::fmt::Display for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Settings(text) => Self::usage(text, "`interlock context show` says which server and CA file are in force"),
+            ClientError::Settings(text) => Self::usage(
+                text,
+                "`interlock context show` says which server and CA file are in force; --url and --ca-file overrule it",
+            ),
             ClientError::Unreachable { url, reason, sent: _ } => {
                 let hint = "check the address with `interlock context show` and the network; on the server: `interlock doctor`";
-                Self::new(exit::UNREACHABLE, format!("the server at {url} cannot be reached"), hint).because(reason)
+                Self::new(exit::UNREACHABLE, format!("the server at {url} cannot be reached"), hint)
+                    .because(reason)
             }
             ClientError::Tls { url, reason } => {
-                let hint = "give the file of the server's own certificate authority with --ca-file; if you expected no change, \
-                            ask the administrator before you go on";
+                let hint = if reason.contains("does not speak TLS") {
+                    "check the address: a development server on this machine has one that begins with http://"
+                } else {
+                    "give the file of the server's own certificate authority with --ca-file; if it was trusted before, ask the \
+                     administrator before you go on"
+                };
                 Self::new(exit::UNREACHABLE, format!("no trusted connection to {url}"), hint).because(reason)
             }
             ClientError::Problem(refusal) => Self::from_refusal(*refusal),
-            ClientError::SignInNeeded(cause) => Self::new(exit::SIGN_IN, "you are not signed in", SIGN_IN_HINT).because(cause),
+            ClientError::SignInNeeded(cause) => {
+                Self::new(exit::SIGN_IN, "you are not signed in", SIGN_IN_HINT).because(cause)
+            }
             ClientError::BadAnswer { url, reason } => {
                 let hint = "check that the address is that of an Interlock server: `interlock context show`";
-                Self::new(exit::ERROR, format!("the answer of {url} cannot be understood"), hint).because(reason)
+                Self::new(exit::ERROR, format!("the answer of {url} cannot be understood"), hint)
+                    .because(reason)
             }
         }
     }
@@ -186,7 +216,10 @@ impl Failure {
         let Refusal { problem, status, retry_after, run } = refusal;
         let mut hint = hint_for(&problem.code, run);
         if let Some(seconds) = retry_after {
-            hint = format!("try again in {seconds} s{}", if hint.is_empty() { String::new() } else { format!("; {hint}") });
+            hint = format!(
+                "try again in {seconds} s{}",
+                if hint.is_empty() { String::new() } else { format!("; {hint}") }
+            );
         }
         if hint.is_empty() {
             hint = if problem.request_id.is_empty() {
@@ -203,7 +236,15 @@ impl Failure {
             (true, _) => "the request is refused".to_owned(),
             (false, _) => problem.detail.clone(),
         };
-        Self { code: code_for(&problem.code, status), error, cause, hint, problem: Some(Box::new(problem)), answered: false }
+        Self {
+            code: code_for(&problem.code, status),
+            error,
+            cause,
+            hint,
+            problem: Some(Box::new(problem)),
+            answered: false,
+            chosen: false,
+        }
     }
 
     /// A run that is over and did not succeed; `None` when it did.
@@ -228,7 +269,8 @@ impl Failure {
             RunState::Uncertain => "has an unknown end",
             _ => "failed",
         };
-        let mut failure = Self::new(exit, format!("{} {words} ({})", run.action, run.id), hint_for(code, Some(run.id)));
+        let mut failure =
+            Self::new(exit, format!("{} {words} ({})", run.action, run.id), hint_for(code, Some(run.id)));
         failure.cause = run.error.as_ref().map(|error| error.message.clone());
         failure.problem = run.error.as_ref().map(|error| {
             let (code, detail) = (error.code.clone(), error.message.clone());
@@ -246,7 +288,11 @@ fn code_for(code: &str, status: u16) -> u8 {
     match code {
         "emergency_stop_engaged" => exit::STOPPED,
         "run_cancelled" | "run_not_started" => exit::CANCELLED,
-        "run_uncertain" | "task_failed" | "worker_crashed" | "result_too_large" | "result_not_serialisable" => exit::TASK_FAILED,
+        "run_uncertain"
+        | "task_failed"
+        | "worker_crashed"
+        | "result_too_large"
+        | "result_not_serialisable" => exit::TASK_FAILED,
         "task_timed_out" => exit::TIMED_OUT,
         "idempotency_key_reused" | "rate_limited" => exit::CONFLICT,
         "device_unavailable" | "unavailable" => exit::UNREACHABLE,
@@ -264,7 +310,9 @@ fn code_for(code: &str, status: u16) -> u8 {
 
 /// What helps against a problem.
 fn hint_for(code: &str, run: Option<RunId>) -> String {
-    let of_run = |command: &str| run.map_or_else(|| "interlock runs list".to_owned(), |run| format!("{command} {run}"));
+    let of_run = |command: &str| {
+        run.map_or_else(|| "interlock runs list".to_owned(), |run| format!("{command} {run}"))
+    };
     match code {
         "invalid_parameters" | "bad_parameters" | "rule_broken" => "`interlock action schema ACTION` shows what an action takes".to_owned(),
         "task_not_found" => "interlock action list".to_owned(),
@@ -280,7 +328,7 @@ fn hint_for(code: &str, run: Option<RunId>) -> String {
         "run_not_started" => "nothing was done; start it again".to_owned(),
         "device_unavailable" => "`interlock status` says how the device is; the server's log says why its program does not run".to_owned(),
         "idempotency_key_reused" => "leave out --idempotency-key, or use a new one".to_owned(),
-        "forbidden" => "`interlock whoami` shows your roles; an administrator can add one: interlock user role NAME ROLE".to_owned(),
+        "forbidden" => "`interlock whoami` shows your roles; an administrator sets them: interlock user role NAME ROLE,ROLE".to_owned(),
         "run_not_found" => "interlock runs list".to_owned(),
         "user_not_found" => "interlock user list".to_owned(),
         "artifact_not_found" => "`interlock runs show RUN` lists the files of a run".to_owned(),
@@ -297,8 +345,14 @@ mod tests {
     use super::*;
 
     fn refused(code: &str, status: u16) -> Failure {
-        let problem = Problem { code: code.to_owned(), detail: "no".to_owned(), status, ..Problem::default() };
-        Failure::from(ClientError::Problem(Box::new(Refusal { problem, status, retry_after: None, run: None })))
+        let problem =
+            Problem { code: code.to_owned(), detail: "no".to_owned(), status, ..Problem::default() };
+        Failure::from(ClientError::Problem(Box::new(Refusal {
+            problem,
+            status,
+            retry_after: None,
+            run: None,
+        })))
     }
 
     #[test]

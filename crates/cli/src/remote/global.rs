@@ -20,10 +20,19 @@ pub(crate) enum Output {
 
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent switches of the command line")]
 pub(crate) struct Global {
     /// Form of the output: table, json, jsonl or name
-    #[arg(short, long, global = true, value_enum, default_value_t, hide_default_value = true, hide_possible_values = true, value_name = "FORM", help_heading = "Global options")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "FORM",
+        help_heading = "Global options"
+    )]
     pub(crate) output: Output,
 
     /// Use this context instead of the current one [env: INTERLOCK_CONTEXT]

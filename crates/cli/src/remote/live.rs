@@ -27,6 +27,7 @@ pub(crate) struct Live<'a> {
     message: Option<String>,
     shown: bool,
     hidden: bool,
+    held: Vec<String>,
     last_plain: Option<Instant>,
     unsaid: bool,
 }
@@ -43,6 +44,7 @@ impl<'a> Live<'a> {
             message: None,
             shown: false,
             hidden: false,
+            held: Vec::new(),
             last_plain: None,
             unsaid: false,
         }
@@ -91,6 +93,11 @@ impl<'a> Live<'a> {
 
     /// A line that stays, above the changing one.
     pub(crate) fn note(&mut self, text: &str) {
+        if self.hidden {
+            // A question is on the screen, and its answer is being typed.
+            self.held.push(text.to_owned());
+            return;
+        }
         self.clear();
         self.ui.note(text);
         self.redraw();
@@ -129,12 +136,20 @@ impl<'a> Live<'a> {
 
     pub(crate) fn resume(&mut self) {
         self.hidden = false;
+        for text in std::mem::take(&mut self.held) {
+            self.ui.note(&text);
+        }
         self.redraw();
     }
 
     /// The end: nothing of it stays on the screen.
     pub(crate) fn finish(mut self) {
         self.say_unsaid();
+        if self.hidden {
+            // The cursor is behind the question that needs no answer any more.
+            self.ui.note("");
+            self.resume();
+        }
         self.clear();
     }
 
@@ -162,7 +177,12 @@ fn bar(progress: &Progress) -> String {
         return number(progress.current);
     };
     let share = (progress.current / total).clamp(0.0, 1.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "between 0 and the cells of the bar")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "between 0 and the cells of the bar"
+    )]
     let full = if share.is_nan() { 0 } else { (share * BAR as f64).round() as usize };
     let head = if full > 0 && full < BAR { ">" } else { "" };
     let filled = format!("{}{head}", "=".repeat(full - head.len()));

@@ -66,7 +66,10 @@ async fn there(ui: &Ui, client: &Client, args: &LogsArgs) -> Result<(), Failure>
                 ui.note("there are no such lines");
             }
             if !page.done {
-                ui.note(&format!("the run is not over; to wait for more: interlock logs {} --follow", args.run));
+                ui.note(&format!(
+                    "the run is not over; to wait for more: interlock logs {} --follow",
+                    args.run
+                ));
             }
             return Ok(());
         }
@@ -89,7 +92,9 @@ async fn follow(ui: &Ui, client: &Client, args: &LogsArgs) -> Result<(), Failure
             Some(News::Event(event)) => {
                 show(ui, args, &event)?;
             }
-            Some(News::Cut { reason, .. }) => ui.note(&format!("connection lost ({}); trying again", line(&reason))),
+            Some(News::Cut { reason, .. }) => {
+                ui.note(&format!("connection lost ({}); trying again", line(&reason)));
+            }
             Some(News::Back) => ui.note("connected again"),
             None => return Ok(()),
         }
@@ -119,16 +124,32 @@ fn words(kind: &EventKind) -> String {
         EventKind::State { state } => format!("state    {}", state.as_str()),
         EventKind::Progress { current, total, message } => {
             let total = total.map(|total| format!("/{}", number(total))).unwrap_or_default();
-            format!("progress {}{total} {}", number(*current), line(message.as_deref().unwrap_or(""))).trim_end().to_owned()
+            format!("progress {}{total} {}", number(*current), line(message.as_deref().unwrap_or("")))
+                .trim_end()
+                .to_owned()
         }
         EventKind::Log { level, message } => format!("{:<8} {}", line(level), line(message)),
         EventKind::Metric { name, value, unit, labels } => {
-            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{}={}", line(name), line(value))).collect();
-            format!("metric   {} = {} {} {}", line(name), number(*value), line(unit.as_deref().unwrap_or("")), labels.join(" ")).trim_end().to_owned()
+            let labels: Vec<String> =
+                labels.iter().map(|(name, value)| format!("{}={}", line(name), line(value))).collect();
+            format!(
+                "metric   {} = {} {} {}",
+                line(name),
+                number(*value),
+                line(unit.as_deref().unwrap_or("")),
+                labels.join(" ")
+            )
+            .trim_end()
+            .to_owned()
         }
-        EventKind::Artifact { name, media_type, bytes } => format!("file     {} ({}, {bytes} bytes)", line(name), line(media_type)),
+        EventKind::Artifact { name, media_type, bytes } => {
+            format!("file     {} ({}, {bytes} bytes)", line(name), line(media_type))
+        }
         EventKind::Rung { rung, outcome, duration_ms } => {
-            let rung = serde_json::to_value(rung).ok().and_then(|rung| rung.as_str().map(str::to_owned)).unwrap_or_default();
+            let rung = serde_json::to_value(rung)
+                .ok()
+                .and_then(|rung| rung.as_str().map(str::to_owned))
+                .unwrap_or_default();
             format!("stopping {rung} {} after {}", line(outcome), seconds(duration_ms / 1000.0))
         }
     }

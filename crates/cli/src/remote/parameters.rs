@@ -34,11 +34,15 @@ pub(crate) fn read(words: &[String], action: Option<&ActionSpec>) -> Result<Map<
             return Err(Failure::usage(format!("'{}' is neither a parameter nor a file", line(word)), hint));
         };
         if named.contains(&name) {
-            return Err(Failure::usage(format!("parameter '{}' is given twice", line(name)), "give each parameter once"));
+            return Err(Failure::usage(
+                format!("parameter '{}' is given twice", line(name)),
+                "give each parameter once",
+            ));
         }
         named.push(name);
         let spec = known(action, name)?;
-        let value = value(spec, text).map_err(|reason| refused(action, &format!("parameter '{}': {reason}", line(name))))?;
+        let value = value(spec, text)
+            .map_err(|reason| refused(action, &format!("parameter '{}': {reason}", line(name))))?;
         parameters.insert(name.to_owned(), value);
     }
     Ok(parameters)
@@ -46,7 +50,12 @@ pub(crate) fn read(words: &[String], action: Option<&ActionSpec>) -> Result<Map<
 
 fn refused(action: Option<&ActionSpec>, cause: &str) -> Failure {
     let name = action.map_or("ACTION", |action| action.name.as_str());
-    Failure::new(exit::PARAMETERS, "the parameters are refused; nothing was done", format!("interlock action schema {}", line(name))).because(cause)
+    Failure::new(
+        exit::PARAMETERS,
+        "the parameters are refused; nothing was done",
+        format!("interlock action schema {}", line(name)),
+    )
+    .because(cause)
 }
 
 /// The declaration of a parameter; an unknown one is refused with the name that was probably meant.
@@ -56,8 +65,14 @@ fn known<'a>(action: Option<&'a ActionSpec>, name: &str) -> Result<Option<&'a Pa
         return Ok(Some(found));
     }
     let names: Vec<&str> = spec.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-    let takes = if names.is_empty() { "takes no parameters".to_owned() } else { format!("takes {}", names.join(", ")) };
-    let meant = nearest(name, names.iter().copied()).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+    let takes = if names.is_empty() {
+        "takes no parameters".to_owned()
+    } else {
+        format!("takes {}", names.join(", "))
+    };
+    let meant = nearest(name, names.iter().copied())
+        .map(|near| format!("; did you mean '{near}'?"))
+        .unwrap_or_default();
     Err(refused(action, &format!("there is no parameter '{}': {} {takes}{meant}", line(name), spec.name)))
 }
 
@@ -87,8 +102,15 @@ pub(crate) fn reads_stdin(words: &[String]) -> bool {
 
 /// Names of sensitive parameters that are in the words, where every user of the machine can read them.
 pub(crate) fn exposed<'a>(words: &'a [String], action: Option<&ActionSpec>) -> Vec<&'a str> {
-    let sensitive = |name: &str| action.is_some_and(|action| action.parameters.iter().any(|p| p.sensitive && p.name == name));
-    words.iter().filter_map(|word| word.split_once('=')).map(|(name, _)| name).filter(|name| sensitive(name)).collect()
+    let sensitive = |name: &str| {
+        action.is_some_and(|action| action.parameters.iter().any(|p| p.sensitive && p.name == name))
+    };
+    words
+        .iter()
+        .filter_map(|word| word.split_once('='))
+        .map(|(name, _)| name)
+        .filter(|name| sensitive(name))
+        .collect()
 }
 
 fn value(spec: Option<&ParamSpec>, text: &str) -> Result<Value, String> {
@@ -132,7 +154,9 @@ fn by_schema(schema: &Value, kind: &str, text: &str) -> Result<Value, String> {
             if items && !text.trim_start().starts_with(open) {
                 return list(schema, text);
             }
-            if let Some(value) = json(text).filter(|value| if items { value.is_array() } else { value.is_object() }) {
+            if let Some(value) =
+                json(text).filter(|value| if items { value.is_array() } else { value.is_object() })
+            {
                 return Ok(value);
             }
         }
@@ -152,12 +176,15 @@ fn list(schema: &Value, text: &str) -> Result<Value, String> {
     if text.is_empty() {
         return Ok(Value::Array(Vec::new()));
     }
-    let parts: Result<Vec<Value>, String> = text.split(',').map(|part| by_schema(items, "any", part.trim())).collect();
+    let parts: Result<Vec<Value>, String> =
+        text.split(',').map(|part| by_schema(items, "any", part.trim())).collect();
     parts.map(Value::Array).map_err(|reason| format!("in its list: {reason}"))
 }
 
 fn array_items(schema: &Value) -> Option<&Value> {
-    schema.get("items").or_else(|| schema.get("anyOf")?.as_array()?.iter().find_map(|branch| branch.get("items")))
+    schema
+        .get("items")
+        .or_else(|| schema.get("anyOf")?.as_array()?.iter().find_map(|branch| branch.get("items")))
 }
 
 /// Choices and types of a schema and of its alternatives.
@@ -176,7 +203,9 @@ fn collect<'a>(schema: &'a Value, choices: &mut Vec<&'a Value>, kinds: &mut Vec<
     if depth < 8
         && let Some(branches) = schema.get("anyOf").and_then(Value::as_array)
     {
-        branches.iter().for_each(|branch| collect(branch, choices, kinds, depth + 1));
+        for branch in branches {
+            collect(branch, choices, kinds, depth + 1);
+        }
     }
 }
 
@@ -190,20 +219,27 @@ fn choose(choices: &[&Value], kinds: &[&str], text: &str) -> Result<Value, Strin
     if text == "null" && kinds.contains(&"null") {
         return Ok(Value::Null);
     }
-    if let Some(value) = number(text).filter(|_| kinds.iter().any(|kind| matches!(*kind, "number" | "integer"))) {
+    if let Some(value) =
+        number(text).filter(|_| kinds.iter().any(|kind| matches!(*kind, "number" | "integer")))
+    {
         return Ok(value);
     }
     if kinds.contains(&"string") {
         return Ok(Value::from(text));
     }
-    let shown: Vec<String> = choices.iter().take(20).map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned)).collect();
+    let shown: Vec<String> = choices
+        .iter()
+        .take(20)
+        .map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned))
+        .collect();
     let more = if choices.len() > 20 { ", …" } else { "" };
     Err(format!("must be one of {}{more}", shown.join(", ")))
 }
 
 /// 100 and 100.0 are the same number.
 fn equal(one: &Value, two: &Value) -> bool {
-    one == two || matches!((one.as_f64(), two.as_f64()), (Some(one), Some(two)) if one.to_bits() == two.to_bits())
+    one == two
+        || matches!((one.as_f64(), two.as_f64()), (Some(one), Some(two)) if one.to_bits() == two.to_bits())
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -270,14 +306,25 @@ mod tests {
 
     fn parse(words: &[&str]) -> Result<Value, String> {
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-        read(&words, Some(&action())).map(Value::Object).map_err(|failure| failure.cause.unwrap_or(failure.error))
+        read(&words, Some(&action()))
+            .map(Value::Object)
+            .map_err(|failure| failure.cause.unwrap_or(failure.error))
     }
 
     #[test]
     fn words_become_what_the_action_declares() {
         let given = [
-            "r=0.05mL", "n=-3", "ratio=null", "shake=yes", "well=120", "speed=400", "mode=fast", "wells=A1, B2", "volumes=[1, 2.5]",
-            "options={\"a\": [1]}", "anything=true",
+            "r=0.05mL",
+            "n=-3",
+            "ratio=null",
+            "shake=yes",
+            "well=120",
+            "speed=400",
+            "mode=fast",
+            "wells=A1, B2",
+            "volumes=[1, 2.5]",
+            "options={\"a\": [1]}",
+            "anything=true",
         ];
 
         assert_eq!(
@@ -333,8 +380,12 @@ mod tests {
 
     #[test]
     fn without_a_declaration_json_is_json_and_the_rest_is_text() {
-        let words: Vec<String> = ["r=120", "well=B3", "on=true", "q=\"7\""].iter().map(|&word| word.to_owned()).collect();
+        let words: Vec<String> =
+            ["r=120", "well=B3", "on=true", "q=\"7\""].iter().map(|&word| word.to_owned()).collect();
 
-        assert_eq!(Value::Object(read(&words, None).expect("parameters")), json!({"r": 120, "well": "B3", "on": true, "q": "7"}));
+        assert_eq!(
+            Value::Object(read(&words, None).expect("parameters")),
+            json!({"r": 120, "well": "B3", "on": true, "q": "7"})
+        );
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use interlock_client::{Client, ClientError, Submission, Submitted};
 use interlock_model::device::ActionSpec;
 use interlock_model::id::random_hex;
-use interlock_model::wire::{ActionsAnswer, RunView};
+use interlock_model::wire::{ActionsAnswer, RunView, StopReport};
 use serde_json::Value;
 
 use super::connect::Session;
@@ -21,7 +21,9 @@ use crate::ambient::SystemEntropy;
 
 /// One action.
 #[derive(Debug, Args)]
-#[command(override_usage = "interlock run [OPTIONS] [DEVICE] ACTION [NAME=VALUE|@FILE]...", after_help = "\
+#[command(
+    override_usage = "interlock run [OPTIONS] [DEVICE] ACTION [NAME=VALUE|@FILE]...",
+    after_help = "\
 Examples:
   interlock run mix_color r=120 y=60 b=30 well=B3
   interlock run ot2-a mix_color r=0.12mL @rest.json --simulate
@@ -30,7 +32,8 @@ Examples:
 Values: numbers are in the declared unit, or carry their own (r=0.12mL). Lists: wells=A1,B2 or wells='[\"A1\"]'.
 @FILE is a JSON object of parameters, @- reads it from standard input; words after it overrule it.
 Ctrl-C asks whether to detach, to cancel the run or to stop the device. Without a terminal it cancels the run.
-The exit code tells how the run ended: 0 succeeded, 10 failed, 11 cancelled, 12 emergency stop, 124 timed out.")]
+The exit code tells how the run ended: 0 succeeded, 10 failed, 11 cancelled, 12 emergency stop, 124 timed out."
+)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches of the command line")]
 pub(crate) struct RunArgs {
     /// The device (may be left out where there is one only), the action, then parameters
@@ -62,10 +65,13 @@ pub(crate) async fn run(ui: &Ui, global: &Global, args: RunArgs) -> Result<(), F
     let (names, words) = split(&args.words);
     let catalogue = catalogue(client).await?;
     let action = choose(client, catalogue.as_ref(), &names).await?;
-    let spec = catalogue.as_ref().and_then(|catalogue| catalogue.actions.iter().find(|spec| spec.name == action));
+    let spec =
+        catalogue.as_ref().and_then(|catalogue| catalogue.actions.iter().find(|spec| spec.name == action));
     let given = parameters::read(words, spec)?;
     for name in parameters::exposed(words, spec) {
-        ui.warn(&format!("'{name}' is sensitive, and other users of this machine can see command lines; use @FILE or @-"));
+        ui.warn(&format!(
+            "'{name}' is sensitive, and other users of this machine can see command lines; use @FILE or @-"
+        ));
     }
     if args.check {
         let checked = client.check(&action, &given).await.map_err(|error| named(error.into(), &action))?;
@@ -76,7 +82,8 @@ pub(crate) async fn run(ui: &Ui, global: &Global, args: RunArgs) -> Result<(), F
             form => ui.out(&json_text(&checked, form == Output::Json)),
         };
     }
-    let key = args.idempotency_key.clone().unwrap_or_else(|| format!("cli-{}", random_hex(&SystemEntropy, 16)));
+    let key =
+        args.idempotency_key.clone().unwrap_or_else(|| format!("cli-{}", random_hex(&SystemEntropy, 16)));
     let submission = Submission { action: action.clone(), parameters: given, key, simulated: args.simulate };
     let mut signals = Signals::listen()?;
     let (submitted, interrupted) = submit(ui, client, &submission, &mut signals).await?;
@@ -99,8 +106,36 @@ pub(crate) async fn run(ui: &Ui, global: &Global, args: RunArgs) -> Result<(), F
     asking.interactive &= !parameters::reads_stdin(words);
     let options = Options { timeout: args.timeout, interrupted };
     match watch(&asking, client, &action, submitted.run, &mut signals, options).await? {
-        Ended::Over(view) => tell(ui, &view),
-        Ended::Detached => Err(Failure::new(exit::INTERRUPTED, format!("{} goes on without you", submitted.run), format!("interlock wait {}", submitted.run))),
+        Ended::Over(view, None) => tell(ui, &view),
+        Ended::Over(view, Some(report)) => {
+            super::stop::tell(ui, &report);
+            Err(stopped(tell(ui, &view), &report))
+        }
+        Ended::Detached => {
+            let failure = Failure::new(
+                exit::INTERRUPTED,
+                format!("{} goes on without you", submitted.run),
+                format!("interlock wait {}", submitted.run),
+            );
+            Err(Failure { chosen: true, ..failure })
+        }
+    }
+}
+
+/// The end of a run whose watcher chose the emergency stop.
+fn stopped(told: Result<(), Failure>, report: &StopReport) -> Failure {
+    let all = report.confirmed == report.of;
+    let hint = if all {
+        "when the device is safe, an administrator runs: interlock release --reason \"checked, safe\""
+    } else {
+        super::stop::UNCONFIRMED_HINT
+    };
+    let failure =
+        Failure::new(if all { exit::STOPPED } else { exit::ERROR }, super::stop::confirmed(report), hint);
+    Failure {
+        answered: true,
+        cause: told.err().map(|failure| failure.error).filter(|error| !error.is_empty()),
+        ..failure
     }
 }
 
@@ -121,9 +156,18 @@ async fn catalogue(client: &Client) -> Result<Option<ActionsAnswer>, Failure> {
 }
 
 /// The action that is meant.
-async fn choose(client: &Client, catalogue: Option<&ActionsAnswer>, names: &[&str]) -> Result<String, Failure> {
+async fn choose(
+    client: &Client,
+    catalogue: Option<&ActionsAnswer>,
+    names: &[&str],
+) -> Result<String, Failure> {
     let (device, action) = match *names {
-        [] => return Err(Failure::usage("which action?", "`interlock action list` shows them; then: interlock run ACTION NAME=VALUE")),
+        [] => {
+            return Err(Failure::usage(
+                "which action?",
+                "`interlock action list` shows them; then: interlock run ACTION NAME=VALUE",
+            ));
+        }
         [only] => (None, only),
         [device, action] => (Some(device), action),
         [_, _, extra, ..] => {
@@ -136,9 +180,26 @@ async fn choose(client: &Client, catalogue: Option<&ActionsAnswer>, names: &[&st
             Some(catalogue) => catalogue.device.name.clone(),
             None => client.device().await?.name,
         };
+        if device != here
+            && catalogue.is_some_and(|catalogue| catalogue.actions.iter().any(|spec| spec.name == device))
+        {
+            let hint = format!("parameters look like NAME=VALUE: interlock action schema {}", line(device));
+            return Err(Failure::usage(
+                format!("'{}' is neither a parameter nor a file", line(action)),
+                hint,
+            ));
+        }
         if device != here {
-            let hint = format!("`interlock context list` shows other servers; here: interlock run {} {}", line(&here), line(action));
-            return Err(Failure::new(exit::NOT_FOUND, format!("there is no device '{}' at {}", line(device), client.url()), hint));
+            let hint = format!(
+                "`interlock context list` shows other servers; here: interlock run {} {}",
+                line(&here),
+                line(action)
+            );
+            return Err(Failure::new(
+                exit::NOT_FOUND,
+                format!("there is no device '{}' at {}", line(device), client.url()),
+                hint,
+            ));
         }
     }
     let Some(catalogue) = catalogue else { return Ok(action.to_owned()) };
@@ -146,13 +207,20 @@ async fn choose(client: &Client, catalogue: Option<&ActionsAnswer>, names: &[&st
         return Ok(action.to_owned());
     }
     if device.is_none() && action == catalogue.device.name {
-        return Err(Failure::usage(format!("which action of {}?", line(action)), format!("it has: {}", names_of(&catalogue.actions))));
+        return Err(Failure::usage(
+            format!("which action of {}?", line(action)),
+            format!("it has: {}", names_of(&catalogue.actions)),
+        ));
     }
     let hint = match nearest(action, catalogue.actions.iter().map(|spec| spec.name.as_str())) {
         Some(near) => format!("did you mean '{}'? `interlock action list` shows them all", line(near)),
         None => format!("it has: {}", names_of(&catalogue.actions)),
     };
-    Err(Failure::new(exit::NOT_FOUND, format!("{} has no action '{}'", line(&catalogue.device.name), line(action)), hint))
+    Err(Failure::new(
+        exit::NOT_FOUND,
+        format!("{} has no action '{}'", line(&catalogue.device.name), line(action)),
+        hint,
+    ))
 }
 
 fn names_of(actions: &[ActionSpec]) -> String {
@@ -164,7 +232,12 @@ fn names_of(actions: &[ActionSpec]) -> String {
 }
 
 /// Submits, and does not leave in the middle: until the server has answered, nobody knows whether something moves.
-async fn submit(ui: &Ui, client: &Client, submission: &Submission, signals: &mut Signals) -> Result<(Submitted, bool), Failure> {
+async fn submit(
+    ui: &Ui,
+    client: &Client,
+    submission: &Submission,
+    signals: &mut Signals,
+) -> Result<(Submitted, bool), Failure> {
     let mut interrupted = false;
     let mut submitting = Box::pin(client.submit(submission));
     loop {
@@ -184,7 +257,10 @@ async fn submit(ui: &Ui, client: &Client, submission: &Submission, signals: &mut
 
 /// With the action's name in the hint, so that it can be run as it stands.
 fn named(mut failure: Failure, action: &str) -> Failure {
-    failure.hint = failure.hint.replace("`interlock action schema ACTION` shows what an action takes", &format!("interlock action schema {}", line(action)));
+    failure.hint = failure.hint.replace(
+        "`interlock action schema ACTION` shows what an action takes",
+        &format!("interlock action schema {}", line(action)),
+    );
     failure
 }
 

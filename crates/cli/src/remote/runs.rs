@@ -101,12 +101,18 @@ async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
             return Err(Failure::usage("--limit must be at least 1", "interlock runs list --limit 20"));
         }
         let offset = Some(found.len() as u64);
-        let query = RunsQuery { state: args.state, action: args.action.clone(), limit: Some(missing), offset };
+        let query =
+            RunsQuery { state: args.state, action: args.action.clone(), limit: Some(missing), offset };
         let page = client.runs(&query).await?;
         total = page.total;
         let more = page.has_more && !page.items.is_empty();
         // A run that started meanwhile moves the others down; none is shown twice.
-        found.extend(page.items.into_iter().filter(|run| !found.iter().any(|seen| seen.id == run.id)).collect::<Vec<_>>());
+        found.extend(
+            page.items
+                .into_iter()
+                .filter(|run| !found.iter().any(|seen| seen.id == run.id))
+                .collect::<Vec<_>>(),
+        );
         if !more || found.len() >= wanted {
             break;
         }
@@ -208,7 +214,8 @@ async fn artifacts(ui: &Ui, global: &Global, args: ArtifactsArgs) -> Result<(), 
     }
     // Written beside and renamed: a broken download leaves no half file under the right name.
     let partial = path.with_added_extension("part");
-    let failed = |error: &std::io::Error| Failure::file("cannot write", &path, error, "give another file with --out");
+    let failed =
+        |error: &std::io::Error| Failure::file("cannot write", &path, error, "give another file with --out");
     let mut file = tokio::fs::File::create(&partial).await.map_err(|error| failed(&error))?;
     let fetched = fetch(&mut body, &mut file).await;
     let bytes = match fetched {
@@ -225,7 +232,9 @@ async fn artifacts(ui: &Ui, global: &Global, args: ArtifactsArgs) -> Result<(), 
 
 async fn fetch(body: &mut interlock_client::Body, file: &mut tokio::fs::File) -> Result<u64, Failure> {
     use tokio::io::AsyncWriteExt as _;
-    let failed = |error: std::io::Error| Failure::new(exit::ERROR, "the file cannot be written", "check the disk").because(error.to_string());
+    let failed = |error: std::io::Error| {
+        Failure::new(exit::ERROR, "the file cannot be written", "check the disk").because(error.to_string())
+    };
     let mut bytes = 0;
     while let Some(part) = body.next().await? {
         file.write_all(&part).await.map_err(failed)?;
@@ -237,8 +246,15 @@ async fn fetch(body: &mut interlock_client::Body, file: &mut tokio::fs::File) ->
 
 /// The artifact's name as a file in this folder. A server must not choose where it goes.
 fn own_name(name: &str) -> Result<&str, Failure> {
-    let plain = !name.is_empty() && !name.starts_with(['.', '-']) && !name.contains(['/', '\\', '\0']) && line(name) == name;
-    if plain { Ok(name) } else { Err(Failure::usage("that is not a name to write a file under", "choose one with --out FILE")) }
+    let plain = !name.is_empty()
+        && !name.starts_with(['.', '-'])
+        && !name.contains(['/', '\\', '\0'])
+        && line(name) == name;
+    if plain {
+        Ok(name)
+    } else {
+        Err(Failure::usage("that is not a name to write a file under", "choose one with --out FILE"))
+    }
 }
 
 #[cfg(test)]

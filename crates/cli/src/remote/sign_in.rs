@@ -14,8 +14,10 @@ use super::ui::{Facts, Ui};
 
 /// How to sign in.
 #[derive(Debug, Args)]
-#[command(after_help = "Give the server with --url, and with --ca-file its certificate authority if it has its own.\n\
-                        The context is named by --context, else after the server's host, and becomes the current one.")]
+#[command(
+    after_help = "Give the server with --url, and with --ca-file its certificate authority if it has its own.\n\
+                        The context is named by --context, else after the server's host, and becomes the current one."
+)]
 pub(crate) struct LoginArgs {
     /// Your name
     #[arg(long, short)]
@@ -34,7 +36,9 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
     let url = match (&known, global.url.clone().or_else(|| process_variable("INTERLOCK_URL"))) {
         (Some(target), _) => target.url.clone(),
         (None, Some(url)) => url,
-        (None, None) => ask(ui, "Address of the server", "interlock login --url https://robot.example.org:8000").await?,
+        (None, None) => {
+            ask(ui, "Address of the server", "interlock login --url https://robot.example.org:8000").await?
+        }
     };
     let address = server_address(&url)?;
     let name = match (global.context.clone(), known.as_ref().and_then(|target| target.context.clone())) {
@@ -49,7 +53,8 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
     let password = if args.password_stdin {
         secret_from_stdin("password")?
     } else {
-        ask_password(ui, &format!("Password of {}", line(&user)), "interlock login --password-stdin < FILE").await?
+        ask_password(ui, &format!("Password of {}", line(&user)), "interlock login --password-stdin < FILE")
+            .await?
     };
     let answer = contexts::sign_in_and_save(&name, &url, ca_file.as_deref(), &user, &password).await.map_err(|failure| match failure.code {
         exit::SIGN_IN => {
@@ -65,18 +70,29 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         }
     }
     let document = json!({ "context": name, "url": url, "user": answer.user, "roles": answer.roles, "expires_in": answer.expires_in });
-    let facts = || Facts::new().with("signed in as", &answer.user).with("roles", answer.roles.join(", ")).with("context", &name);
+    let facts = || {
+        Facts::new()
+            .with("signed in as", &answer.user)
+            .with("roles", answer.roles.join(", "))
+            .with("context", &name)
+    };
     ui.one(&document, facts, &name)
 }
 
 /// The host's name, made different from those that are taken.
 fn fresh_name(host: &str, all: &contexts::Contexts) -> String {
     let host = host.trim_matches(['[', ']']);
-    let plain: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' }).collect();
+    let plain: String = host
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' })
+        .collect();
     let plain: String = plain.trim_matches(['-', '.']).chars().take(56).collect();
     let base = if plain.is_empty() { "server".to_owned() } else { plain };
     let numbered = (2..1000).map(|number| format!("{base}-{number}"));
-    std::iter::once(base.clone()).chain(numbered).find(|name| !all.contexts.contains_key(name)).unwrap_or(base)
+    std::iter::once(base.clone())
+        .chain(numbered)
+        .find(|name| !all.contexts.contains_key(name))
+        .unwrap_or(base)
 }
 
 pub(crate) async fn logout(ui: &Ui, global: &Global) -> Result<(), Failure> {
@@ -104,8 +120,15 @@ pub(crate) async fn logout(ui: &Ui, global: &Global) -> Result<(), Failure> {
         }
         Err(error) => {
             let failure = Failure::from(error);
-            let cause = failure.cause.map_or_else(|| failure.error.clone(), |cause| format!("{}: {cause}", failure.error));
-            let mut told = Failure::new(failure.code, "the token is not revoked; it stays valid until it expires", failure.hint).because(cause);
+            let cause = failure
+                .cause
+                .map_or_else(|| failure.error.clone(), |cause| format!("{}: {cause}", failure.error));
+            let mut told = Failure::new(
+                failure.code,
+                "the token is not revoked; it stays valid until it expires",
+                failure.hint,
+            )
+            .because(cause);
             told.problem = failure.problem;
             Err(told)
         }

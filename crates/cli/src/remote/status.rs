@@ -53,7 +53,13 @@ fn seen<T>(answer: Result<T, ClientError>) -> Result<Option<T>, Failure> {
     }
 }
 
-fn facts(url: &str, context: Option<&str>, health: &Value, me: Option<&WhoAmIAnswer>, device: Option<&DeviceStatus>) -> Facts {
+fn facts(
+    url: &str,
+    context: Option<&str>,
+    health: &Value,
+    me: Option<&WhoAmIAnswer>,
+    device: Option<&DeviceStatus>,
+) -> Facts {
     let mut facts = Facts::new()
         .with("server", url)
         .maybe("context", context)
@@ -69,12 +75,22 @@ fn facts(url: &str, context: Option<&str>, health: &Value, me: Option<&WhoAmIAns
     let stop = &device.emergency_stop;
     let told = if stop.engaged {
         let by = stop.by.as_deref().unwrap_or("unknown");
-        format!("ENGAGED since {} by {by}: {}", stop.since.map(time).unwrap_or_default(), stop.reason.as_deref().unwrap_or("no reason given"))
+        format!(
+            "ENGAGED since {} by {by}: {}",
+            stop.since.map(time).unwrap_or_default(),
+            stop.reason.as_deref().unwrap_or("no reason given")
+        )
     } else {
         "not engaged".to_owned()
     };
     facts = facts.with("emergency stop", told);
-    facts = facts.maybe("attention", device.attention.as_ref().map(|attention| format!("{} (since {})", attention.reason, time(attention.since))));
+    facts = facts.maybe(
+        "attention",
+        device
+            .attention
+            .as_ref()
+            .map(|attention| format!("{} (since {})", attention.reason, time(attention.since))),
+    );
     let worker = &device.worker;
     facts.maybe(
         "worker",

@@ -12,11 +12,16 @@ use super::global::{Global, Output};
 use super::text::{line, seconds};
 use super::ui::{Ui, json_text};
 
+/// What to do when nobody can say that the device stands still.
+pub(crate) const UNCONFIRMED_HINT: &str = "use the emergency stop of the device itself, now";
+
 /// What to stop.
 #[derive(Debug, Args)]
-#[command(after_help = "Kills what runs, brings the device to its safe state and holds it until `interlock release`.\n\
+#[command(
+    after_help = "Kills what runs, brings the device to its safe state and holds it until `interlock release`.\n\
                         The exit code is 0 only when every device is confirmed safe. A stop over a network is no replacement\n\
-                        for the emergency stop button of the device.")]
+                        for the emergency stop button of the device."
+)]
 pub(crate) struct StopArgs {
     /// The device; everything at this server if left out
     #[arg(conflicts_with = "all")]
@@ -47,8 +52,9 @@ pub(crate) async fn stop(ui: &Ui, global: &Global, args: StopArgs) -> Result<(),
     let reason = args.reason.map(|reason| line(&reason).chars().take(200).collect::<String>());
     let report = client.stop(reason.as_deref()).await.map_err(|error| {
         let failure = Failure::from(error);
-        let mut told = if failure.code == exit::SIGN_IN { failure } else { failure.hint("use the emergency stop of the device itself, now") };
-        told.cause = Some(told.cause.map_or_else(|| told.error.clone(), |cause| format!("{}: {cause}", told.error)));
+        let mut told = if failure.code == exit::SIGN_IN { failure } else { failure.hint(UNCONFIRMED_HINT) };
+        told.cause =
+            Some(told.cause.map_or_else(|| told.error.clone(), |cause| format!("{}: {cause}", told.error)));
         "the stop is not confirmed: the device may still move".clone_into(&mut told.error);
         told
     })?;
@@ -61,16 +67,31 @@ pub(crate) async fn stop(ui: &Ui, global: &Global, args: StopArgs) -> Result<(),
         }
     }
     if report.confirmed != report.of || report.devices.iter().any(|device| !device.confirmed) {
-        let names: Vec<String> = report.devices.iter().filter(|device| !device.confirmed).map(|device| line(&device.name)).collect();
-        let mut failure = Failure::new(exit::ERROR, confirmed(&report), "use the emergency stop of the device itself, then look at it");
+        let names: Vec<String> = report
+            .devices
+            .iter()
+            .filter(|device| !device.confirmed)
+            .map(|device| line(&device.name))
+            .collect();
+        let mut failure = Failure::new(exit::ERROR, confirmed(&report), UNCONFIRMED_HINT);
         failure.cause = Some(format!("not confirmed: {}", names.join(", ")));
         failure.answered = true;
         return Err(failure);
     }
-    if let Some(device) = args.device.filter(|device| !report.devices.iter().any(|stopped| stopped.name == *device)) {
+    if let Some(device) =
+        args.device.filter(|device| !report.devices.iter().any(|stopped| stopped.name == *device))
+    {
         let names: Vec<String> = report.devices.iter().map(|device| line(&device.name)).collect();
-        let error = format!("there is no device '{}' here; what is here was stopped: {}", line(&device), names.join(", "));
-        let mut failure = Failure::new(exit::NOT_FOUND, error, "interlock context list; then: interlock stop --context NAME");
+        let error = format!(
+            "there is no device '{}' here; what is here was stopped: {}",
+            line(&device),
+            names.join(", ")
+        );
+        let mut failure = Failure::new(
+            exit::NOT_FOUND,
+            error,
+            "interlock context list; then: interlock stop --context NAME",
+        );
         failure.answered = true;
         return Err(failure);
     }
@@ -78,14 +99,16 @@ pub(crate) async fn stop(ui: &Ui, global: &Global, args: StopArgs) -> Result<(),
     Ok(())
 }
 
-fn confirmed(report: &StopReport) -> String {
+pub(crate) fn confirmed(report: &StopReport) -> String {
     format!("emergency stop engaged: {} of {} confirmed", report.confirmed, report.of)
 }
 
 /// The report for people, on standard error.
 pub(crate) fn tell(ui: &Ui, report: &StopReport) {
     for device in &report.devices {
-        let time = |milliseconds: Option<f64>| milliseconds.map_or_else(|| "not confirmed".to_owned(), |ms| seconds(ms / 1000.0));
+        let time = |milliseconds: Option<f64>| {
+            milliseconds.map_or_else(|| "not confirmed".to_owned(), |ms| seconds(ms / 1000.0))
+        };
         let word = if device.confirmed { "confirmed" } else { "NOT CONFIRMED" };
         let error = device.error.as_ref().map(|error| format!("; {}", line(error))).unwrap_or_default();
         let safe = match device.safe_state.as_str() {
@@ -93,7 +116,11 @@ pub(crate) fn tell(ui: &Ui, report: &StopReport) {
             "done" => format!("safe state after {}", time(device.safe_state_done_ms)),
             other => format!("safe state {}", line(other)),
         };
-        ui.warn(&format!("{}: {word}, killed after {}, {safe}{error}", line(&device.name), time(device.killed_ms)));
+        ui.warn(&format!(
+            "{}: {word}, killed after {}, {safe}{error}",
+            line(&device.name),
+            time(device.killed_ms)
+        ));
     }
     if let Some(run) = report.cancelled_run {
         ui.note(&format!("{run} was stopped"));
@@ -105,8 +132,13 @@ pub(crate) async fn release(ui: &Ui, global: &Global, args: ReleaseArgs) -> Resu
     if let Some(device) = &args.device {
         let here = client.device().await?.name;
         if here != *device {
-            let error = format!("there is no device '{}' at {}; nothing was released", line(device), client.url());
-            return Err(Failure::new(exit::NOT_FOUND, error, format!("the device here is '{}'", line(&here))));
+            let error =
+                format!("there is no device '{}' at {}; nothing was released", line(device), client.url());
+            return Err(Failure::new(
+                exit::NOT_FOUND,
+                error,
+                format!("the device here is '{}'", line(&here)),
+            ));
         }
     }
     let done = client.release(&args.reason).await?;

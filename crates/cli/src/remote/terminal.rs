@@ -36,10 +36,15 @@ impl Signals {
     pub(crate) fn listen() -> Result<Self, Failure> {
         let one = |kind| {
             signal(kind).map_err(|error| {
-                Failure::new(exit::ERROR, "signals cannot be received", "start the command again").because(error.to_string())
+                Failure::new(exit::ERROR, "signals cannot be received", "start the command again")
+                    .because(error.to_string())
             })
         };
-        Ok(Self { interrupt: one(SignalKind::interrupt())?, terminate: one(SignalKind::terminate())?, hang_up: one(SignalKind::hangup())? })
+        Ok(Self {
+            interrupt: one(SignalKind::interrupt())?,
+            terminate: one(SignalKind::terminate())?,
+            hang_up: one(SignalKind::hangup())?,
+        })
     }
 
     /// The next one. Safe to cancel.
@@ -77,7 +82,11 @@ pub(crate) async fn ask(ui: &Ui, question: &str, otherwise: &str) -> Result<Stri
     }
     let _ = std::io::stderr().write_all(format!("{question}: ").as_bytes());
     let answer = read_line().await.ok().flatten().map(|text| text.trim().to_owned()).unwrap_or_default();
-    if answer.is_empty() { Err(Failure::usage(format!("{question} is needed"), otherwise)) } else { Ok(answer) }
+    if answer.is_empty() {
+        Err(Failure::usage(format!("{question} is needed"), otherwise))
+    } else {
+        Ok(answer)
+    }
 }
 
 /// Asks yes or no. Without a person the answer is what `--yes` says.
@@ -118,7 +127,8 @@ pub(crate) async fn ask_password(ui: &Ui, question: &str, otherwise: &str) -> Re
     }
     let mut signals = Signals::listen()?;
     let _ = std::io::stderr().write_all(format!("{question}: ").as_bytes());
-    let silent = Echo::off().ok_or_else(|| Failure::new(exit::ERROR, "this terminal cannot hide what is typed", otherwise))?;
+    let silent = Echo::off()
+        .ok_or_else(|| Failure::new(exit::ERROR, "this terminal cannot hide what is typed", otherwise))?;
     let answer = tokio::select! {
         answer = read_line() => Some(answer.ok().flatten()),
         _ = signals.next() => None,
@@ -138,7 +148,11 @@ pub(crate) async fn ask_password(ui: &Ui, question: &str, otherwise: &str) -> Re
 pub(crate) async fn ask_new_password(ui: &Ui, name: &str, otherwise: &str) -> Result<Secret, Failure> {
     let first = ask_password(ui, &format!("New password for {name}"), otherwise).await?;
     let second = ask_password(ui, "The same again", otherwise).await?;
-    if first.matches(second.expose()) { Ok(first) } else { Err(Failure::usage("the two passwords differ", "start the command again")) }
+    if first.matches(second.expose()) {
+        Ok(first)
+    } else {
+        Err(Failure::usage("the two passwords differ", "start the command again"))
+    }
 }
 
 /// The first line of standard input.
@@ -152,12 +166,19 @@ pub(crate) fn secret_from_stdin(what: &str) -> Result<Secret, Failure> {
     let read = stdin.lock().take(MAX_SECRET_BYTES).read_to_string(&mut text);
     let first = text.lines().next().unwrap_or_default();
     if read.is_err() || first.is_empty() {
-        return Err(Failure::usage(format!("standard input holds no {what}"), format!("pipe the {what} in as one line of UTF-8")));
+        return Err(Failure::usage(
+            format!("standard input holds no {what}"),
+            format!("pipe the {what} in as one line of UTF-8"),
+        ));
     }
     Ok(Secret::new(first))
 }
 
 /// Columns of the window behind standard error.
 pub(crate) fn width() -> usize {
-    termios::tcgetwinsize(std::io::stderr()).map(|size| usize::from(size.ws_col)).ok().filter(|&columns| columns > 0).unwrap_or(80)
+    termios::tcgetwinsize(std::io::stderr())
+        .map(|size| usize::from(size.ws_col))
+        .ok()
+        .filter(|&columns| columns > 0)
+        .unwrap_or(80)
 }

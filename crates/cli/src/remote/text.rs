@@ -9,7 +9,10 @@ use interlock_model::Timestamp;
 
 /// One line: control and direction-changing characters are left out, line breaks and tabs become spaces.
 pub(crate) fn line(text: &str) -> String {
-    text.chars().map(|c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c }).filter(|&c| is_plain(c)).collect()
+    text.chars()
+        .map(|c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c })
+        .filter(|&c| is_plain(c))
+        .collect()
 }
 
 /// Several lines: as [`line`], but line breaks and tabs stay.
@@ -33,16 +36,23 @@ pub(crate) fn shortened(text: &str, width: usize) -> String {
     short
 }
 
-/// `0.25 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`.
+/// `7 ms`, `1.25 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`.
 pub(crate) fn seconds(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
         return "unknown".to_owned();
+    }
+    if value < 1.0 {
+        return if value < 0.0005 { "<1 ms".to_owned() } else { format!("{:.0} ms", value * 1000.0) };
     }
     if value < 60.0 {
         return if value < 10.0 { format!("{value:.2} s") } else { format!("{value:.1} s") };
     }
     let whole = Duration::try_from_secs_f64(value).map_or(u64::MAX, |duration| duration.as_secs());
-    if whole < 3600 { format!("{} min {:02} s", whole / 60, whole % 60) } else { format!("{} h {:02} min", whole / 3600, whole / 60 % 60) }
+    if whole < 3600 {
+        format!("{} min {:02} s", whole / 60, whole % 60)
+    } else {
+        format!("{} h {:02} min", whole / 3600, whole / 60 % 60)
+    }
 }
 
 /// Whole seconds, for people: `2026-11-23 02:09:02Z`.
@@ -129,7 +139,9 @@ mod tests {
 
     #[test]
     fn times_are_told_as_people_do() {
-        assert_eq!(seconds(0.25), "0.25 s");
+        assert_eq!(seconds(0.000_05), "<1 ms");
+        assert_eq!(seconds(0.25), "250 ms");
+        assert_eq!(seconds(1.25), "1.25 s");
         assert_eq!(seconds(12.34), "12.3 s");
         assert_eq!(seconds(125.0), "2 min 05 s");
         assert_eq!(seconds(3_720.0), "1 h 02 min");

@@ -12,7 +12,10 @@ use super::text::{is_plain, line};
 
 /// How this process may talk.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about the terminal and switches of the command line")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about the terminal and switches of the command line"
+)]
 pub(crate) struct Ui {
     /// Form of data.
     pub(crate) output: Output,
@@ -32,7 +35,8 @@ pub(crate) struct Ui {
 
 impl Ui {
     pub(crate) fn new(global: &Global) -> Self {
-        let (input, data, notes) = (io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal());
+        let (input, data, notes) =
+            (io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal());
         let dumb = process_variable("TERM").is_some_and(|term| term == "dumb");
         let forced = process_variable("CLICOLOR_FORCE").is_some_and(|value| value != "0");
         let refused = process_variable("NO_COLOR").is_some();
@@ -53,14 +57,24 @@ impl Ui {
     ///
     /// # Errors
     /// [`Failure::reader_left`] when nobody reads any more.
-    #[expect(clippy::unused_self, reason = "data goes through the same object as notes, so that nothing prints by itself")]
+    #[expect(
+        clippy::unused_self,
+        reason = "data goes through the same object as notes, so that nothing prints by itself"
+    )]
     pub(crate) fn out(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
+        let written = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.write_all(b"\n"))
+            .and_then(|()| stdout.flush());
         written.map_err(|error| match error.kind() {
             ErrorKind::BrokenPipe => Failure::reader_left(),
-            _ => Failure::new(exit::ERROR, "standard output cannot be written", "check the disk or the program that reads it")
-                .because(error.to_string()),
+            _ => Failure::new(
+                exit::ERROR,
+                "standard output cannot be written",
+                "check the disk or the program that reads it",
+            )
+            .because(error.to_string()),
         })
     }
 
@@ -99,7 +113,12 @@ impl Ui {
     }
 
     /// A list, in the form that was asked for. `name` gives what `-o name` prints of an item.
-    pub(crate) fn list<T: Serialize>(&self, items: &[T], table: impl Fn(&[T]) -> Table, name: impl Fn(&T) -> String) -> Result<(), Failure> {
+    pub(crate) fn list<T: Serialize>(
+        &self,
+        items: &[T],
+        table: impl Fn(&[T]) -> Table,
+        name: impl Fn(&T) -> String,
+    ) -> Result<(), Failure> {
         match self.output {
             Output::Table => table(items).print(self),
             Output::Json => self.out(&json_text(&items, true)),
@@ -109,7 +128,12 @@ impl Ui {
     }
 
     /// One thing, in the form that was asked for. `facts` are its lines for people.
-    pub(crate) fn one<T: Serialize>(&self, item: &T, facts: impl FnOnce() -> Facts, name: &str) -> Result<(), Failure> {
+    pub(crate) fn one<T: Serialize>(
+        &self,
+        item: &T,
+        facts: impl FnOnce() -> Facts,
+        name: &str,
+    ) -> Result<(), Failure> {
         match self.output {
             Output::Table => facts().print(self),
             Output::Json => self.out(&json_text(item, true)),
@@ -138,7 +162,8 @@ fn state_colour(word: &str) -> &'static str {
 pub(crate) fn json_text<T: Serialize + ?Sized>(value: &T, pretty: bool) -> String {
     let mut bytes = Vec::new();
     let written = if pretty {
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Plain(PrettyFormatter::new())))
+        value
+            .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Plain(PrettyFormatter::new())))
     } else {
         value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Plain(CompactFormatter)))
     };
@@ -170,7 +195,11 @@ impl<F: Formatter> Formatter for Plain<F> {
         write_char_escape(escape: CharEscape);
     }
 
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         let mut rest = fragment;
         while let Some((at, odd)) = rest.char_indices().find(|&(_, c)| !is_plain(c)) {
             writer.write_all(&rest.as_bytes()[..at])?;
@@ -216,7 +245,11 @@ impl Table {
         let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
         let mut text = String::new();
         for (column, (heading, width)) in self.headings.iter().zip(&widths).enumerate() {
-            let _ = if column + 1 == widths.len() { write!(text, "{heading}") } else { write!(text, "{heading:width$}  ") };
+            let _ = if column + 1 == widths.len() {
+                write!(text, "{heading}")
+            } else {
+                write!(text, "{heading:width$}  ")
+            };
         }
         let mut text = painted(ui.colour_data, "1", text.trim_end());
         for row in &self.rows {
@@ -263,7 +296,12 @@ impl Facts {
             .iter()
             .map(|(name, value)| {
                 let value = if *name == "state" { ui.state(value) } else { value.clone() };
-                format!("{}{:gap$}  {value}", painted(ui.colour_data, "1", name), "", gap = width - name.len())
+                format!(
+                    "{}{:gap$}  {value}",
+                    painted(ui.colour_data, "1", name),
+                    "",
+                    gap = width - name.len()
+                )
             })
             .collect();
         ui.out(&lines.join("\n"))
@@ -275,7 +313,16 @@ mod tests {
     use super::*;
 
     fn plain() -> Ui {
-        Ui { output: Output::Table, quiet: false, verbose: false, interactive: false, yes: false, live: false, colour: false, colour_data: false }
+        Ui {
+            output: Output::Table,
+            quiet: false,
+            verbose: false,
+            interactive: false,
+            yes: false,
+            live: false,
+            colour: false,
+            colour_data: false,
+        }
     }
 
     #[test]

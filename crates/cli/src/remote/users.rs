@@ -96,7 +96,7 @@ pub(crate) struct Place {
 }
 
 enum Users {
-    There(Client),
+    There(Box<Client>),
     Here(Box<Local>),
 }
 
@@ -111,7 +111,7 @@ pub(crate) async fn user(ui: &Ui, global: &Global, command: UserCommand) -> Resu
     };
     let users = match &place.state {
         Some(state) => Users::Here(Box::new(open(state).await?)),
-        None => Users::There(Session::open(global)?.client),
+        None => Users::There(Box::new(Session::open(global)?.client)),
     };
     let done = work(ui, &users, command).await;
     if let Users::Here(local) = users {
@@ -122,8 +122,12 @@ pub(crate) async fn user(ui: &Ui, global: &Global, command: UserCommand) -> Resu
 
 pub(crate) async fn open(state: &std::path::Path) -> Result<Local, Failure> {
     Local::open(state).await.map_err(|error| {
-        let hint = format!("run it as the user that the server runs as; check: interlock doctor --state {}", state.display());
-        Failure::new(exit::ERROR, format!("the installation in {} cannot be opened", state.display()), hint).because(format!("{error:#}"))
+        let hint = format!(
+            "run it as the user that the server runs as; check: interlock doctor --state {}",
+            state.display()
+        );
+        Failure::new(exit::ERROR, format!("the installation in {} cannot be opened", state.display()), hint)
+            .because(format!("{error:#}"))
     })
 }
 
@@ -138,18 +142,24 @@ async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failur
             let user = users.create(&name, &secret, &role).await?;
             tell(ui, &user, password.generate.then_some(&secret))
         }
-        UserCommand::Role { name, roles, .. } => tell(ui, &users.update(&name, Some(roles), None).await?, None),
+        UserCommand::Role { name, roles, .. } => {
+            tell(ui, &users.update(&name, Some(roles), None).await?, None)
+        }
         UserCommand::Disable { name, .. } => tell(ui, &users.update(&name, None, Some(true)).await?, None),
         UserCommand::Enable { name, .. } => tell(ui, &users.update(&name, None, Some(false)).await?, None),
         UserCommand::Passwd { name, password, .. } => {
             let secret = obtain(ui, &password, &name).await?;
             users.set_password(&name, &secret).await?;
-            ui.note(&format!("the password of {} is set; every earlier token of theirs is dead", line(&name)));
+            ui.note(&format!(
+                "the password of {} is set; every earlier token of theirs is dead",
+                line(&name)
+            ));
             let shown = password.generate.then_some(&secret);
             match (ui.output, shown) {
-                (Output::Json | Output::Jsonl, _) => {
-                    ui.out(&json_text(&json!({ "name": name, "password": shown.map(Secret::expose) }), ui.output == Output::Json))
-                }
+                (Output::Json | Output::Jsonl, _) => ui.out(&json_text(
+                    &json!({ "name": name, "password": shown.map(Secret::expose) }),
+                    ui.output == Output::Json,
+                )),
                 (_, Some(secret)) => ui.out(secret.expose()),
                 (_, None) => Ok(()),
             }
@@ -162,7 +172,10 @@ impl Users {
         match self {
             Self::There(client) => Ok(client.users().await?),
             Self::Here(local) => {
-                let failed = |error: anyhow::Error| Failure::new(exit::ERROR, "the users cannot be read", "interlock doctor").because(format!("{error:#}"));
+                let failed = |error: anyhow::Error| {
+                    Failure::new(exit::ERROR, "the users cannot be read", "interlock doctor")
+                        .because(format!("{error:#}"))
+                };
                 Ok(local.list().await.map_err(failed)?.into_iter().map(view).collect())
             }
         }
@@ -171,21 +184,34 @@ impl Users {
     async fn create(&self, name: &str, password: &Secret, roles: &[String]) -> Result<UserView, Failure> {
         match self {
             Self::There(client) => Ok(client.create_user(&NewUser { name, password, roles }).await?),
-            Self::Here(local) => Ok(view(local.create(name, password.clone(), roles).await.map_err(refused)?)),
+            Self::Here(local) => {
+                Ok(view(local.create(name, password.clone(), roles).await.map_err(|error| refused(&error))?))
+            }
         }
     }
 
-    async fn update(&self, name: &str, roles: Option<Vec<String>>, disabled: Option<bool>) -> Result<UserView, Failure> {
+    async fn update(
+        &self,
+        name: &str,
+        roles: Option<Vec<String>>,
+        disabled: Option<bool>,
+    ) -> Result<UserView, Failure> {
         match self {
             Self::There(client) => Ok(client.update_user(name, &UserEdit { roles, disabled }).await?),
-            Self::Here(local) => Ok(view(local.update(name, UserChange { roles, disabled }).await.map_err(refused)?)),
+            Self::Here(local) => Ok(view(
+                local.update(name, UserChange { roles, disabled }).await.map_err(|error| refused(&error))?,
+            )),
         }
     }
 
     async fn set_password(&self, name: &str, password: &Secret) -> Result<(), Failure> {
         match self {
-            Self::There(client) => client.set_password(name, password).await.map(|_| ()).map_err(Failure::from),
-            Self::Here(local) => local.set_password(name, password.clone()).await.map(|_| ()).map_err(refused),
+            Self::There(client) => {
+                client.set_password(name, password).await.map(|_| ()).map_err(Failure::from)
+            }
+            Self::Here(local) => {
+                local.set_password(name, password.clone()).await.map(|_| ()).map_err(|error| refused(&error))
+            }
         }
     }
 }
@@ -196,16 +222,20 @@ fn view(row: UserRow) -> UserView {
 }
 
 /// The same codes as through the server.
-fn refused(error: UserError) -> Failure {
-    let (code, hint) = match &error {
-        UserError::Name | UserError::Role | UserError::Password(_) => (exit::PARAMETERS, "change what is named and start the command again"),
-        UserError::Exists => (exit::CONFLICT, "`interlock user list` shows everyone; `interlock user passwd` sets a password"),
+fn refused(error: &UserError) -> Failure {
+    let (code, hint) = match error {
+        UserError::Name | UserError::Role | UserError::Password(_) => {
+            (exit::PARAMETERS, "change what is named and start the command again")
+        }
+        UserError::Exists => {
+            (exit::CONFLICT, "`interlock user list` shows everyone; `interlock user passwd` sets a password")
+        }
         UserError::NoSuchUser => (exit::NOT_FOUND, "`interlock user list` shows everyone"),
         UserError::LastAdmin => (exit::CONFLICT, "interlock user add NAME --role admin"),
         UserError::Conflict | UserError::Overloaded => (exit::CONFLICT, "start the command again"),
         UserError::Store(_) => (exit::ERROR, "interlock doctor"),
     };
-    let source = std::error::Error::source(&error).map(ToString::to_string);
+    let source = std::error::Error::source(error).map(ToString::to_string);
     let mut failure = Failure::new(code, error.to_string(), hint);
     failure.cause = source;
     failure
@@ -218,7 +248,8 @@ async fn obtain(ui: &Ui, args: &PasswordArgs, name: &str) -> Result<Secret, Fail
     if args.password_stdin {
         return secret_from_stdin("password");
     }
-    ask_new_password(ui, &line(name), "give it with --password-stdin, or let one be made up with --generate").await
+    ask_new_password(ui, &line(name), "give it with --password-stdin, or let one be made up with --generate")
+        .await
 }
 
 /// 120 random bits in groups that can be read aloud.
@@ -232,7 +263,13 @@ fn table(users: &[UserView]) -> Table {
     let mut table = Table::new(&["NAME", "ROLES", "STATE", "SINCE", "CHANGED"]);
     for user in users {
         let state = if user.disabled { "disabled" } else { "enabled" };
-        table.row([user.name.as_str(), &user.roles.join(", "), state, &time(user.created_at), &time(user.updated_at)]);
+        table.row([
+            user.name.as_str(),
+            &user.roles.join(", "),
+            state,
+            &time(user.created_at),
+            &time(user.updated_at),
+        ]);
     }
     table
 }
@@ -253,7 +290,11 @@ fn tell(ui: &Ui, user: &UserView, password: Option<&Secret>) -> Result<(), Failu
             ui.out(&json_text(&document, ui.output == Output::Json))
         }
         Output::Table | Output::Name => {
-            ui.note(&format!("user {} with roles {}; the password is shown only now:", line(&user.name), line(&user.roles.join(", "))));
+            ui.note(&format!(
+                "user {} with roles {}; the password is shown only now:",
+                line(&user.name),
+                line(&user.roles.join(", "))
+            ));
             ui.out(password.expose())
         }
     }

@@ -15,11 +15,13 @@ use super::run;
 use super::terminal::Signals;
 use super::text::{duration, line};
 use super::ui::{Ui, json_text};
-use super::watch::record;
+use super::watch::{is_whole, record};
 
 /// Which runs.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is that of the first run that did not succeed. Ctrl-C only ends the waiting.")]
+#[command(
+    after_help = "The exit code is that of the first run that did not succeed. Ctrl-C only ends the waiting."
+)]
 pub(crate) struct WaitArgs {
     /// Ids of runs
     #[arg(required = true)]
@@ -52,7 +54,9 @@ pub(crate) async fn wait(ui: &Ui, global: &Global, args: WaitArgs) -> Result<(),
             return run::tell(ui, &view);
         }
         match ui.output {
-            Output::Table => ui.out(&format!("{run}  {}  {}", ui.state(view.state.as_str()), line(&view.action)))?,
+            Output::Table => {
+                ui.out(&format!("{run}  {}  {}", ui.state(view.state.as_str()), line(&view.action)))?;
+            }
             Output::Name => ui.out(&run.to_string())?,
             Output::Json | Output::Jsonl => ui.out(&json_text(&view, false))?,
         }
@@ -71,7 +75,7 @@ pub(crate) async fn wait(ui: &Ui, global: &Global, args: WaitArgs) -> Result<(),
 
 async fn until_over(ui: &Ui, client: &interlock_client::Client, run: RunId) -> Result<RunView, Failure> {
     let view = client.run(run).await?;
-    if view.state.is_final() {
+    if is_whole(&view) {
         return Ok(view);
     }
     let mut following = client.follow(run, 0);

@@ -21,6 +21,8 @@ use super::ui::Ui;
 
 /// Longest wait for the record of a run whose last event is there: the event may come before the record is written.
 const RECORD_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait for the result in it, which may come after its state.
+const CONTENT_WAIT: Duration = Duration::from_secs(5);
 /// First pause between looks at the record; doubles up to a second.
 const RECORD_PAUSE: Duration = Duration::from_millis(20);
 const QUESTION: &str = "\nThe run goes on. [d]etach, [c]ancel the run, [s]top the device, [w]atch on? ";
@@ -28,8 +30,8 @@ const QUESTION: &str = "\nThe run goes on. [d]etach, [c]ancel the run, [s]top th
 /// How a watch ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The run is over.
-    Over(Box<RunView>),
+    /// The run is over; with the report if it was by an emergency stop from here.
+    Over(Box<RunView>, Option<Box<StopReport>>),
     /// The person left; the run goes on.
     Detached,
 }
@@ -55,9 +57,17 @@ struct Watch<'a> {
 }
 
 /// Watches until the run is over or the person leaves.
-pub(crate) async fn watch(ui: &Ui, client: &Client, action: &str, run: RunId, signals: &mut Signals, options: Options) -> Result<Ended, Failure> {
+pub(crate) async fn watch(
+    ui: &Ui,
+    client: &Client,
+    action: &str,
+    run: RunId,
+    signals: &mut Signals,
+    options: Options,
+) -> Result<Ended, Failure> {
     let live = Live::new(ui, action);
-    let mut watch = Watch { ui, client, run, live, answer: None, cancelled: false, timed_out: false, stopped: None };
+    let mut watch =
+        Watch { ui, client, run, live, answer: None, cancelled: false, timed_out: false, stopped: None };
     let mut news = follow(client, run);
     let mut tick = interval(Duration::from_millis(500));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -95,13 +105,11 @@ pub(crate) async fn watch(ui: &Ui, client: &Client, action: &str, run: RunId, si
     if timed_out && view.state == interlock_model::run::RunState::Cancelled {
         let mut failure = Failure::of_run(&view).unwrap_or_else(|| Failure::new(exit::TIMED_OUT, "", ""));
         failure.code = exit::TIMED_OUT;
-        failure.error = format!("{} was not over within --timeout and was cancelled ({run})", line(&view.action));
+        failure.error =
+            format!("{} was not over within --timeout and was cancelled ({run})", line(&view.action));
         return Err(failure);
     }
-    if let Some(report) = stopped {
-        super::stop::tell(ui, &report);
-    }
-    Ok(Ended::Over(Box::new(view)))
+    Ok(Ended::Over(Box::new(view), stopped.map(Box::new)))
 }
 
 /// Follows in the background: a pending connection must not be dropped whenever something else happens.
@@ -134,17 +142,28 @@ async fn answered(answer: &mut Option<oneshot::Receiver<Option<String>>>) -> Opt
     text
 }
 
+/// Whether the record has the end of the run and what belongs to it.
+pub(crate) fn is_whole(view: &RunView) -> bool {
+    view.state.is_final() && view.finished_at.is_some()
+}
+
 /// The record of a run that is over, over short losses of the connection.
 pub(crate) async fn record(client: &Client, run: RunId) -> Result<RunView, Failure> {
-    let deadline = Instant::now() + RECORD_WAIT;
+    let started = Instant::now();
     let mut pause = RECORD_PAUSE;
     loop {
-        let late = Instant::now() >= deadline;
+        let late = started.elapsed() >= RECORD_WAIT;
         match client.run(run).await {
-            Ok(view) if view.state.is_final() => return Ok(view),
+            Ok(view) if is_whole(&view) || (view.state.is_final() && started.elapsed() > CONTENT_WAIT) => {
+                return Ok(view);
+            }
             Ok(_) if late => {
                 let hint = format!("interlock runs show {run}");
-                let failure = Failure::new(exit::ERROR, format!("{run} is over, but the server has no record of its end yet"), hint);
+                let failure = Failure::new(
+                    exit::ERROR,
+                    format!("{run} is over, but the server has no record of its end yet"),
+                    hint,
+                );
                 return Err(failure.because("its last event came before its record was written"));
             }
             Err(error) if late || !error.is_passing() => return Err(error.into()),
@@ -158,7 +177,11 @@ impl Watch<'_> {
     fn take(&mut self, news: News) {
         match news {
             News::Cut { reason, pause } => {
-                let text = format!("connection lost ({}); trying again in {}", line(&reason), seconds(pause.as_secs_f64()));
+                let text = format!(
+                    "connection lost ({}); trying again in {}",
+                    line(&reason),
+                    seconds(pause.as_secs_f64())
+                );
                 self.live.note(&text);
             }
             News::Back => self.live.note("connected again"),
@@ -169,7 +192,9 @@ impl Watch<'_> {
     fn event(&mut self, kind: EventKind) {
         match kind {
             EventKind::State { state } => self.live.state(state),
-            EventKind::Progress { current, total, message } => self.live.progress(Progress { current, total, message }),
+            EventKind::Progress { current, total, message } => {
+                self.live.progress(Progress { current, total, message });
+            }
             EventKind::Log { level, message } => {
                 if self.ui.verbose || matches!(level.as_str(), "warning" | "error") {
                     self.live.note(&format!("{}: {}", line(&level), line(&message)));
@@ -181,10 +206,20 @@ impl Watch<'_> {
                     self.live.note(&format!("{} = {}{unit}", line(&name), number(value)));
                 }
             }
-            EventKind::Artifact { name, bytes, .. } => self.live.note(&format!("file {} ({bytes} bytes)", line(&name))),
+            EventKind::Artifact { name, bytes, .. } => {
+                self.live.note(&format!("file {} ({bytes} bytes)", line(&name)));
+            }
             EventKind::Rung { rung, outcome, duration_ms } => {
-                let rung = serde_json::to_value(rung).ok().and_then(|rung| rung.as_str().map(str::to_owned)).unwrap_or_default();
-                self.live.note(&format!("stopping: {} {} after {}", rung.replace('_', " "), line(&outcome), seconds(duration_ms / 1000.0)));
+                let rung = serde_json::to_value(rung)
+                    .ok()
+                    .and_then(|rung| rung.as_str().map(str::to_owned))
+                    .unwrap_or_default();
+                self.live.note(&format!(
+                    "stopping: {} {} after {}",
+                    rung.replace('_', " "),
+                    line(&outcome),
+                    seconds(duration_ms / 1000.0)
+                ));
             }
         }
     }
@@ -199,7 +234,10 @@ impl Watch<'_> {
             return Ok(());
         }
         if self.cancelled {
-            let hint = format!("`interlock wait {0}` waits for its end; `interlock stop` stops the device at once", self.run);
+            let hint = format!(
+                "`interlock wait {0}` waits for its end; `interlock stop` stops the device at once",
+                self.run
+            );
             return Err(Failure::new(exit::INTERRUPTED, format!("left before the end of {}", self.run), hint)
                 .because("the run is asked to stop, but it was not over when this command was told to end a second time"));
         }
@@ -223,7 +261,12 @@ impl Watch<'_> {
             }
             "s" | "stop" => {
                 self.live.resume();
-                self.stopped = Some(self.client.stop(Some("stopped at the command line")).await.map_err(|error| self.not_stopped(error))?);
+                self.stopped = Some(
+                    self.client
+                        .stop(Some("stopped at the command line"))
+                        .await
+                        .map_err(|error| self.not_stopped(error))?,
+                );
             }
             _ => self.live.resume(),
         }
@@ -240,9 +283,14 @@ impl Watch<'_> {
 
     fn not_stopped(&self, error: ClientError) -> Failure {
         let mut failure = Failure::from(error);
-        failure.cause = Some(failure.cause.map_or_else(|| failure.error.clone(), |cause| format!("{}: {cause}", failure.error)));
+        failure.cause = Some(
+            failure
+                .cause
+                .map_or_else(|| failure.error.clone(), |cause| format!("{}: {cause}", failure.error)),
+        );
         failure.error = format!("{} could not be stopped and may go on", self.run);
-        failure.hint = "interlock stop; if that fails too, use the emergency stop of the device itself".to_owned();
+        "interlock stop; if that fails too, use the emergency stop of the device itself"
+            .clone_into(&mut failure.hint);
         failure
     }
 

@@ -64,7 +64,12 @@ async fn a_run_is_followed_to_its_final_state() {
 async fn after_a_cut_every_event_comes_once() {
     let first = format!("{}{}id: 3\ndata: half an eve", state(1, "running"), log(2));
     let second = [log(2), log(3), log(4), state(5, "failed")].concat();
-    let mock = Mock::answering([Reply::Stream(first), Reply::json("200 OK", &run_view("running")), Reply::Stream(second)]).await;
+    let mock = Mock::answering([
+        Reply::Stream(first),
+        Reply::json("200 OK", &run_view("running")),
+        Reply::Stream(second),
+    ])
+    .await;
 
     let (numbers, cuts) = all(follow(&mock)).await.expect("the end");
 
@@ -74,7 +79,11 @@ async fn after_a_cut_every_event_comes_once() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_waited_for() {
-    let busy = Reply::Full("503 Service Unavailable", vec![("retry-after", "0".to_owned())], json!({ "code": "unavailable", "detail": "stopping" }).to_string());
+    let busy = Reply::Full(
+        "503 Service Unavailable",
+        vec![("retry-after", "0".to_owned())],
+        json!({ "code": "unavailable", "detail": "stopping" }).to_string(),
+    );
     let mock = Mock::answering([Reply::Hang, busy, Reply::Stream(state(1, "cancelled"))]).await;
 
     let (numbers, cuts) = all(follow(&mock)).await.expect("the end");
@@ -99,7 +108,9 @@ async fn events_of_later_versions_are_passed_over() {
 
 #[tokio::test]
 async fn a_refusal_ends_the_following_and_a_lost_server_is_given_up() {
-    let refused = Mock::answering([Reply::json("404 Not Found", &json!({ "code": "run_not_found", "detail": "no" }))]).await;
+    let refused =
+        Mock::answering([Reply::json("404 Not Found", &json!({ "code": "run_not_found", "detail": "no" }))])
+            .await;
     let gone = Mock::answering([Reply::Hang]).await;
 
     let refusal = all(follow(&refused)).await.expect_err("a refusal");

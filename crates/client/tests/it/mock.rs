@@ -71,7 +71,10 @@ impl Mock {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::builder(format!("http://127.0.0.1:{}", self.port)).token(Secret::new("ilk_test")).build().expect("a client")
+        Client::builder(format!("http://127.0.0.1:{}", self.port))
+            .token(Secret::new("ilk_test"))
+            .build()
+            .expect("a client")
     }
 }
 
@@ -88,9 +91,15 @@ async fn read(stream: &mut TcpStream) -> Option<Asked> {
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let mut lines = head.lines();
     let line = lines.next()?.to_owned();
-    let headers: Vec<(String, String)> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
-    let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let length = headers
+        .iter()
+        .find(|(name, _)| name == "content-length")
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(0);
     while bytes.len() < end + 4 + length {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
             return None;
@@ -103,9 +112,10 @@ async fn answer(mut stream: TcpStream, reply: Reply) {
     match reply {
         Reply::Hang => {}
         Reply::Full(status, headers, body) => {
-            let mut text = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+            let mut text =
+                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
             for (name, value) in headers {
-                text.push_str(&format!("{name}: {value}\r\n"));
+                text.extend([name, ": ", value.as_str(), "\r\n"]);
             }
             let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes()).await;
         }
@@ -122,7 +132,8 @@ async fn answer(mut stream: TcpStream, reply: Reply) {
 }
 
 async fn stream_head(stream: &mut TcpStream, body: &str) {
-    let text = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n{body}");
+    let text =
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n{body}");
     let _ = stream.write_all(text.as_bytes()).await;
     let _ = stream.flush().await;
 }

@@ -52,14 +52,22 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
 
 #[tokio::test]
 async fn a_run_that_ended_badly_is_never_sent_again() {
-    for (status, code) in [("409 Conflict", "run_uncertain"), ("504 Gateway Timeout", "task_timed_out"), ("500 Internal Server Error", "task_failed")] {
+    for (status, code) in [
+        ("409 Conflict", "run_uncertain"),
+        ("504 Gateway Timeout", "task_timed_out"),
+        ("500 Internal Server Error", "task_failed"),
+    ] {
         let body = json!({ "code": code, "detail": "no" }).to_string();
-        let mock = Mock::answering([Reply::Full(status, vec![("interlock-run", RUN.to_owned())], body)]).await;
+        let mock =
+            Mock::answering([Reply::Full(status, vec![("interlock-run", RUN.to_owned())], body)]).await;
 
         let error = mock.client().submit(&submission()).await.expect_err("a refusal");
 
         let refusal = error.refusal().expect("a refusal");
-        assert_eq!((refusal.problem.code.as_str(), refusal.run.map(|run| run.to_string())), (code, Some(RUN.to_owned())));
+        assert_eq!(
+            (refusal.problem.code.as_str(), refusal.run.map(|run| run.to_string())),
+            (code, Some(RUN.to_owned()))
+        );
         assert_eq!(mock.asked().len(), 1, "{code}");
     }
 }
@@ -80,17 +88,26 @@ async fn nobody_listening_means_that_nothing_was_sent() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("an address").port()
     };
-    let client = Client::builder(format!("http://127.0.0.1:{port}")).token(Secret::new("ilk_test")).build().expect("a client");
+    let client = Client::builder(format!("http://127.0.0.1:{port}"))
+        .token(Secret::new("ilk_test"))
+        .build()
+        .expect("a client");
 
     let error = client.device().await.expect_err("no server");
 
-    assert!(matches!(&error, ClientError::Unreachable { sent: false, reason, .. } if reason == "nothing listens there"), "{error:?}");
+    assert!(
+        matches!(&error, ClientError::Unreachable { sent: false, reason, .. } if reason == "nothing listens there"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
 async fn plain_http_behind_https_is_named_as_such() {
     let mock = Mock::answering([problem("400 Bad Request", "invalid_request")]).await;
-    let client = Client::builder(format!("https://127.0.0.1:{}", mock.port)).token(Secret::new("ilk_test")).build().expect("a client");
+    let client = Client::builder(format!("https://127.0.0.1:{}", mock.port))
+        .token(Secret::new("ilk_test"))
+        .build()
+        .expect("a client");
 
     let asked = tokio::time::timeout(Duration::from_secs(10), client.device()).await.expect("an answer");
 
@@ -101,11 +118,16 @@ async fn plain_http_behind_https_is_named_as_such() {
 async fn a_redirect_is_not_followed_and_the_token_stays_here() {
     let elsewhere = Mock::answering([problem("500 Internal Server Error", "internal")]).await;
     let location = format!("http://127.0.0.1:{}/device", elsewhere.port);
-    let mock = Mock::answering([Reply::Full("308 Permanent Redirect", vec![("location", location)], String::new())]).await;
+    let mock =
+        Mock::answering([Reply::Full("308 Permanent Redirect", vec![("location", location)], String::new())])
+            .await;
 
     let error = mock.client().device().await.expect_err("a refusal");
 
-    assert!(matches!(&error, ClientError::BadAnswer { reason, .. } if reason.contains("redirects are not followed")), "{error:?}");
+    assert!(
+        matches!(&error, ClientError::BadAnswer { reason, .. } if reason.contains("redirects are not followed")),
+        "{error:?}"
+    );
     assert!(elsewhere.asked().is_empty());
     assert_eq!(mock.asked()[0].header("authorization"), Some("Bearer ilk_test"));
 }
@@ -130,11 +152,13 @@ async fn a_refused_token_needs_a_new_sign_in() {
 #[tokio::test]
 async fn names_never_become_paths_and_queries_are_escaped() {
     let page = json!({ "items": [], "total": 0, "limit": 20, "offset": 0, "has_more": false });
-    let mock = Mock::answering([problem("404 Not Found", "artifact_not_found"), Reply::json("200 OK", &page)]).await;
+    let mock =
+        Mock::answering([problem("404 Not Found", "artifact_not_found"), Reply::json("200 OK", &page)]).await;
     let client = mock.client();
 
     let missing = client.artifact(RUN.parse().expect("an id"), "../../users?x=1#y").await;
-    let query = RunsQuery { state: Some(RunState::Failed), action: Some("a&b=c".to_owned()), ..RunsQuery::default() };
+    let query =
+        RunsQuery { state: Some(RunState::Failed), action: Some("a&b=c".to_owned()), ..RunsQuery::default() };
     client.runs(&query).await.expect("a page");
 
     assert_eq!(missing.expect_err("missing").refusal().map(|refusal| refusal.status), Some(404));
@@ -160,7 +184,13 @@ async fn a_stop_is_sent_again_when_the_connection_breaks() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_from_this_system_is_said_to_be_so() {
-    let html = || Reply::Full("200 OK", vec![("content-type", "text/html".to_owned())], "<html>router login</html>".to_owned());
+    let html = || {
+        Reply::Full(
+            "200 OK",
+            vec![("content-type", "text/html".to_owned())],
+            "<html>router login</html>".to_owned(),
+        )
+    };
     let broken = || Reply::Full("418 I'm a teapot", Vec::new(), String::new());
     let mock = Mock::answering([html(), broken()]).await;
 
@@ -174,6 +204,9 @@ async fn a_raw_request_cannot_leave_the_server() {
     let mock = Mock::answering([]).await;
 
     for path in ["https://evil.example.org/", "//evil.example.org/", "device", "@evil.example.org/", ""] {
-        assert!(matches!(mock.client().raw("GET", path, None).await, Err(ClientError::Settings(_))), "{path}");
+        assert!(
+            matches!(mock.client().raw("GET", path, None).await, Err(ClientError::Settings(_))),
+            "{path}"
+        );
     }
 }

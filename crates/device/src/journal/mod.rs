@@ -192,9 +192,9 @@ impl Journal {
         line
     }
 
-    /// Records that the call may be sent soon. Numbers must grow; [`JournalEvent`] answers.
-    pub(crate) fn arm(&self, run: RunId, line: Vec<u8>, number: u64) {
-        self.request(Request::Arm { line, run, number });
+    /// Records that the call may be sent soon. Numbers must grow; [`JournalEvent`] answers. `false` when nobody will.
+    pub(crate) fn arm(&self, run: RunId, line: Vec<u8>, number: u64) -> bool {
+        self.request(Request::Arm { line, run, number })
     }
 
     /// Marks the call as sent. Does not wait for the disk.
@@ -272,7 +272,8 @@ impl Journal {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
-        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock.as_ref().map_or((), crate::folder::unlock);
     }
 
     #[cfg(test)]
@@ -280,13 +281,14 @@ impl Journal {
         self.request(Request::Rewrite);
     }
 
-    fn request(&self, request: Request) {
+    /// `false` when the writer has ended.
+    fn request(&self, request: Request) -> bool {
         // Fails only after `close`, or if the writer panicked: nobody may wait for ever.
-        if let Err(mpsc::SendError(Request::Finish { outcome, reply: Some(reply), .. })) =
-            self.requests.send(request)
-        {
+        let Err(mpsc::SendError(request)) = self.requests.send(request) else { return true };
+        if let Request::Finish { outcome, reply: Some(reply), .. } = request {
             reply(outcome, false);
         }
+        false
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

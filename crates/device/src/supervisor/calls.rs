@@ -36,7 +36,10 @@ impl Supervisor {
         let number = match queued.armed.take() {
             Some(line) => {
                 self.armed += 1;
-                self.shared.journal.arm(queued.run, line, self.armed);
+                if !self.shared.journal.arm(queued.run, line, self.armed) {
+                    self.shared.refuse(queued.run, NotStarted::JournalFailed);
+                    return;
+                }
                 self.armed
             }
             None => 0,

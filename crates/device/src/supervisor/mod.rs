@@ -188,7 +188,8 @@ impl Supervisor {
             resuming: Vec::new(),
             retry: Retry::default(),
             standby_retry: Retry::default(),
-            has_safe_state: false,
+            // Until the file has said so: better a hook too many than one too few.
+            has_safe_state: true,
             last_death: None,
             last_rest: None,
             closing: None,

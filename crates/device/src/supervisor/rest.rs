@@ -152,9 +152,10 @@ impl Supervisor {
             test,
         });
         worker.proc.send(&wire::safe_state(why));
+        self.show(Activity::Busy);
     }
 
-    fn rest(&mut self) -> Option<&mut Rest> {
+    pub(super) fn rest(&mut self) -> Option<&mut Rest> {
         match &mut self.worker.as_mut()?.phase {
             Phase::Rest(rest) => Some(rest),
             _ => None,

@@ -40,6 +40,7 @@ impl Supervisor {
     /// The kill has been sent. Find out whether it worked, and bring the device to rest.
     pub(super) fn on_stop(&mut self, stop: Stop) {
         self.refuse_waiting(NotStarted::EmergencyStop);
+        self.cut_short();
         for resuming in self.resuming.drain(..) {
             let _ = resuming.send(Err(ReleaseError::StoppedAgain));
         }
@@ -87,6 +88,20 @@ impl Supervisor {
                 self.answer_stop(last.and_then(|last| last.problem));
             }
             _ => self.kill_worker(None),
+        }
+    }
+
+    /// Kills a safe-state hook that has had its time: whoever stops the device again means that process, too. One that is
+    /// within its time is left to bring the device to rest.
+    fn cut_short(&mut self) {
+        let time = self.shared.config.ladder.safe_state;
+        if let Some(rest) = self.rest()
+            && rest.asked.is_some_and(|asked| asked.elapsed() > time)
+        {
+            rest.retried = true;
+            self.kill_worker(Some(
+                "the device was stopped again while its safe-state hook took too long".to_owned(),
+            ));
         }
     }
 

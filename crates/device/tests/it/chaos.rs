@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::lab::{Lab, bounded, call, call_with, eventually, spawn};
 
-const MORE: &str = r#"
+const MORE: &str = r"
 @task
 def quick(token: str) -> str:
     note(token)
@@ -38,7 +38,7 @@ def dies(token: str):
 def raises(token: str):
     note(token)
     raise ValueError(token)
-"#;
+";
 
 const ACTIONS: [&str; 5] = ["quick", "slow", "mute", "dies", "raises"];
 

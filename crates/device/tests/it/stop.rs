@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use interlock_device::ReleaseError;
+use interlock_device::{Host, ReleaseError};
 use interlock_model::device::{Journaled, NotStarted, Outcome, Rung};
 
 use crate::lab::{Lab, bounded, call, drain, eventually, lives, rungs, spawn, standby_is_ready};
@@ -125,6 +125,7 @@ async fn a_stop_works_while_the_worker_is_being_loaded() {
     );
     let mut lab = lab;
     lab.config.standby = false;
+    lab.config.ladder.safe_state = Duration::from_millis(200);
     let host = lab.start().await;
     std::fs::write(lab.path("slow"), "").unwrap();
     let dying = spawn(&host, call("die"));
@@ -259,4 +260,45 @@ async fn a_call_that_ended_in_the_same_moment_keeps_its_own_end() {
         }
         bounded(host.release("ada", "next")).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_very_first_start_can_be_stopped() {
+    let lab = Lab::new(
+        "@on_start\ndef home():\n    if not os.path.exists(os.path.join(LAB, 'homed')):\n        \
+         open(os.path.join(LAB, 'homed'), 'w').close()\n        note('homing')\n        time.sleep(600)\n",
+    );
+    let (host, starting) = bounded(Host::open(lab.config.clone())).await.unwrap();
+    lab.noted("homing").await;
+
+    let report = bounded(host.emergency_stop("mo", None)).await;
+
+    assert!(report.confirmed, "{report:?}");
+    assert_eq!(lab.notes(), ["start", "homing", "start", "rest emergency_stop"]);
+    bounded(starting.ready()).await.unwrap();
+    assert_eq!(host.status().state, "stopped");
+    bounded(host.release("ada", "checked")).await.unwrap();
+    assert!(matches!(bounded(host.call(call("echo"))).await, Outcome::Returned { .. }));
+}
+
+#[tokio::test]
+async fn a_second_stop_kills_a_hook_that_has_had_its_time() {
+    let mut lab = Lab::new("@safe_state\ndef hangs(reason):\n    note('hangs')\n    time.sleep(600)\n");
+    lab.config.ladder.safe_state = Duration::from_millis(200);
+    let host = lab.start().await;
+    standby_is_ready(&host).await;
+    let first = host.clone();
+    let first = tokio::spawn(async move { first.emergency_stop("mo", None).await });
+    lab.noted("hangs").await;
+    let pid = host.status().worker.pid.unwrap();
+    tokio::time::sleep(Duration::from_millis(250)).await;
+
+    let second = bounded(host.emergency_stop("ada", None)).await;
+
+    for report in [bounded(first).await.unwrap(), second] {
+        assert!(!report.confirmed && report.killed_ms.is_some(), "{report:?}");
+        assert!(report.error.as_ref().is_some_and(|error| error.contains("stopped again")), "{report:?}");
+    }
+    assert!(!lives(pid));
+    assert!(host.status().attention.unwrap().held);
 }

@@ -70,7 +70,7 @@ impl Guard {
                 let details = json!({ "denied": A::NAME });
                 security::event(security::Event::AuthorizationDenied, Some(caller.name()), Some(caller.origin()), details);
                 let mut draft = permit.draft(self.ambient.clock.now(), json!({ "decision": "denied" }));
-                draft.action = "authorization.denied".to_owned();
+                "authorization.denied".clone_into(&mut draft.action);
                 draft.subject = Some(A::NAME.to_owned());
                 self.recorder.record(draft);
                 Err(Refused { message: denied.message })

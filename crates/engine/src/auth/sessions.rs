@@ -225,7 +225,7 @@ impl Sessions {
         let caller = permit.caller();
         let revocation = Revocation {
             jti: caller.jti().to_owned(),
-            expires_at: caller.expires_at().plus(Duration::from_secs(60)),
+            expires_at: caller.expires_at().plus(Duration::from_mins(1)),
             reason: "manual".to_owned(),
             at: self.ambient.clock.now(),
         };

@@ -14,7 +14,7 @@ use interlock_model::Timestamp;
 /// Most (account, network) pairs remembered; the oldest are forgotten first.
 const MAX_ENTRIES: usize = 100_000;
 /// Failures are forgotten after this long without another.
-const MEMORY: Duration = Duration::from_secs(24 * 3600);
+const MEMORY: Duration = Duration::from_hours(24);
 
 /// Counts failures.
 #[derive(Debug, Default)]

@@ -57,7 +57,8 @@ impl std::fmt::Debug for Keys {
 }
 
 fn kid_of(material: &[u8]) -> String {
-    Sha256::digest([b"interlock key id\n", material].concat()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest([b"interlock key id\n", material].concat());
+    interlock_model::id::hexadecimal(&digest[..8])
 }
 
 impl Keys {

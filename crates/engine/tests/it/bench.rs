@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use interlock_engine::Ambient;
-use interlock_engine::audit::{self, Recorder};
+use interlock_engine::audit;
 use interlock_engine::auth::{Caller, Db, Guard, Hasher, Keys, Origin, Passwords, Permit, Principals, Sessions, SystemPermit, Tokens};
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
@@ -127,8 +127,6 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) ambient: Ambient,
     pub(crate) clock: Arc<TestClock>,
-    pub(crate) db: Db,
-    pub(crate) recorder: Recorder,
     pub(crate) principals: Arc<Principals>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) guard: Guard,
@@ -177,7 +175,7 @@ impl Bench {
         let executions =
             Executions::new(port, "scripted".to_owned(), db.clone(), ambient.clone(), hub, TaskTracker::new(), limits, SystemPermit::root("system"));
         let users = Users::new(db.clone(), ambient.clone(), Arc::clone(&principals), passwords, Arc::new([]));
-        Self { store, ambient, clock, db, recorder, principals, sessions, guard, users, executions, device }
+        Self { store, ambient, clock, principals, sessions, guard, users, executions, device }
     }
 
     /// Makes a user the way the owner of the machine does.
@@ -190,6 +188,13 @@ impl Bench {
     pub(crate) async fn caller(&self, name: &str) -> Arc<Caller> {
         let session = self.sessions.sign_in(name, password(name), &origin()).await.expect("signed in");
         self.guard.authenticate(Some(session.token.expose()), &origin()).expect("a caller")
+    }
+
+    /// The same person under another request id.
+    pub(crate) async fn caller_as(&self, name: &str, request_id: &str) -> Arc<Caller> {
+        let session = self.sessions.sign_in(name, password(name), &origin()).await.expect("signed in");
+        let origin = Origin { request_id: request_id.to_owned(), ..origin() };
+        self.guard.authenticate(Some(session.token.expose()), &origin).expect("a caller")
     }
 
     pub(crate) fn may_mix(&self, caller: &Arc<Caller>) -> Arc<Permit<ExecuteAction>> {

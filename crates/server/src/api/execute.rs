@@ -148,8 +148,7 @@ fn failed(error: Option<RunError>) -> ApiError {
         "run_cancelled" => (StatusCode::CONFLICT, "run_cancelled"),
         "run_uncertain" => (StatusCode::CONFLICT, "run_uncertain"),
         "run_not_started" => (StatusCode::CONFLICT, "run_not_started"),
-        "bad_parameters" => (StatusCode::BAD_REQUEST, "invalid_parameters"),
-        "rule_broken" => (StatusCode::BAD_REQUEST, "invalid_parameters"),
+        "bad_parameters" | "rule_broken" => (StatusCode::BAD_REQUEST, "invalid_parameters"),
         "device_unavailable" => (StatusCode::SERVICE_UNAVAILABLE, "device_unavailable"),
         "unavailable" => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         "task_timed_out" => (StatusCode::GATEWAY_TIMEOUT, "task_timed_out"),
@@ -179,7 +178,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 fn simulated(headers: &HeaderMap) -> Result<bool, ApiError> {
-    match headers.get(&SIMULATE).map(|value| value.as_bytes()) {
+    match headers.get(&SIMULATE).map(axum::http::HeaderValue::as_bytes) {
         None | Some(b"false") => Ok(false),
         Some(b"true") => Ok(true),
         // A robot must never move because of a typing mistake in this header.

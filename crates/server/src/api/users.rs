@@ -9,7 +9,8 @@ use interlock_engine::users::{UserChange, Users};
 use interlock_engine::{AuditFilter, UserRow};
 use interlock_model::Timestamp;
 use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
-use interlock_model::audit::{AuditEntry, Hash};
+use interlock_model::audit::AuditEntry;
+use interlock_model::id::hexadecimal;
 use interlock_model::secret::Secret;
 use interlock_model::wire::{AuditView, Operation, PageAnswer, UserView};
 use serde::Deserialize;
@@ -77,14 +78,6 @@ struct AuditQuery {
     until: Option<Timestamp>,
     #[serde(flatten)]
     page: PageQuery,
-}
-
-fn hexadecimal(hash: &Hash) -> String {
-    use std::fmt::Write as _;
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn row(entry: AuditEntry) -> AuditView {

@@ -12,6 +12,7 @@ const visible = (value) =>
 	String(value).replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) =>
 		c < ' ' ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\ufffd');
 const { entries } = Object;
+const { stringify } = JSON;
 const isGiven = (value) => (value ?? false) !== false;
 
 const fill = (element, ...children) => {
@@ -40,11 +41,17 @@ const on = (id, event, act) => $(id).addEventListener(event, act);
 const say = (text) => fill($('said'), text);
 const pill = (state, words = state.replace('_', ' ')) => h(`span.pill.${state}`, words);
 const own = (object, key) => (object && Object.hasOwn(object, key) ? object[key] : undefined);
-const json = (value) => JSON.stringify(value, null, 1);
-const list = (words, last = 'or') => (words.length < 2 ? words.join('') : `${words.slice(0, -1).join(', ')} ${last} ${words.at(-1)}`);
+const json = (value) => stringify(value, null, 1);
+const attempt = (work) => {
+	try {
+		return work();
+	} catch {
+		return undefined;
+	}
+};
 const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
-/** A time in the viewer's zone, today's without the date; the server's text is in the tooltip. */
+/** A time in the viewer's zone, today's without the date. */
 function clock(text) {
 	const at = new Date(text ?? NaN);
 	if (isNaN(at)) return '–';
@@ -53,7 +60,7 @@ function clock(text) {
 }
 
 function span(seconds) {
-	if (!isGiven(seconds) || isNaN(seconds)) return '';
+	if (isNaN(seconds ?? NaN)) return '';
 	if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
 	return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
 }
@@ -65,19 +72,17 @@ const symbol = (unit) =>
 
 /** Copies what is seen: no hidden character gets into a terminal. */
 const copyButton = (source) =>
-	button('Copy', async ({ currentTarget: pressed }) => {
-		try {
-			await navigator.clipboard.writeText(source.textContent);
-		} catch {
-			// Over plain HTTP there is no clipboard interface; the old command still works.
-			getSelection().selectAllChildren(source);
-			document.execCommand('copy');
-		}
+	button('Copy', ({ currentTarget: pressed }) => {
+		getSelection().selectAllChildren(source);
+		document.execCommand('copy'); // navigator.clipboard does not exist over plain HTTP
 		fill(pressed, 'Copied');
 		setTimeout(() => fill(pressed, 'Copy'), 1500);
-	}, { class: 'copy', 'aria-live': 'polite' });
+	}, { class: 'copy' });
 
-/** A `details` whose content is made when it is first opened: there may be hundreds. */
+/** Scrolls, so that the keyboard must reach it. */
+const block = (text) => set(h('pre', text), { tabindex: 0 });
+
+/** A `details` whose content is made when it is first opened. */
 function folded(kind, summary, build, open) {
 	const box = set(h(kind, h('summary', summary)), { open });
 	const once = () => box.open && box.children.length === 1 && box.append(build());
@@ -90,33 +95,35 @@ function folded(kind, summary, build, open) {
 
 let token = null;
 let me = null;
-let skew = 0; // server clock minus ours, in milliseconds: a tablet's clock may be wrong
+let skew = 0; // server clock minus ours in ms: a tablet's may be wrong
 
 /** A refusal or failure. `status` 0: no answer, so nobody knows whether the request arrived. */
 class Problem extends Error {
 	constructor(status, body, headers) {
 		super(typeof body?.detail === 'string' ? body.detail : status ? `The server answered with status ${status}.` : 'No answer from the server.');
-		const errors = [body?.errors, body?.detail].find(Array.isArray) ?? [];
-		Object.assign(this, { status, errors, code: body?.code, more: [], wait: Number(headers?.get('retry-after')) || 0, request: headers?.get('x-request-id') });
+		Object.assign(this, { status, errors: body?.errors, code: body?.code, more: [], wait: Number(headers?.get('retry-after')) || 0,
+			request: headers?.get('x-request-id') });
 	}
 }
 const explain = ({ message, more = [], wait, code, request: id }) =>
-	h('div.problem', [message, ...more, wait > 0 && `Try again in ${span(wait)}.`].map((text) => text && h('p', text)), h('small', [code, id && `request ${id}`].filter(Boolean).join(' · ')));
+	h('div.problem', [message, ...more, wait > 0 && `Try again in ${span(wait)}.`].map((text) => text && h('p', text)),
+		h('small', [code, id && `request ${id}`].filter(Boolean).join(' · ')));
 
-/** Shows a failure where the result would have been. */
+/** Shows a failure in the place of the result. */
 const into = (place, work) => work().catch((problem) => fill(place, explain(problem)));
 
-/** Sends a request; gives the response or throws a Problem. `seconds` limits the wait for the head of the answer. */
+/** Gives the response or throws a Problem. `seconds` limits the wait for the head of the answer. */
 async function request(method, path, { body, headers, signal, seconds = 20, keepalive } = {}) {
 	const control = new AbortController();
 	const timeout = setTimeout(() => control.abort(), seconds * 1000);
 	signal?.addEventListener('abort', () => control.abort());
 	const used = token;
 	const sent = { ...headers, ...(used && { Authorization: `Bearer ${used}` }), ...(body && { 'Content-Type': 'application/json' }) };
-	const response = await fetch(path, { method, headers: sent, body: body && JSON.stringify(body), signal: control.signal, keepalive,
+	const response = await fetch(path, { method, headers: sent, body: body && stringify(body), signal: control.signal, keepalive,
 		credentials: 'omit', cache: 'no-store', redirect: 'error' }).catch(() => Promise.reject(new Problem(0)));
 	clearTimeout(timeout);
-	skew = Date.parse(response.headers.get('date')) - Date.now() || 0;
+	const off = Date.parse(response.headers.get('date')) - Date.now();
+	skew = Math.abs(off) > 2000 ? off : 0; // the header has whole seconds
 	if (response.ok) return response;
 	if (response.status === 401 && used && used === token) endSession('Your session has ended. Sign in again; what you typed is still here.');
 	throw new Problem(response.status, await response.json().catch(() => null), response.headers);
@@ -124,10 +131,7 @@ async function request(method, path, { body, headers, signal, seconds = 20, keep
 const call = async (...given) => (await request(...given)).json().catch(() => Promise.reject(new Problem(0)));
 
 /** A path segment. Dots alone would climb to another path. */
-function segment(text) {
-	if (/^\.*$/.test(text)) throw new Problem(0, { detail: 'This name cannot stand in an address.' });
-	return encodeURIComponent(text);
-}
+const segment = (text) => encodeURIComponent(/^\.+$/.test(text) ? '-' : text);
 
 // ---- session
 
@@ -144,12 +148,10 @@ on('sign-in-form', 'submit', async (event) => {
 		password.value = '';
 		fill($('sign-in-error'));
 		fill($('user'), me.user);
-		$('user').title = `Roles: ${list(me.roles, 'and') || 'none'}`;
+		$('user').title = `Roles: ${me.roles.join(', ')}`;
 		$('sign-in').hidden = true;
 		$('top').hidden = false;
 		route();
-		loadRuns();
-		if (!catalogue) loadActions();
 		await refresh();
 		$('main').focus({ preventScroll: true });
 	} catch (problem) {
@@ -208,9 +210,9 @@ async function refresh() {
 			device = answer;
 			fresh = new Date().toISOString();
 			showDevice();
-			if (was && was.running !== device.running) loadRuns();
-			// The file was loaded again, perhaps with other actions.
-			if (was?.worker && was.worker.started_at !== device.worker.started_at) loadActions();
+			if (was?.running !== device.running) loadRuns();
+			// A new worker may have other actions.
+			if (was?.worker?.started_at !== device.worker.started_at) loadActions();
 		}
 	} catch (problem) {
 		failing = problem;
@@ -231,12 +233,12 @@ const runAddress = (id) => `#run/${encodeURIComponent(id)}`;
 const runLink = (id) => set(h('a', id), { href: runAddress(id) });
 
 function showDevice() {
-	const { worker, attention, emergency_stop: { engaged } } = device;
-	const title = visible(device.title);
+	const { title, worker, attention, emergency_stop: { engaged } } = device;
 	fill($('title'), title);
 	fill($('state'), pill(device.state));
 	fill($('running'), device.running && ['running ', runLink(device.running)]);
-	const facts = { Waiting: device.queued, Worker: worker.pid ? `${worker.language ?? ''} pid ${worker.pid}` : 'none', 'Worker since': clock(worker.started_at),
+	const facts = { Waiting: device.queued, Worker: worker.pid ? `${worker.language ?? ''} pid ${worker.pid}` : 'none',
+		'Worker since': clock(worker.started_at),
 		Restarts: worker.restarts, 'Safe-state standby': worker.standby ? pill('ready') : pill('wait', 'not ready') };
 	fill($('device'), entries(facts).map(([name, value]) => h('div', h('dt', name), h('dd', value))));
 	$('attention').hidden = !attention;
@@ -244,7 +246,7 @@ function showDevice() {
 	// A confirmed stop was released, or one without answer has worked: the device's own words count.
 	if (stopping?.phase === (engaged ? 'failed' : 'confirmed')) stopping = null;
 	showStop();
-	document.title = `${engaged ? '■ STOPPED · ' : device.running ? '▶ ' : ''}${title}`;
+	document.title = `${engaged ? '■ STOPPED · ' : device.running ? '▶ ' : ''}${visible(title)}`;
 	$('icon').href = $('icon').href.replace(/%23\w+/, engaged ? '%23b8001f' : '%230b5fa5');
 }
 
@@ -267,10 +269,9 @@ function showStop() {
 	fill($('stop-facts'), stopping?.facts?.map((text) => h('li', text)));
 }
 
-const SAFE = { entered: 'safe state not finished', done: 'safe state reached', failed: 'SAFE STATE FAILED', none: 'no safe-state hook' };
 const stopFact = ({ name, confirmed, killed_ms: killed, safe_state: safe, safe_state_done_ms: done, error }) =>
-	`${name}: ${[confirmed ? 'confirmed' : 'NOT CONFIRMED', killed === null ? 'worker not known to be dead' : `worker dead after ${span(killed / 1000)}`,
-		own(SAFE, safe) + (done === null ? '' : ` after ${span(done / 1000)}`), error].filter(isGiven).join(', ')}`;
+	`${name}: ${confirmed ? 'confirmed' : 'NOT CONFIRMED'}, worker dead: ${killed === null ? 'NOT KNOWN' : span(killed / 1000)}, `
+	+ `safe state: ${safe} ${isGiven(done) ? span(done / 1000) : ''} ${error ?? ''}`;
 
 async function stop() {
 	const press = ++acts;
@@ -287,7 +288,8 @@ async function stop() {
 	const late = setTimeout(() => tell('pending', `Stopping … still no answer. ${MACHINE}`), 3000);
 	try {
 		const { confirmed, of, devices, engaged_at: since, reason } = await send(3);
-		tell('confirmed', `■ STOPPED: ${confirmed} of ${of} confirmed${confirmed < of ? `. ${of - confirmed} NOT CONFIRMED. ${MACHINE}` : ''}`, devices.map(stopFact));
+		const missing = confirmed < of ? `. ${of - confirmed} NOT CONFIRMED. ${MACHINE}` : '';
+		tell('confirmed', `■ STOPPED: ${confirmed} of ${of} confirmed${missing}`, devices.map(stopFact));
 		acts++;
 		device = { ...device, emergency_stop: { engaged: true, since, by: me?.user, reason } };
 		showStop();
@@ -325,16 +327,15 @@ reasonForm($('clear'), '/device/attention/clear');
 
 const kindOf = (value) => (value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value);
 const fits = (type, value) => type === kindOf(value) || (type === 'integer' && Number.isInteger(value));
-const WORDS = { null: 'null', boolean: 'true or false', integer: 'a whole number', number: 'a number', string: 'text', array: 'a list', object: 'an object' };
+const WORDS = { null: 'null', boolean: 'true or false', integer: 'a whole number', number: 'a number',
+	string: 'text', array: 'a list', object: 'an object' };
 const FORMATS = { date: '2026-01-31', 'date-time': '2026-01-31T12:00:00Z', duration: 'PT1H30M' };
 const SIGNS = { '<=': (a, b) => a <= b, '<': (a, b) => a < b, '>=': (a, b) => a >= b, '>': (a, b) => a > b };
 /** Keyword, the type it is for, what it counts, how, in words. */
-const LIMITS = [['minimum', 'number', '', '>=', 'at least'], ['exclusiveMinimum', 'number', '', '>', 'more than'],
-	['maximum', 'number', '', '<=', 'at most'], ['exclusiveMaximum', 'number', '', '<', 'less than'],
-	['minLength', 'string', 'characters', '>=', 'at least'], ['maxLength', 'string', 'characters', '<=', 'at most'],
-	['minItems', 'array', 'items', '>=', 'at least'], ['maxItems', 'array', 'items', '<=', 'at most']];
+const LIMITS = [['imum', 'number', ''], ['Length', 'string', 'characters'], ['Items', 'array', 'items']]
+	.flatMap(([end, ...what]) => [[`min${end}`, ...what, '>=', 'at least'], [`max${end}`, ...what, '<=', 'at most']]);
 const typesOf = (schema) => [schema.type ?? []].flat();
-const typeWords = (types) => list([...new Set(types)].map((type) => own(WORDS, type)));
+const typeWords = (types) => [...new Set(types)].map((type) => WORDS[type]).join(' or ');
 const short = (values) => values.slice(0, 12).map((one) => (typeof one === 'string' ? one : json(one))).join(', ') + (values.length > 12 ? ' …' : '');
 
 function same(a, b) {
@@ -344,14 +345,14 @@ function same(a, b) {
 }
 
 /**
- * What is wrong with a value, in words. Formats and members of objects pass, because the server checks everything again. It
- * refuses no value that tests/schema_vectors.json allows.
+ * What is wrong with a value, in words. What it does not know (formats, members of objects) passes, because the server
+ * checks again. It refuses no value that tests/schema_vectors.json allows.
  */
 export function check(schema, value, unit = '', path = '') {
 	const types = typesOf(schema);
 	if (types.length && !types.some((type) => fits(type, value))) return [`${path}must be ${typeWords(types)}`];
 	if (schema.enum && !schema.enum.some((choice) => same(choice, value))) return [`${path}must be one of ${short(schema.enum)}`];
-	const measured = typeof value === 'string' ? [...value].length : Array.isArray(value) ? value.length : value;
+	const measured = /string|array/.test(kindOf(value)) ? [...value].length : value;
 	const found = LIMITS.filter(([keyword, type, , sign]) => keyword in schema && fits(type, value) && !SIGNS[sign](measured, schema[keyword]))
 		.map(([keyword, , counts, , words]) => `${path}must ${counts ? 'have' : 'be'} ${words} ${schema[keyword]} ${counts || unit}`.trim());
 	if (fits('number', value) && schema.multipleOf) {
@@ -359,7 +360,8 @@ export function check(schema, value, unit = '', path = '') {
 		if (Math.abs(steps - Math.round(steps)) > 1e-9) found.push(`${path}must be in steps of ${schema.multipleOf} ${unit} from ${schema.minimum ?? 0}`);
 	}
 	if (fits('array', value) && schema.items) value.forEach((item, i) => found.push(...check(schema.items, item, unit, `${path}item ${i + 1} `)));
-	if (schema.anyOf?.every((branch) => check(branch, value).length)) found.push(`${path}must be ${typeWords(schema.anyOf.flatMap(typesOf))} within the limits`);
+	if (schema.anyOf?.every((branch) => check(branch, value).length))
+		found.push(`${path}must be ${typeWords(schema.anyOf.flatMap(typesOf))} within the limits`);
 	return found;
 }
 
@@ -369,7 +371,8 @@ function limits(schema, unit) {
 	const both = isGiven(minimum) && isGiven(maximum);
 	return [both && `${minimum} to ${maximum} ${unit}`,
 		...LIMITS.map(([keyword, , counts, , words]) => keyword in schema && !(both && /^m..imum/.test(keyword)) && `${words} ${schema[keyword]} ${counts || unit}`),
-		multipleOf && `in steps of ${multipleOf} ${unit}`, format && `such as ${own(FORMATS, format) ?? format}`].filter(Boolean).map((text) => text.trim()).join(', ');
+		multipleOf && `in steps of ${multipleOf} ${unit}`, format && `such as ${own(FORMATS, format) ?? format}`,
+	].filter(Boolean).map((text) => text.trim()).join(', ');
 }
 
 // ---- rules
@@ -387,7 +390,8 @@ const ordered = ([sign, holds]) => [sign, compare((a, b) => (typeof a === typeof
 const OPERATORS = [
 	{ or: (a, b, v) => truth(a(v)) || truth(b(v)) },
 	{ and: (a, b, v) => truth(a(v)) && truth(b(v)) },
-	{ ...Object.fromEntries(entries(SIGNS).map(ordered)), '==': compare(same), '!=': compare((a, b) => !same(a, b)), in: compare(isIn), 'not in': compare((a, b) => !isIn(a, b)) },
+	{ ...Object.fromEntries(entries(SIGNS).map(ordered)), '==': compare(same), '!=': compare((a, b) => !same(a, b)),
+		in: compare(isIn), 'not in': compare((a, b) => !isIn(a, b)) },
 	{ '+': compute((a, b) => a + b), '-': compute((a, b) => a - b) },
 	{ '*': compute((a, b) => a * b), '/': compute((a, b) => a / b) },
 ];
@@ -397,7 +401,7 @@ const extreme = (choose) => (...given) => {
 };
 const FUNCTIONS = {
 	abs: (v) => Math.abs(numeric(v)), min: extreme(Math.min), max: extreme(Math.max),
-	len: (v) => (typeof v === 'string' ? [...v].length : v && typeof v === 'object' ? Object.keys(v).length : fail()),
+	len: (v) => (typeof v === 'string' ? [...v] : v && typeof v === 'object' ? Object.keys(v) : fail()).length,
 };
 const CONSTANTS = { true: true, True: true, false: false, False: false, null: null, None: null };
 
@@ -473,7 +477,8 @@ export function readNumber(text, unit) {
 	const value = Number(number);
 	if (Math.abs(value) > Number.MAX_SAFE_INTEGER) return { problem: 'is too large for this page' };
 	if (!rest || rest === unit || rest === symbol(unit)) return { sent: value, value };
-	return symbol(unit) ? { sent: text.trim(), note: `The server converts this to ${symbol(unit)}; press Check to see it.` } : { problem: 'must be a number without a unit' };
+	if (!symbol(unit)) return { problem: 'must be a number without a unit' };
+	return { sent: text.trim(), note: `The server converts this to ${symbol(unit)}; press Check to see it.` };
 }
 
 /** A value that a schema takes, for hints and samples. */
@@ -495,7 +500,8 @@ function plate(input, many, allowed, changed) {
 	}));
 	const press = ({ target: { title } }) => {
 		// The head of a row or column stands for all its wells.
-		const hit = cells.filter((one) => one.matches('b:not(.off)')).map((one) => one.title).filter((well) => well === title || (many && [well[0], well.slice(1)].includes(title)));
+		const hit = cells.filter((one) => one.matches('b:not(.off)')).map((one) => one.title)
+			.filter((well) => well === title || (many && [well[0], well.slice(1)].includes(title)));
 		if (!hit.length) return;
 		const now = new Set(many ? wellsOf(input.value) : []);
 		const act = hit.every((well) => now.has(well)) ? 'delete' : 'add';
@@ -504,7 +510,7 @@ function plate(input, many, allowed, changed) {
 		changed();
 	};
 	const draw = () => cells.forEach((one) => one.classList.toggle('on', wellsOf(input.value).includes(one.title)));
-	return [h('div.plate', set(h('div.wells', cells), { 'aria-hidden': 'true', onclick: press })), draw];
+	return [set(h('div.plate', set(h('div.wells', cells), { onclick: press })), { 'aria-hidden': 'true' }), draw];
 }
 
 let fieldCount = 0;
@@ -554,24 +560,24 @@ function makeField(spec, changed) {
 		attributes = { type: spec.sensitive ? 'password' : 'text' };
 	} else {
 		kind = 'textarea';
-		hint = `JSON, such as ${JSON.stringify(example(schema))}`;
+		hint = `JSON, such as ${stringify(example(schema))}`;
 		read = () => {
-			try {
-				return input.value.trim() ? given(JSON.parse(input.value)) : nothing();
-			} catch {
-				return { problem: 'is not JSON yet' };
-			}
+			const value = attempt(() => JSON.parse(input.value));
+			return !input.value.trim() ? nothing() : value === undefined ? { problem: 'is not JSON yet' } : given(value);
 		};
 		write = () => (input.value = usual === null ? '' : json(usual));
 	}
 	const option = (text, value) => set(h('option', text), { value });
-	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(nullable ? '– no value –' : 'choose …', ''), choices.map((one, i) => option(`${short([one])} ${unit}`, i))]),
-		{ id, autocomplete: spec.sensitive ? 'new-password' : 'off', spellcheck: 'false', rows: 4, oninput: edit, 'aria-describedby': `${id}-hint ${id}-error`, ...attributes });
+	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(nullable ? '– no value –' : 'choose …', ''),
+		choices.map((one, i) => option(`${short([one])} ${unit}`, i))]),
+	{ id, autocomplete: spec.sensitive ? 'new-password' : 'off', spellcheck: 'false', rows: 4, oninput: edit,
+		'aria-describedby': `${id}-hint ${id}-error`, ...attributes });
 	write();
 	if (wells) [grid, draw] = plate(input, type === 'array', choices ?? schema.items?.enum, edit);
 	draw?.();
 
-	const hints = [spec.help || schema.description, !choices && limits(schema, unit), schema.items && `each ${limits(schema.items, unit) || typeWords(typesOf(schema.items))}`, hint, nullable && kind !== 'select' && 'empty: no value'];
+	const hints = [spec.help || schema.description, !choices && limits(schema, unit),
+		schema.items && `each ${limits(schema.items, unit) || typeWords(typesOf(schema.items))}`, hint, nullable && kind !== 'select' && 'empty: no value'];
 	const [error, note] = [set(h('p.error'), { id: `${id}-error`, 'aria-live': 'polite' }), h('p.note')];
 	const show = (text) => {
 		tellOnce(error, text);
@@ -580,11 +586,12 @@ function makeField(spec, changed) {
 	const label = set(h('label', spec.title || spec.name, spec.title && h('code', ` ${spec.name}`), required && h('span.must', ' required')), { for: id });
 	return {
 		spec: { ...spec, schema }, input, show,
-		root: h('div.field', label, set(h('p.hint', hints.filter(Boolean).join(' · ')), { id: `${id}-hint` }), h(`div.line.${kind}`, input, kind === 'input' && h('span.unit', unit)), note, error, grid),
+		root: h('div.field', label, set(h('p.hint', hints.filter(Boolean).join(' · ')), { id: `${id}-hint` }),
+			h(`div.line.${kind}`, input, kind === 'input' && h('span.unit', unit)), note, error, grid),
 		/** `{sent?, value?, problem?}`. A message shows once the field was touched, or `always`. */
 		read(always) {
 			const got = read();
-			if ('sent' in got && 'value' in got) got.problem = list(check(schema, got.value, unit), 'and');
+			if ('sent' in got && 'value' in got) got.problem = check(schema, got.value, unit).join('; ');
 			show((touched || always) && got.problem ? got.problem : '');
 			fill(note, got.note);
 			return got;
@@ -597,9 +604,10 @@ function makeField(spec, changed) {
 let catalogue = null;
 
 const loadActions = () => into($('action-list'), async () => {
-	catalogue = await call('GET', '/actions');
-	const specs = catalogue.actions;
-	fill($('action-list'), specs.map((spec) => actionCard(spec, specs.length < 3)));
+	const answer = await call('GET', '/actions');
+	if (same(answer, catalogue)) return; // keeps what was typed
+	catalogue = answer;
+	fill($('action-list'), answer.actions.map((spec) => actionCard(spec, answer.actions.length < 3)));
 });
 
 const badge = (text) => text && h('span.badge', text);
@@ -610,15 +618,11 @@ const actionCard = (spec, open) =>
 function actionForm(spec) {
 	let pending = null; // the call that got no answer: `{text, key}`
 	const output = set(h('div'), { role: 'status' });
-	const code = codeTabs();
+	const code = codeTabs(samples(spec.name, {}));
 	const fields = spec.parameters.map((parameter) => makeField(parameter, () => read()));
-	const rules = spec.rules.map(({ expr, message }) => {
-		let holds = null;
-		try {
-			holds = compileRule(expr, fields.map((field) => field.spec.name));
-		} catch { /* the server evaluates it */ }
-		return { holds, mark: h('span.pill', message), expr };
-	});
+	// A rule that cannot be compiled here stays open: the server evaluates it.
+	const names = fields.map((field) => field.spec.name);
+	const rules = spec.rules.map(({ expr, message }) => ({ expr, message, mark: h('span'), holds: attempt(() => compileRule(expr, names)) }));
 
 	/** Reads fields and rules; `first` is the first field that is wrong. */
 	function read(always) {
@@ -634,18 +638,11 @@ function actionForm(spec) {
 			if (required && !(name in body)) shown[name] = example(schema);
 			if (sensitive && name in shown) shown[name] = '***';
 		}
-		for (const { holds, mark } of rules) {
-			let state = 'wait';
-			if (holds && known && !first) {
-				try {
-					state = holds(values) === true ? 'ok' : 'no';
-				} catch {
-					state = 'no';
-				}
-			}
+		for (const { holds, mark, message } of rules) {
+			const state = !holds || !known || first ? 'wait' : attempt(() => holds(values)) === true ? 'ok' : 'no';
 			broken ||= state === 'no';
 			mark.className = `pill ${state}`;
-			mark.title = { ok: 'holds', no: 'does not hold', wait: 'not known yet' }[state];
+			fill(mark, `${message}: ${{ ok: 'holds', no: 'does not hold', wait: 'not known yet' }[state]}`);
 		}
 		code.show(samples(spec.name, shown));
 		return { body, first, broken };
@@ -664,14 +661,11 @@ function actionForm(spec) {
 		return first;
 	}
 
-	/** Does `work` with the parameters of a form without mistakes. */
-	const submit = (work) => async (event) => {
+		const submit = (work) => async (event) => {
 		event.preventDefault();
 		const { body, first, broken } = read(true);
-		if (first || broken) {
-			first?.input.focus();
-			return fill(output, h('p.problem', first ? `Look at "${first.spec.title || first.spec.name}".` : 'A rule does not hold; see above.'));
-		}
+		first?.input.focus();
+		if (first || broken) return fill(output, h('p.problem', first ? 'Look at the marked fields.' : 'A rule does not hold; see above.'));
 		for (const one of buttons) one.disabled = true;
 		const refused = await work(body).catch(refuse);
 		for (const one of buttons) one.disabled = false;
@@ -679,7 +673,7 @@ function actionForm(spec) {
 	};
 	const ask = submit(async (body) => {
 		const { parameters } = await call('POST', `/check/${segment(spec.name)}`, { body });
-		fill(output, h('div.fine', 'Accepted; nothing was run. The device would get:', h('pre', json(parameters))));
+		fill(output, h('div.fine', 'Accepted; nothing was run. The device would get:', block(json(parameters))));
 	});
 	const run = (simulate) => submit(async (body) => {
 		// A call without answer may have arrived. The same call again keeps its key, so that it cannot act twice.
@@ -701,11 +695,10 @@ function actionForm(spec) {
 		}
 	});
 	// Enter in a field checks: only a pressed button makes a robot move.
-	const buttons = [button('Run', run(false), { class: 'primary' }), button('Simulate', run(true), { title: "Runs it with the device's simulator" }),
-		button('Check', ask, { title: 'Would the server accept these values? Nothing runs' })];
+	const buttons = [button('Run', run(false), { class: 'primary' }), button('Simulate', run(true)), button('Check', ask, { title: 'Nothing is run' })];
 	const role = spec.role ?? 'operator';
 	const form = set(h('form', spec.doc && h('p.doc', spec.doc), fields.map((field) => field.root),
-		rules.length > 0 && [h('h4', 'Rules'), h('ul.rules', rules.map(({ mark, expr }) => h('li', mark, ' ', h('code.soft', expr))))],
+		rules.length > 0 && [h('h4', 'Rules'), h('ul.rules', rules.map(({ mark, expr }) => h('li', mark, h('code.soft', ` ${expr}`))))],
 		h('div.buttons', buttons), !me?.roles.includes(role) && h('p.hint', `This needs the role ${role}.`), output,
 		h('details', h('summary.soft', 'The same as code'), code.root)), { novalidate: true, onsubmit: ask });
 	read();
@@ -718,10 +711,11 @@ const shell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replace
 function python(value) {
 	if (Array.isArray(value)) return `[${value.map(python).join(', ')}]`;
 	if (fits('object', value)) return `{${entries(value).map(([key, member]) => `${json(key)}: ${python(member)}`).join(', ')}}`;
-	return value === null ? 'None' : value === true ? 'True' : value === false ? 'False' : json(value);
+	return { null: 'None', true: 'True', false: 'False' }[json(value)] ?? json(value);
 }
 const curl = (verb, path, body) => [`curl -X ${verb} ${shell(location.origin + path)} -H "Authorization: Bearer $INTERLOCK_TOKEN"`,
-	path.startsWith('/execute') && '-H "Idempotency-Key: $(uuidgen)"', body && `-H 'Content-Type: application/json' -d ${shell(JSON.stringify(body))}`].filter(Boolean).join(' \\\n  ');
+	path.startsWith('/execute') && '-H "Idempotency-Key: $(uuidgen)"',
+	body && `-H 'Content-Type: application/json' -d ${shell(stringify(body))}`].filter(Boolean).join(' \\\n  ');
 
 /** Words that the Python client has taken. */
 const TAKEN = /^(_.*|name|title|status|stop|release|clear_attention|reload|actions|simulate|check|idempotency_key)$/;
@@ -729,25 +723,26 @@ const TAKEN = /^(_.*|name|title|status|stop|release|clear_attention|reload|actio
 function samples(action, parameters) {
 	const given = entries(parameters);
 	const name = device?.name ?? catalogue?.device.name;
-	const python3 = [action, ...given.map(([key]) => key)].some((word) => TAKEN.test(word)) ? `[${json(action)}].submit(${python(parameters)})` : `.${action}(${given.map(([key, value]) => `${key}=${python(value)}`).join(', ')})`;
+	const taken = [action, ...given.map(([key]) => key)].some((word) => TAKEN.test(word));
+	const python3 = taken ? `[${json(action)}].submit(${python(parameters)})`
+		: `.${action}(${given.map(([key, value]) => `${key}=${python(value)}`).join(', ')})`;
 	return { curl: curl('POST', `/execute/${action}`, parameters),
 		Python: `from interlock import Client\n\ndevice = Client(${json(location.origin)}).device(${json(name)})\nrun = device${python3}\nprint(run.result())`,
-		CLI: ['interlock run', shell(name), action, ...given.map(([key, value]) => shell(`${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`))].join(' ') };
+		CLI: ['interlock run', shell(name), action, ...given.map(([key, value]) => shell(`${key}=${typeof value === 'string' ? value : stringify(value)}`))].join(' ') };
 }
 
 let language = 'curl'; // as chosen last, on any tabs
 function codeTabs(shown) {
-	const [text, tabs] = [h('code'), h('div.tabs')];
-	function show(next = shown) {
+	const text = h('code');
+	const tabs = Object.keys(shown).map((name) => button(name, () => show(shown, (language = name))));
+	function show(next) {
 		shown = next;
 		const name = language in shown ? language : 'curl';
 		fill(text, shown[name]);
-		// Made once, so that the focus stays.
-		if (!tabs.firstChild) fill(tabs, Object.keys(shown).map((one) => button(one, () => show(shown, (language = one)))), copyButton(text));
-		for (const tab of tabs.children) if (!tab.matches('.copy')) tab.setAttribute('aria-pressed', tab.textContent === name);
+		for (const tab of tabs) tab.setAttribute('aria-pressed', tab.textContent === name);
 	}
-	if (shown) show();
-	return { root: h('div', tabs, set(h('pre', text), { tabindex: 0, 'aria-label': 'Code' })), show };
+	show(shown);
+	return { root: h('div', h('div.tabs', tabs, copyButton(text)), block(text)), show };
 }
 
 // ---- runs
@@ -755,27 +750,13 @@ function codeTabs(shown) {
 const simulated = (run) => run.simulated && h('span.badge.simulated', 'SIMULATED');
 const loadRuns = () => into($('run-list'), async () => {
 	const { items } = await call('GET', '/runs?limit=20');
-	const row = (run) => set(h('a', pill(run.state), h('span', run.action, ' ', simulated(run)), h('small', clock(run.created_at), ` ${run.executed_by} ${span(run.duration_seconds)}`)), { href: runAddress(run.id) });
+	const row = (run) => set(h('a', pill(run.state), h('span', run.action, ' ', simulated(run)),
+		h('small', clock(run.created_at), ` ${run.executed_by} ${span(run.duration_seconds)}`)), { href: runAddress(run.id) });
 	fill($('run-list'), items.length ? items.map(row) : 'Nothing was run yet.');
 });
 on('runs-again', 'click', loadRuns);
 
-/** Reads server-sent events (HTML standard, section 9.2): takes text, returns the data of the events that are complete. */
-export function eventReader() {
-	let [rest, data] = ['', []];
-	return (text) => {
-		const lines = (rest + text).split(/\r?\n/);
-		rest = lines.pop();
-		const events = [];
-		for (const line of lines) {
-			if (line.startsWith('data:')) data.push(line.slice(5).replace(/^ /, ''));
-			else if (!line && data.length) events.push(data.splice(0).join('\n'));
-		}
-		return events;
-	};
-}
-
-const isFinal = (state) => !['queued', 'running'].includes(state);
+const isFinal = (state) => !/queued|running/.test(state);
 const SILENCE_SECONDS = 45; // the server says something every 15
 
 /** Gives every event of a run to `take`, once and in order, until the run is over. Survives cuts. */
@@ -786,12 +767,16 @@ async function follow(id, signal, take, tell) {
 			// EventSource cannot send the token.
 			const headers = { Accept: 'text/event-stream', ...(last && { 'Last-Event-ID': last }) };
 			const { body } = await request('GET', `/runs/${segment(id)}/events`, { headers, signal });
-			const [reader, feed] = [body.pipeThrough(new TextDecoderStream()).getReader(), eventReader()];
+			const reader = body.pipeThrough(new TextDecoderStream()).getReader();
 			tell('');
-			for (let part; !(part = await reader.read()).done; ) {
+			for (let part, rest = ''; !(part = await reader.read()).done; ) {
 				clearTimeout(watch);
 				watch = setTimeout(() => reader.cancel(), SILENCE_SECONDS * 1000);
-				for (const event of feed(part.value).map((text) => JSON.parse(text))) {
+				// The server writes an event's data in one line, and comments as signs of life.
+				const blocks = (rest + part.value).split('\n\n');
+				rest = blocks.pop();
+				for (const [, data] of blocks.map((text) => /^data:(.*)$/m.exec(text)).filter(Boolean)) {
+					const event = JSON.parse(data);
 					if (event.seq <= last) continue;
 					last = event.seq;
 					pause = 1;
@@ -812,6 +797,9 @@ async function follow(id, signal, take, tell) {
 	}
 }
 
+/** For JSON.parse: keeps integers that a double cannot hold, such as times in nanoseconds, as they were written. */
+const exact = (_, value, { source } = {}) => (Number.isInteger(value) && !Number.isSafeInteger(value) ? JSON.rawJSON?.(source) ?? value : value);
+
 let opened = null;
 function closeRun() {
 	opened?.abort();
@@ -822,16 +810,16 @@ async function openRun(id) {
 	if (opened?.run === id) return;
 	closeRun();
 	const control = (opened = Object.assign(new AbortController(), { run: id }));
-	const [state, facts, bar, step, notice, failure, result] = Array.from({ length: 7 }, () => h('div'));
-	const title = set(h('h2', 'Run'), { id: 'run-title', tabindex: -1 });
-	const [log, metrics, files] = [set(h('ol.log'), { tabindex: 0, 'aria-label': 'Log' }), h('tbody'), h('ul')];
-	const part = (name, content) => set(h('div', h('h4', name), content), { hidden: true });
+	const [state, facts, bar, step, notice, failure, result] = [...'1234567'].map(() => h('div'));
+	const title = set(h('h2', 'Run'), { tabindex: -1 });
+	const [lines, metrics, files] = [set(h('ol.log'), { tabindex: 0, 'aria-label': 'Log' }), h('tbody'), h('ul')];
+	const part = (name, content) => set(h('div', h('h3', name), content), { hidden: true });
 	const cancel = button('Cancel this run', () => into(failure, async () => {
 		fill(notice, 'Cancelling …');
 		await call('POST', `/runs/${segment(id)}/cancel`, { body: { reason: 'cancelled on the browser page' } });
 	}));
 	fill($('run'), h('div.head', title, state, cancel), facts, bar, step, notice, failure, result, part('Metrics', h('table', metrics)),
-		part('Files', files), part('Log', log));
+		part('Files', files), part('Log', lines));
 	const reveal = (element) => ($('run').hidden = element.closest('#run > div').hidden = false);
 	reveal(title);
 	title.focus();
@@ -858,37 +846,33 @@ async function openRun(id) {
 		reveal(metrics);
 	};
 	let pinned = true;
-	log.addEventListener('scroll', () => (pinned = log.scrollHeight - log.scrollTop - log.clientHeight < 40));
-	const line = (at, level, message) => {
-		log.append(h(`li.${/^(warning|error)$/.test(level) ? level : 'plain'}`, clock(at), level === 'info' ? ' ' : ` ${level}: `, String(message).slice(0, 10_000)));
-		if (log.children.length > 1000) log.firstChild.remove();
-		reveal(log);
+	lines.addEventListener('scroll', () => (pinned = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40));
+	const log = ({ level, message }, at) => {
+		lines.append(h(`li.${level}`, clock(at), level === 'info' ? ' ' : ` ${level}: `, String(message).slice(0, 10_000)));
+		if (lines.children.length > 1000) lines.firstChild.remove();
+		reveal(lines);
 		// Once a frame: measuring for every line is slow.
-		if (pinned) requestAnimationFrame(() => (log.scrollTop = log.scrollHeight));
+		if (pinned) requestAnimationFrame(() => (lines.scrollTop = lines.scrollHeight));
 	};
-	const kinds = {
-		progress, metric,
-		state: (data, at) => {
-			if (data.state === 'running') run.started_at ??= at;
-			show(data.state);
+	const artifact = (file) => reveal(files, files.append(fileRow(id, file)));
+	const kinds = { progress, metric, artifact, log,
+		state: ({ state: name }, at) => {
+			if (name === 'running') run.started_at ??= at;
+			show(name);
 		},
-		artifact: (file) => {
-			files.append(fileRow(id, file));
-			reveal(files);
-		},
-		log: (data, at) => line(at, data.level, data.message),
-		rung: (data, at) => line(at, 'stopping', `${data.rung} ${data.outcome} ${span(data.duration_ms / 1000)}`),
-	};
+		rung: ({ rung, outcome, duration_ms: took }, at) => log({ level: 'stopping', message: `${rung} ${outcome} ${span(took / 1000)}` }, at) };
 	const load = async () => {
-		run = await call('GET', `/runs/${segment(id)}`, { signal: control.signal });
+		const response = await request('GET', `/runs/${segment(id)}`, { signal: control.signal });
+		run = JSON.parse(await response.text(), exact);
 		fill(title, catalogue?.actions.find((one) => one.name === run.action)?.title || run.action, ' ', simulated(run));
 		tick();
-		fill(facts, h('p.hint', `${id} · by ${run.executed_by} · `, clock(run.started_at ?? run.created_at), ' · ', elapsed), folded('details', 'Parameters', () => h('pre', json(run.parameters))));
+		fill(facts, h('p.hint', `${id} · by ${run.executed_by} · `, clock(run.started_at ?? run.created_at), ' · ', elapsed),
+			folded('details', 'Parameters', () => block(json(run.parameters))));
 		show(run.state);
 		if (run.error) fill(failure, explain({ ...run.error, request: run.request_id }));
 		if (run.state === 'succeeded') {
 			const text = h('code', json(run.result).slice(0, 200_000));
-			fill(result, h('div.head', h('h4', 'Result'), copyButton(text)), set(h('pre', text), { tabindex: 0, 'aria-label': 'Result' }));
+			fill(result, h('div.head', h('h3', 'Result'), copyButton(text)), block(text));
 		}
 	};
 	try {
@@ -897,6 +881,7 @@ async function openRun(id) {
 		await follow(id, control.signal, ({ kind, data, at }) => own(kinds, kind)?.(data, at), (text) => fill(notice, text));
 		if (live && !control.signal.aborted) {
 			await load();
+			if (!run.finished_at) await sleep(1).then(load); // the record may follow the event
 			say(`${run.action} ${run.state}`);
 			refresh();
 			loadRuns();
@@ -928,7 +913,8 @@ const loadReference = () => $('operations').firstChild ?? into($('operations'), 
 		for (const [method, operation] of entries(item)) {
 			const [verb, [tag]] = [method.toUpperCase(), operation.tags];
 			groups[tag] ??= h('section.card', h('h3', tag));
-			groups[tag].append(folded('details.operation', [h('code.verb', verb), h('code', path), h('span.soft', operation.summary)], () => operationBody(api, verb, path, operation)));
+			groups[tag].append(folded('details.operation', [h('code.verb', verb), h('code', path), h('span.soft', operation.summary)],
+				() => operationBody(api, verb, path, operation)));
 		}
 	}
 	fill($('operations'), Object.values(groups));
@@ -940,9 +926,11 @@ function operationBody(api, verb, path, { description, parameters = [], requestB
 	const sample = body && example(resolve(api, body));
 	return h('div', description && h('p.doc', description), h('p', 'Who may call it: ', badge(access)),
 		parameters.length > 0 && h('h4', 'Parameters'),
-		h('ul.tree', parameters.map((one) => h('li', tree(api, { description: one.description, ...one.schema }, `${one.name} (${one.in}${one.required ? ', required' : ''})`)))),
+		h('ul.tree', parameters.map((one) =>
+			h('li', tree(api, { description: one.description, ...one.schema }, `${one.name} (${one.in}${one.required ? ', required' : ''})`)))),
 		body && [h('h4', 'Body'), tree(api, body, '', true)],
-		h('h4', 'Answers'), h('ul.tree', entries(responses).map(([status, answer]) => h('li', tree(api, Object.values(answer.content ?? {})[0]?.schema, `${status} ${answer.description}`)))),
+		h('h4', 'Answers'), h('ul.tree', entries(responses).map(([status, answer]) =>
+			h('li', tree(api, Object.values(answer.content ?? {})[0]?.schema, `${status} ${answer.description}`)))),
 		h('h4', 'Code'), codeTabs(action ? samples(action, sample) : { curl: curl(verb, path, sample) }).root);
 }
 
@@ -950,16 +938,18 @@ const resolve = (api, schema = {}) => own(api.components.schemas, schema.$ref?.s
 
 function schemaWords(api, schema) {
 	const { anyOf, enum: choices, items, default: usual, description, 'x-unit': unit, ...inner } = resolve(api, schema);
-	const type = anyOf ? anyOf.map((one) => schemaWords(api, one)).join(' or ') : items ? `list of ${schemaWords(api, items)}` : choices ? short(choices) : schema.$ref?.split('/').pop() ?? list(typesOf(inner));
-	return [type, limits(inner, symbol(unit)), isGiven(usual) && `default ${JSON.stringify(usual)}`, description].filter(Boolean).join(', ');
+	const type = anyOf ? anyOf.map((one) => schemaWords(api, one)).join(' or ')
+		: items ? `list of ${schemaWords(api, items)}` : choices ? short(choices) : schema.$ref?.split('/').pop() ?? typesOf(inner).join(' or ');
+	return [type, limits(inner, symbol(unit)), isGiven(usual) && `default ${stringify(usual)}`, description].filter(Boolean).join(', ');
 }
 
-/** A schema as a tree. Members are made when it is opened, so that a schema may contain itself. */
+/** A schema as a tree. Members are made when opened, so that a schema may contain itself. */
 function tree(api, schema, name, open) {
 	const inner = resolve(api, schema);
 	const { properties, required, 'x-rules': rules = [] } = resolve(api, inner.items ?? inner);
 	const head = [name && h('code', name), ' ', schema && h('span.soft', schemaWords(api, schema))];
-	return properties ? folded('details', head, () => h('ul.tree', entries(properties).map(([key, member]) => h('li', tree(api, member, required?.includes(key) ? key : `${key}?`))),
+	return properties ? folded('details', head, () => h('ul.tree', entries(properties).map(([key, member]) =>
+		h('li', tree(api, member, required?.includes(key) ? key : `${key}?`))),
 		rules.map((rule) => h('li', 'Rule: ', rule.message))), open) : h('div', head);
 }
 

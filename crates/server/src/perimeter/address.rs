@@ -47,7 +47,7 @@ pub fn resolve(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     if !seen && let Some(real) = headers.get("x-real-ip").and_then(|value| parse(value.to_str().ok()?.trim())) {
         ip = real;
     }
-    let secure = match headers.get("x-forwarded-proto").map(|value| value.as_bytes()) {
+    let secure = match headers.get("x-forwarded-proto").map(axum::http::HeaderValue::as_bytes) {
         Some(proto) => proto.rsplit(|&byte| byte == b',').next().is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"https")),
         None => peer.tls,
     };

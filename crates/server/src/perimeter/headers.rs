@@ -1,4 +1,4 @@
-//! Headers of every answer (CONTRACT.md section 1.3).
+//! Headers of every answer.
 
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 

@@ -25,7 +25,7 @@ const SIGN_INS: u32 = 10;
 /// Refusals within a minute after which an address is blocked.
 const HAMMERING: u32 = 600;
 /// Length of that block.
-const BLOCK: Duration = Duration::from_secs(60);
+const BLOCK: Duration = Duration::from_mins(1);
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit");
@@ -91,15 +91,15 @@ impl Window {
         if open_for >= length {
             *self = Self::new(now);
         } else if self.count >= limit {
-            return Err(length - open_for);
+            return Err(length.saturating_sub(open_for));
         }
         self.count += 1;
         Ok(())
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 impl Limiter {
     /// With these limits and room for `in_flight` requests at once.
@@ -217,7 +217,7 @@ impl Limiter {
         let entries = self.lock();
         let minute = entries.get(&key)?.minute;
         let open_for = now.saturating_duration_since(minute.opened).min(MINUTE);
-        Some(Standing { limit, remaining: limit.saturating_sub(minute.count), resets_in: (MINUTE - open_for).as_secs() })
+        Some(Standing { limit, remaining: limit.saturating_sub(minute.count), resets_in: MINUTE.saturating_sub(open_for).as_secs() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {

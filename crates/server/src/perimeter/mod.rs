@@ -1,6 +1,6 @@
 //! What every request passes, in this order, and what every answer carries.
 //!
-//! The order is fixed in [`guard`], which reads as the list in DESIGN.md section 4. A step that refuses names itself in the
+//! The order is fixed in [`guard`], which reads as a list. A step that refuses names itself in the
 //! metrics and answers with a problem body.
 
 pub mod address;

@@ -157,7 +157,7 @@ async fn refused_parameters_use_no_key_up() {
 
 #[tokio::test]
 async fn the_story_of_a_lost_session_is_one_action() {
-    // Form login, execute, token expired (401), login again, execute with the same key (CONTRACT.md section 11).
+    // Form login, execute, token expired (401), login again, execute with the same key.
     let lab = Lab::start().await;
     let token = lab.sign_in("ana").await;
     let execute = |token: &str| lab.post("/execute/mix").signed(token).json(&json!({ "volume": 50 })).header("idempotency-key", "key-1");
