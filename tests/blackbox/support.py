@@ -252,7 +252,8 @@ class Server:
         return host.strip("[]"), int(port)
 
     def http(self, token=None, **options):
-        """A fresh httpx client."""
+        """A fresh httpx client. It makes a connection for each request; how connections are reused is tested by itself."""
+        options.setdefault("limits", httpx.Limits(max_keepalive_connections=0))
         headers = {"Authorization": "Bearer " + token} if token else {}
         # Over plain HTTP there is nothing to verify, and loading the system's authorities for each client takes long.
         options.setdefault("verify", ssl.create_default_context(cafile=self.ready["ca_file"]) if self.url.startswith("https") else False)

@@ -9,6 +9,8 @@ import sys
 import time
 import unittest
 
+import httpx
+
 from lab import LAB
 from support import ADMIN_PASSWORD, CALL_SECONDS, EXAMPLES, PASSWORD, ROOT, Case, Server, together, token_parts, wait_for
 
@@ -215,6 +217,12 @@ class SecureExample(Case):
                 self.assertProblem(answer, 405, "method_not_allowed")
                 self.assertIn(allowed, answer.headers["allow"])
             self.assertProblem(client.get("/nothing/here"), 404, "not_found")
+
+    def test_one_connection_serves_many_requests(self):
+        with self.server.http(self.server.token("ada"), limits=httpx.Limits(max_connections=1)) as client:
+            statuses = [client.request(method, path).status_code for _ in range(10)
+                        for method, path in (("GET", "/tasks"), ("GET", "/nowhere"), ("POST", "/execute/secure_get_status"), ("GET", "/users"))]
+        self.assertEqual(statuses, [200, 404, 200, 403] * 10)
 
     def test_request_ids(self):
         with self.server.http() as client:

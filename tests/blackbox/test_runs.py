@@ -1,16 +1,19 @@
 """Runs as callers see them: events, cancelling, files, keys, secrets, the emergency stop, audit and log."""
 
+import contextlib
 import http.client
 import json
 import os
+import re
+import shutil
+import sqlite3
+import subprocess
 import threading
 import time
 import unittest
 
 from lab import LAB
-from support import ADMIN_PASSWORD, PASSWORD, Case, Server, is_running, together, wait_for
-
-FINAL = ("succeeded", "failed", "cancelled", "timed_out", "uncertain")
+from support import ADMIN_PASSWORD, PASSWORD, Case, Server, is_running, program, together, wait_for
 
 
 class Lab(Case):
@@ -498,6 +501,49 @@ class Records(unittest.TestCase):
                 self.assertLessEqual({"timestamp", "level"}, set(line))
                 if line.get("target") == "security":
                     self.assertLessEqual({"event_type", "agent_id", "client_ip", "user_agent", "request_id", "details"}, set(line))
+
+    def stopped_with_a_trail(self):
+        """A stopped server, and a function that verifies its trail."""
+        server = Server(LAB)
+        self.addCleanup(server.close)
+        server.start()
+        for _ in range(5):
+            server.run("move")
+        server.stop()
+
+        def verified(*more):
+            return subprocess.run([program(), "audit", "verify", "--state", server.state, *more], capture_output=True, text=True,
+                                  timeout=60, env=server.variables, check=False)
+
+        whole = verified()
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        return os.path.join(server.state, "interlock.db"), verified, re.search(r"\d+:[0-9a-f]{64}", whole.stdout).group(0)
+
+    def test_a_changed_audit_trail_is_found(self):
+        database, verified, _ = self.stopped_with_a_trail()
+        untouched = database + ".whole"
+        shutil.copy(database, untouched)
+        for change in ("UPDATE audit SET details = replace(details, 'move', 'wipe') WHERE seq = 4", "DELETE FROM audit WHERE seq = 4",
+                       "UPDATE audit SET actor = 'mallory' WHERE seq = 4", "UPDATE audit SET at = at + 1 WHERE seq = 4",
+                       "UPDATE audit SET seq = 1000 WHERE seq = 4"):
+            shutil.copy(untouched, database)
+            with contextlib.closing(sqlite3.connect(database)) as opened:
+                for (trigger,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                    opened.execute("DROP TRIGGER " + trigger)
+                self.assertGreater(opened.execute(change).rowcount, 0, change)
+                opened.commit()
+            self.assertNotIn(verified().returncode, (0, 2), change)
+        shutil.copy(untouched, database)
+        self.assertEqual(verified().returncode, 0)
+
+    def test_a_trail_whose_end_was_cut_off_is_found(self):
+        database, verified, noted = self.stopped_with_a_trail()
+        told = verified("--noted", noted)
+        self.assertEqual(told.returncode, 0, told.stderr)
+        with contextlib.closing(sqlite3.connect(database)) as opened:
+            self.assertGreater(opened.execute("DELETE FROM audit WHERE seq > 6").rowcount, 0)
+            opened.commit()
+        self.assertNotIn(verified("--noted", noted).returncode, (0, 2))
 
     def test_log_lines_can_not_be_forged(self):
         with Server(LAB) as server:

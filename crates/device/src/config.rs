@@ -11,6 +11,18 @@ use std::time::Duration;
 
 use interlock_model::Clock;
 
+/// Who sees to it that a run and its end survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The journal itself: it flushes a record before a call is sent and before its end is told.
+    #[default]
+    Journal,
+    /// The caller: it has each run durably on record before it calls, and records each end durably before it tells anyone. The
+    /// journal then writes without flushing. A process that is killed loses nothing of it; after a power cut every run that
+    /// the caller had open counts as started.
+    Caller,
+}
+
 /// Everything a [`crate::Host`] needs to know.
 #[derive(Clone)]
 pub struct HostConfig {
@@ -36,6 +48,8 @@ pub struct HostConfig {
     pub limits: Limits,
     /// How patient the cancel ladder is.
     pub ladder: Ladder,
+    /// Who makes runs durable.
+    pub durability: Durability,
     /// How long loading the file may take.
     pub load_deadline: Duration,
     /// How long the `@on_start` hooks may take.
@@ -67,6 +81,7 @@ impl HostConfig {
             environment: Vec::new(),
             limits: Limits::default(),
             ladder: Ladder::default(),
+            durability: Durability::default(),
             load_deadline: Duration::from_mins(2),
             start_deadline: Duration::from_mins(1),
             worker_command: None,

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::artifacts::Artifacts;
-use crate::config::HostConfig;
+use crate::config::{Durability, HostConfig};
 use crate::control::Control;
 use crate::error::{ReleaseError, StartError};
 use crate::folder;
@@ -157,7 +157,7 @@ impl Host {
         let queued = Queued {
             run,
             line: wire::call(&call),
-            armed: (!action_is_idempotent).then(|| Journal::armed_line(&call)),
+            armed: (!action_is_idempotent && shared.journal.arms()).then(|| Journal::armed_line(&call)),
             timeout: call.timeout,
             expires: call.queue_limit.and_then(|limit| Instant::now().checked_add(limit)),
         };
@@ -192,7 +192,7 @@ impl Host {
 
     /// What became of a run when nobody is left to tell.
     fn fate(&self, run: RunId) -> Outcome {
-        match self.journaled(&run) {
+        match self.0.shared.journal.stands(run) {
             Journaled::Finished(outcome) => outcome,
             Journaled::NeverStarted => Outcome::NotStarted { reason: NotStarted::HostStopped },
             Journaled::Started => {
@@ -417,6 +417,7 @@ fn open(
     let journal_dir = state_dir.join("journal");
     folder::create_private(&journal_dir).map_err(StartError::folder(&journal_dir))?;
     let recovered = Recovered::read(&journal_dir, boot, now).map_err(StartError::Journal)?;
+    let recovered = if config.durability == Durability::Caller { recovered.by_caller() } else { recovered };
     if recovered.was_damaged() {
         control.mark(
             "the device's journal was damaged; runs that it no longer knows count as started",

@@ -20,7 +20,7 @@ mod shared;
 mod supervisor;
 mod wire;
 
-pub use config::{HostConfig, Ladder, Limits};
+pub use config::{Durability, HostConfig, Ladder, Limits};
 pub use error::{ReleaseError, StartError};
 pub use host::{Host, Starting};
 pub use journal::JournalError;

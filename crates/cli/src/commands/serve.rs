@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use interlock_device::{Host, HostConfig};
+use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{Guard, Sessions, SystemPermit, Tokens};
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
@@ -328,6 +328,8 @@ async fn start_device(args: &ServeArgs, name: &str, state: &Path, parts: &Parts)
     let mut config = HostConfig::new(name, args.file.clone(), package, state.join("device"), Arc::clone(&parts.ambient.clock));
     config.title.clone_from(&args.title);
     config.python = python::interpreter(args.python.clone());
+    // Each run is on record in the database before the device hears of it, and its end before anyone else does.
+    config.durability = Durability::Caller;
     config.environment.clone_from(&args.environment);
     config.simulate = args.simulate;
     config.standby = !args.no_standby;

@@ -14,6 +14,10 @@
 //! | `armed`, same boot of the machine | never started | a process that is killed loses nothing it has written: the page cache belongs to the kernel, so the missing mark proves that it was never written |
 //! | `armed`, another boot | started | a power cut may have taken the mark, because nobody waited for it |
 //! | nothing | never started | the call waits for `armed` to be on disk |
+//! | nothing, and no file at all | started | it was lost or removed; the caller's runs are older than it |
+//!
+//! With [`crate::Durability::Caller`] nothing is armed and nothing flushed, because the caller's own record does that work: a
+//! run without a mark was never sent if the machine has not been off since, and counts as started if it has.
 //!
 //! Nothing about a run that is older than the *horizon* (a record was dropped unasked after a day, or the file was damaged)
 //! counts as started. An idempotent action is not armed: repeating it is as good as doing it once.
@@ -105,6 +109,8 @@ struct Index {
     /// `journal.log`, for reading outcomes back.
     file: Arc<File>,
     horizon: u64,
+    /// Runs of earlier hosts that are missing may have been sent.
+    doubts_absence: bool,
     /// Bytes of `finished` lines that are still wanted.
     live_bytes: u64,
 }
@@ -154,6 +160,7 @@ pub(crate) struct Journal {
     requests: mpsc::Sender<Request>,
     thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
     clock: Arc<dyn Clock>,
+    by_caller: bool,
 }
 
 impl Journal {
@@ -176,13 +183,14 @@ impl Journal {
         compact_bytes: u64,
     ) -> Result<Self, JournalError> {
         let (requests, queue) = mpsc::channel();
+        let by_caller = recovered.by_caller;
         let (writer, inner) =
             writer::Writer::open(recovered, lock, Arc::clone(&clock), events, queue, compact_bytes)?;
         let thread = std::thread::Builder::new()
             .name("interlock-journal".to_owned())
             .spawn(move || writer.run())
             .map_err(JournalError::io(Path::new("a thread for the journal")))?;
-        Ok(Self { inner, requests, thread: Arc::new(Mutex::new(Some(thread))), clock })
+        Ok(Self { inner, requests, thread: Arc::new(Mutex::new(Some(thread))), clock, by_caller })
     }
 
     /// The line that [`Self::arm`] writes. Made by the caller's task, not by the supervisor.
@@ -210,9 +218,20 @@ impl Journal {
         Ok(())
     }
 
-    /// Records the end of a call; `reply` is called when it is on disk, or cannot be.
+    /// Whether calls must be armed before they are sent.
+    pub(crate) fn arms(&self) -> bool {
+        !self.by_caller
+    }
+
+    /// Records the end of a call; `reply` is called when it is on disk, or cannot be. When the caller makes it durable, the
+    /// reply does not wait.
     pub(crate) fn finish(&self, run: RunId, outcome: Outcome, reply: Reply) {
         let at = self.clock.now().micros();
+        if self.by_caller {
+            self.request(Request::Finish { run, at, outcome: outcome.clone(), durable: false, reply: None });
+            reply(outcome, true);
+            return;
+        }
         self.request(Request::Finish { run, at, outcome, durable: true, reply: Some(reply) });
     }
 
@@ -234,8 +253,18 @@ impl Journal {
         self.inner.broken.load(Ordering::SeqCst)
     }
 
-    /// What is known about a run.
+    /// What is known about a run of an earlier host, or of this one.
     pub(crate) fn journaled(&self, run: RunId) -> Journaled {
+        let index = self.index();
+        if index.doubts_absence && !index.entries.contains_key(&run) {
+            return Journaled::Started;
+        }
+        drop(index);
+        self.stands(run)
+    }
+
+    /// What is known about a run that this host was asked for.
+    pub(crate) fn stands(&self, run: RunId) -> Journaled {
         let (entry, file) = {
             let index = self.index();
             match index.entries.get(&run) {
@@ -258,7 +287,7 @@ impl Journal {
 
     /// Whether a call may be started under this run id.
     pub(crate) fn known(&self, run: RunId) -> Known {
-        match self.journaled(run) {
+        match self.stands(run) {
             Journaled::NeverStarted => Known::New,
             Journaled::Started => Known::Started,
             Journaled::Finished(outcome) => Known::Finished(outcome),
@@ -273,7 +302,9 @@ impl Journal {
             let _ = thread.join();
         }
         let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        lock.as_ref().map_or((), crate::folder::unlock);
+        if let Some(lock) = lock {
+            crate::folder::unlock(&lock);
+        }
     }
 
     #[cfg(test)]

@@ -25,6 +25,12 @@ pub(crate) struct Recovered {
     pub(super) file: Option<File>,
     pub(super) session: u64,
     pub(super) horizon: u64,
+    /// A run that is missing here was provably never sent.
+    pub(super) absence_proves: bool,
+    /// The caller makes runs durable ([`crate::Durability::Caller`]).
+    pub(super) by_caller: bool,
+    /// There was no file: whatever the caller knows of earlier runs, the journal does not.
+    pub(super) fresh: bool,
     /// The old file is kept aside for people.
     pub(super) damaged: bool,
     /// Runs that were sent and whose end nobody has seen; new with this start.
@@ -85,12 +91,27 @@ impl Recovered {
             folder: folder.to_owned(),
             boot: boot.to_owned(),
             entries,
+            absence_proves,
+            by_caller: false,
+            fresh: file.is_none(),
             file,
             session: header.session,
             horizon,
             damaged,
             unfinished,
         })
+    }
+
+    /// From here on the caller makes runs durable.
+    pub(crate) fn by_caller(mut self) -> Self {
+        self.by_caller = true;
+        self
+    }
+
+    /// Whether a run of an earlier host that is missing here may have been sent all the same: the file is gone, or nobody
+    /// flushed it and the machine has been off since.
+    pub(super) fn doubts_absence(&self) -> bool {
+        self.fresh || (self.by_caller && !self.absence_proves)
     }
 
     /// Whether the old file had a hole.

@@ -76,6 +76,7 @@ impl Writer {
             std::fs::copy(&path, &aside).map_err(JournalError::io(&aside))?;
         }
         let now = clock.now();
+        let doubts_absence = recovered.doubts_absence();
         let mut index = Index {
             entries: recovered.entries,
             // Nothing is read from it when there was no file: then there are no outcomes.
@@ -86,6 +87,7 @@ impl Writer {
                 }
             }),
             horizon: recovered.horizon,
+            doubts_absence,
             live_bytes: 0,
         };
         let session = recovered.session + 1;
@@ -330,6 +332,7 @@ impl Writer {
                 entries: index.entries.clone(),
                 file: Arc::clone(&index.file),
                 horizon: index.horizon,
+                doubts_absence: index.doubts_absence,
                 live_bytes: 0,
             }
         };

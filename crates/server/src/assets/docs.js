@@ -95,7 +95,6 @@ function folded(kind, summary, build, open) {
 
 let token = null;
 let me = null;
-let skew = 0; // server clock minus ours in ms: a tablet's may be wrong
 
 /** A refusal or failure. `status` 0: no answer, so nobody knows whether the request arrived. */
 class Problem extends Error {
@@ -122,8 +121,6 @@ async function request(method, path, { body, headers, signal, seconds = 20, keep
 	const response = await fetch(path, { method, headers: sent, body: body && stringify(body), signal: control.signal, keepalive,
 		credentials: 'omit', cache: 'no-store', redirect: 'error' }).catch(() => Promise.reject(new Problem(0)));
 	clearTimeout(timeout);
-	const off = Date.parse(response.headers.get('date')) - Date.now();
-	skew = Math.abs(off) > 2000 ? off : 0; // the header has whole seconds
 	if (response.ok) return response;
 	if (response.status === 401 && used && used === token) endSession('Your session has ended. Sign in again; what you typed is still here.');
 	throw new Problem(response.status, await response.json().catch(() => null), response.headers);
@@ -143,6 +140,7 @@ on('sign-in-form', 'submit', async (event) => {
 		if (empty) throw new Problem(0, { detail: `Enter your ${empty === name ? 'name' : 'password'}.` });
 		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value } });
 		if (me?.user !== answer.user) forget();
+		stopping = null;
 		token = answer.access_token;
 		me = answer;
 		password.value = '';
@@ -212,7 +210,7 @@ async function refresh() {
 			showDevice();
 			if (was?.running !== device.running) loadRuns();
 			// A new worker may have other actions.
-			if (was?.worker?.started_at !== device.worker.started_at) loadActions();
+			if (!catalogue || was?.worker?.started_at !== device.worker.started_at) loadActions();
 		}
 	} catch (problem) {
 		failing = problem;
@@ -665,7 +663,7 @@ function actionForm(spec) {
 		event.preventDefault();
 		const { body, first, broken } = read(true);
 		first?.input.focus();
-		if (first || broken) return fill(output, h('p.problem', first ? 'Look at the marked fields.' : 'A rule does not hold; see above.'));
+		if (first || broken) return fill(output, h('p.problem', first ? 'See the marked fields.' : 'A rule does not hold.'));
 		for (const one of buttons) one.disabled = true;
 		const refused = await work(body).catch(refuse);
 		for (const one of buttons) one.disabled = false;
@@ -695,7 +693,7 @@ function actionForm(spec) {
 		}
 	});
 	// Enter in a field checks: only a pressed button makes a robot move.
-	const buttons = [button('Run', run(false), { class: 'primary' }), button('Simulate', run(true)), button('Check', ask, { title: 'Nothing is run' })];
+	const buttons = [button('Run', run(false), { class: 'primary' }), button('Simulate', run(true)), h('button', 'Check')];
 	const role = spec.role ?? 'operator';
 	const form = set(h('form', spec.doc && h('p.doc', spec.doc), fields.map((field) => field.root),
 		rules.length > 0 && [h('h4', 'Rules'), h('ul.rules', rules.map(({ mark, expr }) => h('li', mark, h('code.soft', ` ${expr}`))))],
@@ -833,7 +831,7 @@ async function openRun(id) {
 		bar.querySelector(':indeterminate')?.remove();
 	};
 	const elapsed = h('span');
-	const tick = () => run && fill(elapsed, span(run.duration_seconds ?? (Date.now() + skew - Date.parse(run.started_at)) / 1000));
+	const tick = () => run && fill(elapsed, span(run.duration_seconds ?? (Date.now() - Date.parse(run.started_at)) / 1000));
 	const ticking = setInterval(tick, 1000);
 	const progress = ({ current, total, message }) => {
 		fill(bar, set(h('progress'), { 'aria-label': 'Progress', max: total, value: total && Math.min(current, total) }));
@@ -862,14 +860,21 @@ async function openRun(id) {
 		},
 		rung: ({ rung, outcome, duration_ms: took }, at) => log({ level: 'stopping', message: `${rung} ${outcome} ${span(took / 1000)}` }, at) };
 	const load = async () => {
-		const response = await request('GET', `/runs/${segment(id)}`, { signal: control.signal });
-		run = JSON.parse(await response.text(), exact);
+		try {
+			const response = await request('GET', `/runs/${segment(id)}`, { signal: control.signal });
+			run = JSON.parse(await response.text(), exact);
+		} catch (problem) {
+			if (control.signal.aborted || (problem.status && !problem.wait)) throw problem;
+			fill(failure, explain(problem));
+			await sleep(problem.wait || 3);
+			return load();
+		}
 		fill(title, catalogue?.actions.find((one) => one.name === run.action)?.title || run.action, ' ', simulated(run));
 		tick();
 		fill(facts, h('p.hint', `${id} · by ${run.executed_by} · `, clock(run.started_at ?? run.created_at), ' · ', elapsed),
 			folded('details', 'Parameters', () => block(json(run.parameters))));
 		show(run.state);
-		if (run.error) fill(failure, explain({ ...run.error, request: run.request_id }));
+		fill(failure, run.error && explain({ ...run.error, request: run.request_id }));
 		if (run.state === 'succeeded') {
 			const text = h('code', json(run.result).slice(0, 200_000));
 			fill(result, h('div.head', h('h3', 'Result'), copyButton(text)), block(text));
@@ -906,7 +911,7 @@ function fileRow(run, { name, media_type: type, bytes }) {
 
 // ---- reference
 
-const loadReference = () => $('operations').firstChild ?? into($('operations'), async () => {
+const loadReference = () => $('operations').querySelector('section') ?? into($('operations'), async () => {
 	const api = await call('GET', '/openapi.json');
 	const groups = {};
 	for (const [path, item] of entries(api.paths)) {

@@ -1,16 +1,8 @@
-//! A transaction opens against a proof, and a proof cannot be made up.
+//! A transaction opens against a proof.
 
 use interlock_engine::StoreError;
-use interlock_engine::auth::{Db, Proof, Recorded};
+use interlock_engine::auth::{Db, Recorded};
 use serde_json::Value;
-
-pub struct Invented;
-
-impl Proof for Invented {
-    fn draft(&self, _: interlock_model::Timestamp, _: Value) -> interlock_model::audit::AuditDraft {
-        unimplemented!()
-    }
-}
 
 pub async fn write(db: &Db) -> Result<(), StoreError> {
     db.write(&(), |_| Box::pin(async { Ok(Recorded { value: (), details: Value::Null }) })).await
