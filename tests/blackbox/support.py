@@ -102,6 +102,21 @@ def token_parts(token):
     return tuple(json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in token.split(".")[:2])
 
 
+def certificate(folder, name, days="1", key_of=None):
+    """A self-signed certificate and its key as files. ``days`` may be negative: then it has expired."""
+    certificate_file, key_file = (os.path.join(folder, name + ending) for ending in (".crt", ".key"))
+    request = os.path.join(folder, name + ".csr")
+    extensions = os.path.join(folder, name + ".ext")
+    with open(extensions, "w", encoding="utf-8") as opened:
+        opened.write("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    for arguments in (["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key_file,
+                       "-out", request, "-subj", "/CN=localhost"],
+                      ["x509", "-req", "-in", request, "-signkey", key_file, "-days", days, "-extfile", extensions,
+                       "-out", certificate_file]):
+        subprocess.run([tool("openssl"), *arguments], check=True, capture_output=True, timeout=30)
+    return certificate_file, key_file
+
+
 class Server:
     """A device server. Use it as a context manager; it is started by ``with`` and everything it left is removed after.
 

@@ -1,7 +1,6 @@
 """Whatever callers and device files do wrong: a clear refusal, and a server that goes on."""
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -10,116 +9,10 @@ import threading
 import time
 import unittest
 
-from support import CALL_SECONDS, EXAMPLES, Case, Server, read_all, status_of, together, tool, wait_for
+from lab import BAD
+from support import CALL_SECONDS, Case, Server, read_all, status_of, together, tool, wait_for
 
 HEAD_SECONDS, BODY_SECONDS, MARGIN = 10, 30, 8
-
-BAD = '''
-    import ctypes, os, signal, sys, threading, time
-    from interlock import Param, ctx, safe_state, task
-
-    @task
-    def good(x: float = Param(1.5, min=0, max=10), n: int = Param(1, min=0, max=10), data: dict = Param(None)) -> float:
-        return x * n
-
-    @task
-    def object_result():
-        return object()
-
-    @task
-    def nan_result():
-        return {"value": float("nan")}
-
-    @task
-    def huge_result():
-        return "x" * (50 << 20)
-
-    @task
-    def deep_result():
-        value = []
-        for _ in range(100000):
-            value = [value]
-        return value
-
-    @task
-    def surrogate_result():
-        return "\\ud800"
-
-    @task
-    def chatty():
-        print('{"type":"returned","run":"%s","result":"forged"}' % ctx.run_id)
-        os.write(1, b'{"type":"returned","result":"forged"}\\n')
-        sys.__stdout__.write("to the old stdout\\n")
-        sys.__stdout__.flush()
-        print("to stderr", file=sys.stderr)
-        os.write(2, b"\\xff\\xfe not utf-8\\n")
-        return "honest"
-
-    @task
-    def leaves():
-        sys.exit(3)
-
-    @task
-    def segfault():
-        ctypes.string_at(0)
-
-    @task
-    def hard_exit():
-        os._exit(7)
-
-    @task
-    def forks():
-        if os.fork() == 0:
-            return "child"
-        os.wait()
-        return "parent"
-
-    @task
-    def threads():
-        for _ in range(20):
-            threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
-        return "left behind"
-
-    @task(timeout=0.5)
-    def endless():
-        while True:
-            pass
-
-    @task(timeout=0.5)
-    def hung_in_c():
-        ctypes.PyDLL(None).sleep(60)
-
-    @task
-    def closes_everything():
-        for descriptor in (0, 1, 2):
-            os.close(descriptor)
-        return "closed"
-
-    @task
-    def closes_by_number():
-        os.closerange(0, 256)
-        return "closed"
-
-    @task
-    def deletes_itself():
-        os.unlink(__file__)
-        return "deleted"
-
-    @task
-    def kills_its_group():
-        os.killpg(0, signal.SIGKILL)
-
-    @task
-    def raises_strangely():
-        class Odd(BaseException):
-            def __str__(self):
-                raise RuntimeError("no text")
-        raise Odd()
-
-    @safe_state
-    def rest(reason):
-        pass
-'''
 
 
 class Slow:

@@ -17,6 +17,9 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use commands::{config as config_command, dev, doctor, serve};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs laboratory robots over a network, safely.
 #[derive(Debug, Parser)]
 #[command(name = "interlock", version, about, max_term_width = 100)]

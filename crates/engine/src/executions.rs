@@ -5,7 +5,7 @@
 //! run that provably never started gives its key free.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -27,6 +27,8 @@ use crate::security::{self, Event};
 
 /// An idempotency key is remembered this long.
 const KEY_LIFETIME: Duration = Duration::from_hours(24);
+/// Runs that the device's journal is told to drop at once.
+const FORGET_BATCH: usize = 64;
 /// How often the end of a run is tried to be stored before it is left to reconciliation.
 const STORE_ATTEMPTS: u32 = 5;
 
@@ -96,6 +98,8 @@ struct Inner {
     tasks: TaskTracker,
     limits: Limits,
     system: SystemPermit,
+    /// Runs whose ends are stored, not yet told to the device's journal.
+    forgettable: Mutex<Vec<RunId>>,
 }
 
 impl std::fmt::Debug for Executions {
@@ -124,7 +128,8 @@ impl Executions {
         limits: Limits,
         system: SystemPermit,
     ) -> Self {
-        Self { inner: Arc::new(Inner { device, device_name, db, ambient, hub, tasks, limits, system }) }
+        let forgettable = Mutex::default();
+        Self { inner: Arc::new(Inner { device, device_name, db, ambient, hub, tasks, limits, system, forgettable }) }
     }
 
     /// Checks parameters as an execution would. Nothing is executed or recorded as a run.
@@ -345,7 +350,7 @@ impl Inner {
         for attempt in 1..=STORE_ATTEMPTS {
             match self.close(&*permit, row.clone(), outcome.clone(), live.started_at(), events.clone()).await {
                 Ok(run) => {
-                    self.device.forget(&[id]);
+                    self.forget_later(id);
                     self.hub.end(&live);
                     return run;
                 }
@@ -411,6 +416,17 @@ impl Inner {
             metrics::histogram!("device_execution_duration_seconds", "task" => run.action.clone()).record(duration_ms / 1000.0);
         }
         Ok(run)
+    }
+
+    /// The journal may drop the run. Told in batches: a journal that remembers too much loses nothing.
+    fn forget_later(&self, id: RunId) {
+        let mut forgettable = self.forgettable.lock().unwrap_or_else(PoisonError::into_inner);
+        forgettable.push(id);
+        if forgettable.len() >= FORGET_BATCH {
+            let batch = std::mem::take(&mut *forgettable);
+            drop(forgettable);
+            self.device.forget(&batch);
+        }
     }
 
     fn log_failure(&self, row: &RunRow, outcome: &Outcome, origin: &crate::auth::Origin) {

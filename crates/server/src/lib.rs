@@ -14,4 +14,4 @@ pub mod state;
 pub mod tls;
 
 pub use api::{device_routes, router};
-pub use state::AppState;
+pub use state::{AppState, Services};

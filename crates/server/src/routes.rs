@@ -232,7 +232,7 @@ async fn admit<A: Action<Target: DeserializeOwned>>(State(state): State<AppState
     let (mut parts, body) = request.into_parts();
     let origin = parts.extensions.get::<Arc<Origin>>().cloned().ok_or_else(|| ApiError::internal(&Misplaced))?;
     let caller = state.guard.authenticate(bearer(&parts.headers), &origin)?;
-    if !state.limits.is_exempt(parts.uri.path()) {
+    if state.limits.counts_for_principal(parts.uri.path()) {
         state.limits.admit_principal(caller.name(), &origin)?;
     }
     let target = Path::<A::Target>::from_request_parts(&mut parts, &()).await;

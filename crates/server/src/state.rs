@@ -16,9 +16,36 @@ use tokio_util::task::TaskTracker;
 use crate::config::ServerConfig;
 use crate::perimeter::limits::Limiter;
 
-/// The services of one server.
+/// The services of one server. Cheap to clone: every request does so several times.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Services>);
+
+impl AppState {
+    /// Shares the services.
+    pub fn new(services: Services) -> Self {
+        Self(Arc::new(services))
+    }
+
+    /// The same services with a change.
+    #[must_use]
+    pub fn edited(&self, edit: impl FnOnce(&mut Services)) -> Self {
+        let mut services = Services::clone(self);
+        edit(&mut services);
+        Self::new(services)
+    }
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
+/// The services themselves.
+#[derive(Clone)]
+pub struct Services {
     /// Decides.
     pub guard: Arc<Guard>,
     /// Signs in and out.

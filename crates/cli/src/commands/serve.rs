@@ -16,7 +16,7 @@ use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::security::{self, Event};
 use interlock_model::secret::Secret;
-use interlock_server::AppState;
+use interlock_server::{AppState, Services};
 use interlock_server::config::{ConnectionLimits, ServerConfig};
 use interlock_server::listener::Listener;
 use interlock_server::perimeter::limits::Limiter;
@@ -304,7 +304,7 @@ impl Wired<'_> {
             Box::pin(Arc::clone(principals).watch(Duration::from_millis(500))),
         ];
         let limiter = Limiter::new(server.rate, server.connections.in_flight);
-        let app = AppState {
+        let app = AppState::new(Services {
             guard,
             sessions,
             executions,
@@ -318,7 +318,7 @@ impl Wired<'_> {
             metrics,
             tasks: self.runs,
             started: Instant::now(),
-        };
+        });
         (app, following)
     }
 }

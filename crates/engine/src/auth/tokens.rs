@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn time_is_judged_with_thirty_seconds_of_grace() {
         let (_, claims) = issue(&tokens());
-        let at = |seconds| Tokens::check_time(&claims, Timestamp::from_seconds(1_000_000 + seconds));
+        let at = |seconds: i64| Tokens::check_time(&claims, Timestamp::from_seconds(1_000_000 + seconds));
 
         assert_eq!(at(0), Ok(()));
         assert_eq!(at(3629), Ok(()));

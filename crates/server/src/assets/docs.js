@@ -122,7 +122,7 @@ async function request(method, path, { body, headers, signal, seconds = 20, keep
 		credentials: 'omit', cache: 'no-store', redirect: 'error' }).catch(() => Promise.reject(new Problem(0)));
 	clearTimeout(timeout);
 	if (response.ok) return response;
-	if (response.status === 401 && used && used === token) endSession('Your session has ended. Sign in again; what you typed is still here.');
+	if (response.status === 401 && used && used === token) endSession('Your session has ended. What you typed is still here.');
 	throw new Problem(response.status, await response.json().catch(() => null), response.headers);
 }
 const call = async (...given) => (await request(...given)).json().catch(() => Promise.reject(new Problem(0)));
@@ -248,7 +248,7 @@ function showDevice() {
 	$('icon').href = $('icon').href.replace(/%23\w+/, engaged ? '%23b8001f' : '%230b5fa5');
 }
 
-/** Changes a text only when it differs, because it is read aloud. */
+/** Changes a text only if it differs: it is read aloud. */
 function tellOnce(place, words) {
 	if (place.textContent !== h('p', words).textContent) fill(place, words);
 }
@@ -279,7 +279,7 @@ async function stop() {
 		showStop();
 	};
 	/** No answer: the same again for a short while. It does no harm if the first one has arrived. */
-	const send = (tries) => call('POST', '/stop', { body: { reason: 'pressed on the browser page' }, seconds: 120 })
+	const send = (tries) => call('POST', '/stop', { body: { reason: 'pressed in the browser' }, seconds: 120 })
 		.catch((problem) => (problem.status || !tries ? Promise.reject(problem) : sleep(1).then(() => send(tries - 1))));
 	if (!token) return tell('failed', `The stop was NOT sent: you are not signed in. ${MACHINE}`);
 	tell('pending', 'Stopping … no confirmation yet');
@@ -566,7 +566,7 @@ function makeField(spec, changed) {
 		write = () => (input.value = usual === null ? '' : json(usual));
 	}
 	const option = (text, value) => set(h('option', text), { value });
-	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(nullable ? '– no value –' : 'choose …', ''),
+	const input = set(h(kind, choices && !wells && [(nullable || usual === null) && option(nullable ? 'no value' : 'choose …', ''),
 		choices.map((one, i) => option(`${short([one])} ${unit}`, i))]),
 	{ id, autocomplete: spec.sensitive ? 'new-password' : 'off', spellcheck: 'false', rows: 4, oninput: edit,
 		'aria-describedby': `${id}-hint ${id}-error`, ...attributes });
@@ -618,7 +618,7 @@ function actionForm(spec) {
 	const output = set(h('div'), { role: 'status' });
 	const code = codeTabs(samples(spec.name, {}));
 	const fields = spec.parameters.map((parameter) => makeField(parameter, () => read()));
-	// A rule that cannot be compiled here stays open: the server evaluates it.
+	// A rule that cannot be compiled here stays open for the server.
 	const names = fields.map((field) => field.spec.name);
 	const rules = spec.rules.map(({ expr, message }) => ({ expr, message, mark: h('span'), holds: attempt(() => compileRule(expr, names)) }));
 
@@ -814,7 +814,7 @@ async function openRun(id) {
 	const part = (name, content) => set(h('div', h('h3', name), content), { hidden: true });
 	const cancel = button('Cancel this run', () => into(failure, async () => {
 		fill(notice, 'Cancelling …');
-		await call('POST', `/runs/${segment(id)}/cancel`, { body: { reason: 'cancelled on the browser page' } });
+		await call('POST', `/runs/${segment(id)}/cancel`, { body: { reason: 'cancelled in the browser' } });
 	}));
 	fill($('run'), h('div.head', title, state, cancel), facts, bar, step, notice, failure, result, part('Metrics', h('table', metrics)),
 		part('Files', files), part('Log', lines));
@@ -839,7 +839,8 @@ async function openRun(id) {
 	};
 	const series = new Map();
 	const metric = ({ name, value, unit, labels }) => {
-		if (series.size < 200) series.set(`${name} ${entries(labels).map((pair) => pair.join('=')).join(' ')}`, `${value} ${symbol(unit)}`);
+		const key = `${name} ${entries(labels).map((pair) => pair.join('=')).join(' ')}`;
+		if (series.size < 200 || series.has(key)) series.set(key, `${value} ${symbol(unit)}`);
 		fill(metrics, [...series].map((row) => h('tr', row.map((cell) => h('td', cell)))));
 		reveal(metrics);
 	};
@@ -849,7 +850,7 @@ async function openRun(id) {
 		lines.append(h(`li.${level}`, clock(at), level === 'info' ? ' ' : ` ${level}: `, String(message).slice(0, 10_000)));
 		if (lines.children.length > 1000) lines.firstChild.remove();
 		reveal(lines);
-		// Once a frame: measuring for every line is slow.
+		// Measuring for every line is slow.
 		if (pinned) requestAnimationFrame(() => (lines.scrollTop = lines.scrollHeight));
 	};
 	const artifact = (file) => reveal(files, files.append(fileRow(id, file)));

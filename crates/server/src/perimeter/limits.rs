@@ -1,7 +1,7 @@
 //! Rate limits, blocks and load shedding, in process.
 //!
 //! Each address (an IPv6 /64 counts as one) and each principal has two windows that open with their first request: a minute
-//! and an hour. `/health` has its own, signing in a smaller one. Whoever keeps hammering is refused for a minute. Probes,
+//! and an hour. `/health` and `/device` have their own, signing in a smaller one. Whoever keeps hammering is refused for a minute. Probes,
 //! metrics and the emergency stop are never limited.
 
 use std::collections::HashMap;
@@ -34,6 +34,8 @@ const REMAINING: HeaderName = HeaderName::from_static("ratelimit");
 enum Key {
     Address(IpAddr),
     Health(IpAddr),
+    /// Watching a device must not use up what acting on it needs.
+    Status(IpAddr),
     SignIn(IpAddr),
     Principal(String),
 }
@@ -107,6 +109,11 @@ impl Limiter {
         Self { limits, entries: Mutex::default(), slots: Arc::new(Semaphore::new(in_flight)) }
     }
 
+    /// Whether a path counts against its principal as well as its address.
+    pub fn counts_for_principal(&self, path: &str) -> bool {
+        path != "/device" && !self.is_exempt(path)
+    }
+
     /// Whether a path is never limited, shed or blocked.
     pub fn is_exempt(&self, path: &str) -> bool {
         matches!(path, "/stop" | "/health/live" | "/health/ready" | "/metrics")
@@ -116,6 +123,7 @@ impl Limiter {
         let address = counted(origin.client_ip);
         match path {
             "/health" => Key::Health(address),
+            "/device" => Key::Status(address),
             "/auth/login" => Key::SignIn(address),
             _ => Key::Address(address),
         }
@@ -190,7 +198,7 @@ impl Limiter {
         let now = Instant::now();
         let address = counted(origin.client_ip);
         let entries = self.lock();
-        for key in [Key::Address(address), Key::Health(address), Key::SignIn(address)] {
+        for key in [Key::Address(address), Key::Health(address), Key::Status(address), Key::SignIn(address)] {
             if let Some(until) = entries.get(&key).and_then(|entry| entry.blocked_until).filter(|until| *until > now) {
                 return Err(blocked(until - now));
             }

@@ -21,7 +21,7 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::secret::Secret;
 use interlock_model::time::{TestClock, TestEntropy};
 use interlock_model::{Clock as _, Timestamp};
-use interlock_server::AppState;
+use interlock_server::{AppState, Services};
 use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, ServerConfig};
 use interlock_server::listener::Peer;
 use interlock_server::perimeter::limits::Limiter;
@@ -150,7 +150,7 @@ impl Lab {
             let roles: Vec<String> = roles.iter().map(|&role| role.to_owned()).collect();
             users.console(&console).create(name, password(name), &roles).await.expect("a user");
         }
-        let app = AppState {
+        let app = AppState::new(Services {
             guard,
             sessions,
             executions,
@@ -165,7 +165,7 @@ impl Lab {
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             tasks: TaskTracker::new(),
             started: Instant::now(),
-        };
+        });
         let router = interlock_server::router(app.clone());
         Self { app, router, store, device, clock, recorder, runs, tokens: Mutex::default(), _folder: folder }
     }

@@ -205,6 +205,20 @@ async fn a_broken_stream_is_resumed_without_gap_or_repetition() {
 }
 
 #[tokio::test]
+async fn a_follower_that_has_everything_is_told_nothing_more() {
+    let lab = Lab::start().await;
+    lab.device.tells(story());
+    let run = start(&lab).await;
+    finished(&lab, &run).await;
+
+    let again = Answer::read(stream(&lab, &run, Some("8")).await).await;
+    let polled = lab.get(&format!("/runs/{run}/events?after=8")).signed(&lab.token("vic").await).send().await.ok();
+
+    assert_eq!(parse_stream(&again.text()), []);
+    assert_eq!(polled, json!({ "items": [], "next_after": 8, "done": true }));
+}
+
+#[tokio::test]
 async fn an_absurd_place_to_resume_from_ends_with_the_run() {
     let lab = Lab::start().await;
     lab.device.hold();

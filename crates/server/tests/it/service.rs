@@ -1,8 +1,9 @@
 //! The service itself: banner, catalogue, health, documents, metrics, log.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use interlock_model::secret::Secret;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -10,15 +11,36 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, password};
 
-/// What was logged while it was installed, on this thread.
+thread_local! {
+    static CAPTURE: RefCell<Option<Capture>> = const { RefCell::new(None) };
+}
+
+/// What this thread logged while it was installed.
+///
+/// One subscriber for the whole binary that writes to the thread's capture: with one for each thread, an event that another
+/// thread happens to meet first is switched off for all (tracing caches who is interested).
 #[derive(Clone, Default)]
 pub(crate) struct Capture(Arc<Mutex<Vec<u8>>>);
 
+/// Ends a capture.
+pub(crate) struct Captured;
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        CAPTURE.set(None);
+    }
+}
+
 impl Capture {
-    pub(crate) fn install(&self) -> tracing::subscriber::DefaultGuard {
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).with_ansi(false).finish();
-        tracing::subscriber::set_default(subscriber)
+    pub(crate) fn install(&self) -> Captured {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let writer = || CAPTURE.with_borrow(|capture| capture.clone().unwrap_or_default());
+            let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(writer).with_ansi(false).finish();
+            tracing::subscriber::set_global_default(subscriber).expect("the only subscriber of this binary");
+        });
+        CAPTURE.set(Some(self.clone()));
+        Captured
     }
 
     pub(crate) fn text(&self) -> String {
@@ -285,7 +307,7 @@ fn metrics_count_what_happened_without_names_that_callers_invent() {
     let text = with_metrics(|handle| async move {
         interlock_engine::metrics::describe();
         let mut lab = Lab::with(|config| config.rate.enabled = true).await;
-        lab.app.metrics = handle.clone();
+        lab.app = lab.app.edited(|services| services.metrics = handle.clone());
         lab.router = interlock_server::router(lab.app.clone());
         lab.mix("ana").await.send().await.ok();
         lab.post("/auth/login").json(&json!({ "username": "invented-name", "password": "x" })).send().await.refused(401, "unauthorized");

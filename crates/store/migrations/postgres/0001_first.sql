@@ -29,9 +29,8 @@ CREATE TABLE runs (
     finished_at BIGINT,
     duration_ms DOUBLE PRECISION
 );
-CREATE INDEX runs_by_time ON runs (created_at, id);
-CREATE INDEX runs_by_state ON runs (state, created_at, id);
-CREATE INDEX runs_by_action ON runs (action, created_at, id);
+CREATE INDEX runs_by_state ON runs (state, id);
+CREATE INDEX runs_by_action ON runs (action, id);
 
 CREATE TABLE run_events (
     run  TEXT COLLATE "C" NOT NULL REFERENCES runs (id),
@@ -77,7 +76,6 @@ CREATE TABLE audit (
 CREATE INDEX audit_by_action ON audit (action, seq);
 CREATE INDEX audit_by_actor ON audit USING hash (actor) WHERE actor IS NOT NULL;
 CREATE INDEX audit_by_subject ON audit USING hash (subject) WHERE subject IS NOT NULL;
-CREATE INDEX audit_by_time ON audit (at);
 
 -- The end of the chain. Its row is locked by the transaction that appends, so numbers have no gaps.
 CREATE TABLE audit_head (

@@ -27,9 +27,8 @@ CREATE TABLE runs (
     finished_at INTEGER,
     duration_ms REAL
 ) STRICT;
-CREATE INDEX runs_by_time ON runs (created_at, id);
-CREATE INDEX runs_by_state ON runs (state, created_at, id);
-CREATE INDEX runs_by_action ON runs (action, created_at, id);
+CREATE INDEX runs_by_state ON runs (state, id);
+CREATE INDEX runs_by_action ON runs (action, id);
 
 CREATE TABLE run_events (
     run  TEXT    NOT NULL REFERENCES runs (id),
@@ -74,7 +73,6 @@ CREATE TABLE audit (
 CREATE INDEX audit_by_action ON audit (action, seq);
 CREATE INDEX audit_by_actor ON audit (actor, seq) WHERE actor IS NOT NULL;
 CREATE INDEX audit_by_subject ON audit (subject, seq) WHERE subject IS NOT NULL;
-CREATE INDEX audit_by_time ON audit (at);
 
 -- Moves with every change of who may sign in, whoever makes it: servers compare it with what they have in memory.
 CREATE TABLE changes (

@@ -41,11 +41,11 @@ pub(super) async fn runs(
 ) -> Result<Paged<RunRow>, Error> {
     let conditions = Conditions::runs('$', filter);
     let counted = format!("SELECT count(*) FROM runs{}", conditions.clause());
-    part(client, conditions, &counted, RUN, "created_at DESC, id DESC", page, run_row).await
+    part(client, conditions, &counted, RUN, "id DESC", page, run_row).await
 }
 
 pub(super) async fn open_runs(client: &impl GenericClient) -> Result<Vec<RunRow>, Error> {
-    let query = format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY created_at, id");
+    let query = format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY id");
     all(client, &query, &[], run_row).await
 }
 

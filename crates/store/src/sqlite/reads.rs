@@ -42,7 +42,7 @@ pub(super) fn runs(
     // One snapshot for the part and the whole.
     let snapshot = connection.transaction().map_err(error)?;
     let total = total(&snapshot, &format!("SELECT count(*) FROM runs{}", conditions.clause()), &conditions)?;
-    let query = paged(RUN, &mut conditions, "created_at DESC, id DESC", page);
+    let query = paged(RUN, &mut conditions, "id DESC", page);
     let items = all(&snapshot, &query, params_from_iter(conditions.values()), run_row)?;
     Ok(Paged { items, total })
 }
@@ -50,7 +50,7 @@ pub(super) fn runs(
 pub(super) fn open_runs(connection: &Connection) -> Result<Vec<RunRow>, Error> {
     all(
         connection,
-        &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY created_at, id"),
+        &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY id"),
         [],
         run_row,
     )

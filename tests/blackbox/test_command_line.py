@@ -1,0 +1,100 @@
+"""The command line against a real server over TLS: the steps of the README, and what goes wrong."""
+
+import json
+import os
+import stat
+import subprocess
+import unittest
+
+from lab import LAB
+from support import ADMIN_PASSWORD, Server, program, wait_for
+
+
+class CommandLine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(LAB, options=["--tls", "internal"])
+        cls.addClassCleanup(cls.server.close)
+        cls.server.start()
+
+    def setUp(self):
+        self.home = os.path.join(self.server.folder, self.id().rpartition(".")[2])
+        os.mkdir(self.home)
+
+    def cli(self, *words, stdin="", code=0):
+        """Run the command line; ``code`` None accepts any failure. Returns what it printed."""
+        variables = {"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}
+        done = subprocess.run([program(), "--no-input", *words], input=stdin, capture_output=True, text=True, timeout=60, env=variables, check=False)
+        if code is None:
+            self.assertGreater(done.returncode, 0, done.stdout + done.stderr)
+        else:
+            self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertNotIn("panicked", done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def login(self):
+        self.cli("login", "--url", self.server.url, "--ca-file", self.server.ready["ca_file"], "--user", "admin", "--password-stdin",
+                 stdin=ADMIN_PASSWORD + "\n")
+
+    def test_the_steps_of_the_readme(self):
+        self.login()
+        self.assertIn("admin", self.cli("whoami"))
+        self.assertIn("mix", self.cli("action", "list"))
+        self.assertEqual(json.loads(self.cli("-o", "json", "run", "mix", "volume=0.1mL", "wells=2"))["result"]["volume"], 100.0)
+        self.assertIn("volume", self.cli("run", "mix", "volume=301", code=None))
+        self.assertIn("volume", self.cli("run", "mix", code=None))
+        self.cli("run", "fail", code=None)
+        self.assertIn("ready", self.cli("status"))
+
+        run = self.cli("run", "move", "seconds=30", "--detach").strip().splitlines()[-1].split()[-1]
+        self.assertTrue(run.startswith("run_"), run)
+        self.cli("cancel", run)
+        self.assertEqual(self.server.ended(run)["state"], "cancelled")
+        self.assertIn(run, self.cli("runs", "list"))
+
+        for _ in range(2):
+            self.cli("run", "move", "key=cli", "--idempotency-key", "cli-1")
+        self.assertEqual(len([item for item in self.server.get("/runs?limit=200").json()["items"] if item["parameters"].get("key") == "cli"]), 1)
+
+        self.cli("stop", "--reason", "trying the stop")
+        self.assertIs(self.server.get("/device").json()["emergency_stop"]["engaged"], True)
+        self.assertIn("top", self.cli("run", "move", code=None))
+        self.cli("release", "--yes", "--reason", "looked")
+        self.cli("run", "move", "key=after")
+        self.assertIn("device.executed", self.cli("audit", "list"))
+        self.cli("logout")
+        self.cli("whoami", code=None)
+
+    def test_what_is_kept_is_private_and_holds_no_password(self):
+        self.login()
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(self.home) for name in names]
+        self.assertTrue(files)
+        for path in files:
+            with open(path, "rb") as opened:
+                content = opened.read()
+            self.assertNotIn(ADMIN_PASSWORD.encode(), content)
+            if b"eyJ" in content:
+                self.assertEqual(stat.S_IMODE(os.stat(path).st_mode) & 0o077, 0, path)
+
+    def test_refusals_say_what_to_do(self):
+        wrong = self.cli("login", "--url", self.server.url, "--ca-file", self.server.ready["ca_file"], "--user", "admin", "--password-stdin",
+                         stdin="Wrong-wrong-wrong-11\n", code=None)
+        self.assertNotIn("Wrong-wrong-wrong-11", wrong)
+        self.assertIn("ca-file", self.cli("login", "--url", self.server.url, "--user", "admin", "--password-stdin", stdin=ADMIN_PASSWORD + "\n", code=None))
+        self.cli("login", "--url", "https://127.0.0.1:1", "--user", "admin", "--password-stdin", stdin="x\n", code=None)
+        self.assertIn("login", self.cli("run", "mix", "volume=1", code=None))
+        self.cli("frobnicate", code=2)
+
+    def test_ending_the_command_line_does_not_end_the_run(self):
+        self.login()
+        variables = {"PATH": os.environ["PATH"], "HOME": self.home}
+        process = subprocess.Popen([program(), "--no-input", "run", "move", "key=watched", "seconds=2"], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables)
+        run = wait_for(lambda: self.server.get("/device").json()["running"], "the run")
+        process.kill()
+        process.wait(10)
+        self.assertEqual(self.server.ended(run)["state"], "succeeded")
+
+
+if __name__ == "__main__":
+    unittest.main()
