@@ -22,8 +22,8 @@ _MEDIA_TYPES = {
 
 def check_name(name):
     """Raise ``ValueError`` unless ``name`` is a plain file name."""
-    if not isinstance(name, str) or not name or name in (".", ".."):
-        raise ValueError("an artifact needs a file name such as \"well.png\"")
+    if not isinstance(name, str) or not name or name.startswith("."):
+        raise ValueError("an artifact needs a file name such as \"well.png\", without a dot in front")
     if "/" in name or "\\" in name or any(ord(character) < 32 or ord(character) == 127 for character in name):
         raise ValueError("the artifact name %r must not hold a path or control characters" % name)
     if len(name.encode("utf-8", "surrogatepass")) > 200:

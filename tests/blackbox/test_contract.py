@@ -261,11 +261,6 @@ class SecureExample(Case):
             for query in ({"limit": 0}, {"limit": 201}, {"offset": -1}, {"limit": "x"}, {"state": "nonsense"}):
                 self.assertProblem(client.get("/runs", params=query), 422, "invalid_request")
 
-    def test_a_hostile_query_is_blocked(self):
-        with self.server.as_user("vera") as client:
-            for path in ("/tasks?filter=';%20DROP%20TABLE%20tasks;%20--", "/tasks?x=%00", "/tasks?x=%3Cscript%3Ealert(1)%3C/script%3E"):
-                self.assertProblem(client.get(path), 400, "request_blocked")
-
     def test_hosts(self):
         with self.server.http() as client:
             for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""):

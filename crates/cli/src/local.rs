@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use interlock_engine::UserRow;
 use interlock_engine::auth::SystemPermit;
 use interlock_engine::users::{UserChange, UserError, Users};
+use interlock_model::audit::Hash;
 use interlock_model::secret::Secret;
 
 use crate::config::Config;
@@ -59,8 +60,8 @@ impl Local {
     }
 
     /// Checks the whole audit chain: its length and last hash.
-    pub(crate) async fn verify_audit(&self) -> anyhow::Result<(u64, String)> {
-        let verified = interlock_engine::audit::verify(&*self.parts.store).await?;
+    pub(crate) async fn verify_audit(&self, noted: Option<(u64, Hash)>) -> anyhow::Result<(u64, String)> {
+        let verified = interlock_engine::audit::verify(&*self.parts.store, noted).await?;
         Ok((verified.seq, interlock_model::id::hexadecimal(&verified.hash)))
     }
 

@@ -122,7 +122,8 @@ async fn serve_device(args: serve::ServeArgs) -> anyhow::Result<()> {
     let config = args.settings()?;
     let (level, text) = config.logging()?;
     logging::start(level, text);
-    serve::serve(args, config, |ready| print_err(&serve::banner(ready))).await
+    // On standard output: standard error is the log, which collectors keep, and the first password is shown once.
+    serve::serve(args, config, |ready| print_out(&serve::banner(ready))).await
 }
 
 /// Prints a failure as what, why and what to do.

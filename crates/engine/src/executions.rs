@@ -27,6 +27,8 @@ use crate::security::{self, Event};
 
 /// An idempotency key is remembered this long.
 const KEY_LIFETIME: Duration = Duration::from_hours(24);
+/// Shortest wait for the device, which covers handing the call over.
+const HANDING_OVER: Duration = Duration::from_millis(100);
 /// Runs that the device's journal is told to drop at once.
 const FORGET_BATCH: usize = 64;
 /// How often the end of a run is tried to be stored before it is left to reconciliation.
@@ -189,7 +191,8 @@ impl Executions {
             parameters,
             simulated: request.simulated,
             timeout: action.spec.timeout_seconds.map_or(inner.limits.default_timeout, Duration::from_secs_f64),
-            queue_limit: Some(inner.limits.queue),
+            // An idle device must never look busy because its journal took a moment.
+            queue_limit: Some(inner.limits.queue.max(HANDING_OVER)),
         };
         // On a task of its own from the first write on: a caller that goes away between the record and the call would leave a
         // run that nobody carries out.
@@ -337,9 +340,11 @@ impl Inner {
     /// Executes and records the end. Runs on its own task: a caller that hangs up changes nothing.
     async fn carry_out(self: Arc<Self>, permit: Arc<Permit<ExecuteAction>>, row: RunRow, call: Call, live: Arc<LiveRun>) -> RunRow {
         let id = row.id;
+        let secrets = self.secrets_of(&call);
         // A panic of the device's runtime says nothing about the robot.
         let outcome = AssertUnwindSafe(self.device.call(call)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|_| Outcome::Uncertain { reason: "the device's runtime panicked".to_owned() });
+        let outcome = without_secrets(outcome, &secrets);
         // What happened before the end is told before the end.
         self.hub.sort();
         self.log_failure(&row, &outcome, permit.caller().origin());
@@ -418,6 +423,16 @@ impl Inner {
         Ok(run)
     }
 
+    /// Values of the call that must never be written down.
+    fn secrets_of(&self, call: &Call) -> Vec<String> {
+        let catalogue = self.device.catalogue();
+        let sensitive = catalogue.action(&call.action).into_iter().flat_map(|action| &action.parameters).filter(|p| p.spec.sensitive);
+        let values = sensitive.filter_map(|parameter| call.parameters.get(&parameter.spec.name));
+        let texts = values.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        // A text of one or two characters occurs everywhere; hiding it would hide everything.
+        texts.filter(|text| text.chars().count() > 2).collect()
+    }
+
     /// The journal may drop the run. Told in batches: a journal that remembers too much loses nothing.
     fn forget_later(&self, id: RunId) {
         let mut forgettable = self.forgettable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -442,6 +457,17 @@ impl Inner {
             ),
         }
     }
+}
+
+/// What the function said without the sensitive values it was given: exceptions like to repeat them.
+fn without_secrets(mut outcome: Outcome, secrets: &[String]) -> Outcome {
+    if let Outcome::Raised { error, .. } = &mut outcome {
+        for secret in secrets {
+            error.message = error.message.replace(secret, "***");
+            error.traceback = error.traceback.take().map(|text| text.replace(secret, "***"));
+        }
+    }
+    outcome
 }
 
 /// Whether a key may be given to another run.

@@ -155,7 +155,7 @@ impl Users {
         };
         let row = user.clone();
         self.db
-            .write(proof, move |tx| {
+            .write_about(proof, Some(user.name.clone()), move |tx| {
                 Box::pin(async move {
                     if !tx.insert_user(&row).await? {
                         return Err(UserError::Exists);

@@ -226,6 +226,9 @@ impl Catalogue {
     }
 }
 
+/// Unexpected parameters that an answer names.
+const MAX_UNEXPECTED: usize = 10;
+
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_')
@@ -310,17 +313,11 @@ impl DeviceAction {
                 }
             }
         }
-        if !given.is_empty() {
-            errors.push(ParameterError {
-                loc: vec![],
-                kind: "unexpected",
-                message: format!(
-                    "{} unexpected; '{}' takes {}",
-                    if given.len() == 1 { "1 parameter is" } else { "some parameters are" },
-                    self.spec.name,
-                    self.names()
-                ),
-            });
+        for name in given.keys().take(MAX_UNEXPECTED) {
+            // A plain word can be said back; anything else may be an attack on whoever reads the answer.
+            let (loc, what) = if is_name(name) { (vec![name.clone()], format!("parameter '{name}'")) } else { (vec![], "a parameter".to_owned()) };
+            let message = format!("{what} is unexpected; '{}' takes {}", self.spec.name, self.names());
+            errors.push(ParameterError { loc, kind: "unexpected", message });
         }
         if errors.is_empty() {
             for (rule, message) in &self.rules {

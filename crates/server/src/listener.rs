@@ -3,16 +3,20 @@
 //! A connection costs something before it has proved anything, so every stage has a deadline: handshake, head, body (in
 //! `body`), idle. Caps hold per address and in all. HTTP/2 is spoken where TLS negotiated it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::Uri;
-use hyper::body::Incoming;
+use axum::http::{HeaderValue, Uri, Version, header};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -56,37 +60,68 @@ impl std::fmt::Debug for Listener {
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    /// Connections of each address, the oldest first.
+    by_address: HashMap<IpAddr, VecDeque<Arc<Activity>>>,
+}
+
+/// What a connection is doing.
+#[derive(Debug, Default)]
+struct Activity {
+    /// Requests that are being answered.
+    requests: AtomicUsize,
+    /// Ends the connection when it is idle and others need its place.
+    evicted: CancellationToken,
+}
+
+impl Activity {
+    fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Acquire) == 0
+    }
 }
 
 /// A place among the open connections; gives itself back.
 struct Place {
     open: Arc<Mutex<Open>>,
     address: IpAddr,
+    activity: Arc<Activity>,
 }
 
 impl Place {
+    /// A place, if need be that of the oldest idle connection of the same address: whoever opens connections and says nothing
+    /// must not keep anybody from stopping a robot.
     fn take(open: &Arc<Mutex<Open>>, address: IpAddr, limits: &ConnectionLimits) -> Option<Self> {
-        let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = counts.by_address.get(&address).copied().unwrap_or(0);
-        if counts.total >= limits.total || mine >= limits.per_address {
+        let mut guard = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = &mut *guard;
+        let mine = counts.by_address.entry(address).or_default();
+        if mine.len() >= limits.per_address || (counts.total >= limits.total && !mine.is_empty()) {
+            let oldest = mine.iter().position(|activity| activity.is_idle())?;
+            if let Some(activity) = mine.remove(oldest) {
+                activity.evicted.cancel();
+                counts.total = counts.total.saturating_sub(1);
+            }
+        } else if counts.total >= limits.total {
+            counts.by_address.remove(&address);
             return None;
         }
+        let activity = Arc::new(Activity::default());
+        counts.by_address.entry(address).or_default().push_back(Arc::clone(&activity));
         counts.total += 1;
-        counts.by_address.insert(address, mine + 1);
-        Some(Self { open: Arc::clone(open), address })
+        Some(Self { open: Arc::clone(open), address, activity })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.total = counts.total.saturating_sub(1);
-        if let Some(mine) = counts.by_address.get_mut(&self.address) {
-            *mine -= 1;
-            if *mine == 0 {
-                counts.by_address.remove(&self.address);
-            }
+        let mut guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = &mut *guard;
+        let Some(mine) = counts.by_address.get_mut(&self.address) else { return };
+        // An evicted connection has given its place away already.
+        if let Some(at) = mine.iter().position(|activity| Arc::ptr_eq(activity, &self.activity)) {
+            mine.remove(at);
+            counts.total = counts.total.saturating_sub(1);
+        }
+        if mine.is_empty() {
+            counts.by_address.remove(&self.address);
         }
     }
 }
@@ -128,12 +163,17 @@ impl Listener {
                 metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded").increment(1);
                 continue;
             };
-            let connection = Connection { router: router.clone(), limits: self.limits, stop: stop.clone(), address };
+            let activity = Arc::clone(&place.activity);
+            let connection = Connection { router: router.clone(), limits: self.limits, stop: stop.clone(), address, activity };
             let acceptor = acceptor.clone();
             tasks.spawn(async move {
-                let _place = place;
+                let evicted = place.activity.evicted.clone();
                 let _ = stream.set_nodelay(true);
-                connection.run(stream, acceptor).await;
+                tokio::select! {
+                    () = connection.run(stream, acceptor) => {}
+                    () = evicted.cancelled() => {}
+                }
+                drop(place);
             });
         }
     }
@@ -144,6 +184,7 @@ struct Connection {
     limits: ConnectionLimits,
     stop: CancellationToken,
     address: SocketAddr,
+    activity: Arc<Activity>,
 }
 
 impl Connection {
@@ -165,7 +206,7 @@ impl Connection {
     }
 
     async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, tls: bool) {
-        let service = service_fn(|request| answer(self.router.clone(), self.peer(tls), request));
+        let service = service_fn(|request| answer(self.router.clone(), self.peer(tls), Arc::clone(&self.activity), request));
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
@@ -185,7 +226,7 @@ impl Connection {
     }
 
     async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let service = service_fn(|request| answer(self.router.clone(), self.peer(true), request));
+        let service = service_fn(|request| answer(self.router.clone(), self.peer(true), Arc::clone(&self.activity), request));
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(100)
@@ -212,15 +253,62 @@ impl Connection {
     }
 }
 
+/// Counts a request until its answer's head is ready.
+struct Answering(Arc<Activity>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A request's body that tells whether it was read to its end.
+struct Watched {
+    body: Incoming,
+    read: Arc<AtomicBool>,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.read.store(true, Ordering::Release);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 async fn answer(
     router: Router,
     peer: Peer,
+    activity: Arc<Activity>,
     request: hyper::Request<Incoming>,
 ) -> Result<axum::response::Response, std::convert::Infallible> {
-    let mut request: Request = request.map(Body::new);
+    activity.requests.fetch_add(1, Ordering::AcqRel);
+    let _answering = Answering(activity);
+    let read = Arc::new(AtomicBool::new(http_body::Body::is_end_stream(request.body())));
+    let http1 = request.version() < Version::HTTP_2;
+    let mut request: Request = request.map(|body| Body::new(Watched { body, read: Arc::clone(&read) }));
     request.extensions_mut().insert(peer);
     trim_trailing_slash(&mut request);
-    router.oneshot(request).await
+    let mut response = router.oneshot(request).await?;
+    if http1 && !read.load(Ordering::Acquire) {
+        // The rest of the body is not waited for: the connection ends, and the client is told, so that it does not lose its
+        // next request on it (RFC 9112 section 9.6).
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// `/tasks/` is `/tasks`: answered directly, because redirects lose bodies and tokens.

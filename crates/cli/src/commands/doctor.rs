@@ -87,7 +87,7 @@ async fn look_at(state: &Path) -> Vec<Finding> {
     match Local::open(state).await {
         Err(error) => findings.push(finding(false, format!("database: {error:#}"), "start a server there once, or restore a backup")),
         Ok(local) => {
-            match local.verify_audit().await {
+            match local.verify_audit(None).await {
                 Ok((entries, _)) => findings.push(finding(true, format!("audit chain is unbroken over {entries} entries"), "")),
                 Err(error) => findings.push(finding(false, format!("audit chain: {error:#}"), "treat it as an incident: keep a copy of the state folder before anything else")),
             }

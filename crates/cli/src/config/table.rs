@@ -78,6 +78,20 @@ pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.variables.contains(&name))
 }
 
+/// Variables of the wire contract whose function does not exist yet, and that function.
+const NOT_YET: &[(&str, &str)] = &[
+    ("TLS_CLIENT_CA_FILE", "client certificates"),
+    ("REDIS_URL", "shared limits and revocations"),
+    ("BLOCK_SUSPICIOUS_PATTERNS", "request screening"),
+    ("BLOCK_SUSPICIOUS_TEXT", "request screening"),
+    ("AUDIT_RETENTION_DAYS", "audit retention (everything is kept)"),
+];
+
+/// What a variable would do that is not there yet.
+pub(crate) fn not_yet(name: &str) -> Option<&'static str> {
+    NOT_YET.iter().find(|(known, _)| *known == name).map(|(_, what)| *what)
+}
+
 /// Every variable.
 pub(crate) fn variables() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().flat_map(|setting| setting.variables.iter().copied())

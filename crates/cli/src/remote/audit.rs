@@ -65,16 +65,16 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Number and hash of an entry that were noted earlier
-    #[arg(long, value_name = "NUMBER:HASH", value_parser = noted, conflicts_with = "state")]
+    #[arg(long, value_name = "NUMBER:HASH", value_parser = noted)]
     noted: Option<(u64, Hash)>,
 }
 
 pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Result<(), Failure> {
     match command {
         AuditCommand::List(args) => list(ui, global, args).await,
-        AuditCommand::Verify(VerifyArgs { state: Some(state), .. }) => {
+        AuditCommand::Verify(VerifyArgs { state: Some(state), noted }) => {
             let local = super::users::open(&state).await?;
-            let verified = local.verify_audit().await;
+            let verified = local.verify_audit(noted).await;
             local.close().await;
             let (entries, hash) = verified.map_err(|error| broken(&format!("{error:#}")))?;
             verified_is(ui, entries, &hash)

@@ -50,7 +50,22 @@ impl Db {
         E: From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<Recorded<T>, E>> + Send + 'static,
     {
+        self.write_about(proof, None, work).await
+    }
+
+    /// As [`Db::write`], for a subject that the proof does not name because it comes to be only now.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn write_about<P, T, E, F>(&self, proof: &P, subject: Option<String>, work: F) -> Result<T, E>
+    where
+        P: Proof + ?Sized,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<Recorded<T>, E>> + Send + 'static,
+    {
         let mut draft = proof.draft(self.ambient.clock.now(), Value::Null);
+        draft.subject = subject.or(draft.subject);
         let value = transact(&*self.store, move |tx| {
             Box::pin(async move {
                 let recorded = work(&mut *tx).await?;

@@ -1,6 +1,6 @@
 //! Guessing is slow: a growing delay per account and network, counted before the password is hashed.
 //!
-//! Delays follow the number of failures without a success in between: none for the first two, then 1 s, 3 s from the ninth,
+//! Delays follow the number of failures without a success in between: none for the first four, then 1 s, 3 s from the ninth,
 //! 10 s from the twenty-fifth, 60 s from the fiftieth, 15 min from the hundredth (NIST SP 800-63B asks for at most 100). A
 //! stranger's guesses delay the stranger's network only, never the owner's. Unknown names are counted like known ones.
 
@@ -50,8 +50,8 @@ impl From<IpAddr> for Network {
 
 fn delay_after(failures: u32) -> Duration {
     Duration::from_secs(match failures {
-        0..=2 => 0,
-        3..=8 => 1,
+        0..=4 => 0,
+        5..=8 => 1,
         9..=24 => 3,
         25..=49 => 10,
         50..=99 => 60,
@@ -109,7 +109,7 @@ mod tests {
         let throttle = Throttle::default();
         let home: IpAddr = "10.0.0.1".parse().expect("address");
 
-        for _ in 0..3 {
+        for _ in 0..5 {
             assert_eq!(throttle.admit("ana", home, at(0)), Ok(()));
         }
         assert_eq!(throttle.admit("ana", home, at(0)), Err(Duration::from_secs(1)));
@@ -137,6 +137,6 @@ mod tests {
         let admitted = (0..100_u16)
             .filter(|i| throttle.admit("ana", format!("2001:db8::{i:x}").parse().expect("address"), at(0)).is_ok())
             .count();
-        assert_eq!(admitted, 3);
+        assert_eq!(admitted, 5);
     }
 }

@@ -264,8 +264,9 @@ impl Tokens {
             return Err(TokenError::Invalid);
         }
         let key = match header.kid {
+            None => &self.keys.verifying,
             Some(kid) if kid == self.keys.kid => &self.keys.verifying,
-            _ => self.keys.previous.as_ref().ok_or(TokenError::Invalid)?,
+            Some(_) => self.keys.previous.as_ref().ok_or(TokenError::Invalid)?,
         };
         let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation).map_err(|_| TokenError::Invalid)?.claims;
         let ours = claims.kind == "access" && claims.iss == self.issuer && claims.aud == self.audience;

@@ -133,6 +133,7 @@ pub(crate) struct Bench {
     pub(crate) users: Users,
     pub(crate) executions: Executions,
     pub(crate) device: Arc<Scripted>,
+    tasks: TaskTracker,
 }
 
 /// A folder and one process on its database.
@@ -171,11 +172,12 @@ impl Bench {
         let guard = Guard::new(Arc::clone(&sessions), recorder.clone(), Arc::new(DeviceWorld(Arc::clone(&port))), ambient.clone());
         let hub = Hub::new(db.clone(), ambient.clone(), port.events());
         tokio::spawn(Arc::clone(&hub).follow(port.events()));
-        let limits = Limits { queue: Duration::from_secs(1), default_timeout: Duration::from_secs(60) };
+        let limits = Limits { queue: Duration::from_secs(1), default_timeout: Duration::from_mins(1) };
+        let tasks = TaskTracker::new();
         let executions =
-            Executions::new(port, "scripted".to_owned(), db.clone(), ambient.clone(), hub, TaskTracker::new(), limits, SystemPermit::root("system"));
+            Executions::new(port, "scripted".to_owned(), db.clone(), ambient.clone(), hub, tasks.clone(), limits, SystemPermit::root("system"));
         let users = Users::new(db.clone(), ambient.clone(), Arc::clone(&principals), passwords, Arc::new([]));
-        Self { store, ambient, clock, principals, sessions, guard, users, executions, device }
+        Self { store, ambient, clock, principals, sessions, guard, users, executions, device, tasks }
     }
 
     /// Makes a user the way the owner of the machine does.
@@ -188,6 +190,12 @@ impl Bench {
     pub(crate) async fn caller(&self, name: &str) -> Arc<Caller> {
         let session = self.sessions.sign_in(name, password(name), &origin()).await.expect("signed in");
         self.guard.authenticate(Some(session.token.expose()), &origin()).expect("a caller")
+    }
+
+    /// Takes no more runs and waits until those that were begun are over, as a shutdown does.
+    pub(crate) async fn settled(&self) {
+        self.tasks.close();
+        tokio::time::timeout(PATIENCE, self.tasks.wait()).await.expect("every run ends");
     }
 
     /// The same person under another request id.

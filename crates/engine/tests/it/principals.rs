@@ -31,7 +31,7 @@ async fn a_change_by_another_process_is_seen() {
     eventually("the token is dead", || async { server.guard.authenticate(Some(&token), &origin()).is_err() }).await;
 
     watching.abort();
-    interlock_engine::audit::verify(&*server.store).await.expect("two processes, one chain");
+    interlock_engine::audit::verify(&*server.store, None).await.expect("two processes, one chain");
 }
 
 #[tokio::test]

@@ -166,8 +166,8 @@ async fn legacy_clients_can_have_their_array_of_refused_fields() {
     assert_eq!(answer.status.as_u16(), 422);
     let body = answer.json();
     assert_eq!(body.as_object().map(serde_json::Map::len), Some(1));
-    let refused = body["detail"][0].as_object().expect("an object");
-    assert_eq!(refused.keys().map(String::as_str).collect::<Vec<_>>(), ["loc", "msg", "type"]);
+    let field = body["detail"][0].as_object().expect("an object");
+    assert_eq!(field.keys().map(String::as_str).collect::<Vec<_>>(), ["loc", "msg", "type"]);
 
     // A 422 without refused fields says what is wrong all the same.
     lab.mix("ana").await.header("idempotency-key", "k").send().await.ok();

@@ -291,7 +291,7 @@ fn every_bounded_series_is_there_from_the_start() {
         let there = samples.keys().any(|series| series.split('{').next() == Some(name));
         assert_eq!(there, !later.contains(&name), "{name}");
     }
-    assert!(samples.values().all(|&value| value == 0.0), "{samples:?}");
+    assert!(samples.values().all(|value| value.abs() < f64::EPSILON), "{samples:?}");
     for alerted in [
         "orchestrator_authentication_attempts_total{method=\"login\",result=\"failed\"}",
         "orchestrator_security_events_total{event_type=\"ip_blocked\",severity=\"high\"}",
@@ -324,21 +324,24 @@ fn metrics_count_what_happened_without_names_that_callers_invent() {
     });
 
     let samples = parse_metrics(&text);
-    let value = |series: &str| samples.get(series).copied().unwrap_or_else(|| panic!("{series} in {:#?}", samples.keys()));
+    let is = |series: &str, count: i32| {
+        let value = samples.get(series).copied().unwrap_or_else(|| panic!("{series} in {:#?}", samples.keys()));
+        assert!((value - f64::from(count)).abs() < f64::EPSILON, "{series} is {value}");
+    };
     for name in named_series() {
         let there = samples.keys().any(|series| series.starts_with(name));
         assert!(there, "{name}");
     }
-    assert_eq!(value("device_executions_total{task=\"mix\",status=\"succeeded\"}"), 1.0);
-    assert_eq!(value("device_execution_duration_seconds_count{task=\"mix\"}"), 1.0);
-    assert_eq!(value("orchestrator_authentication_attempts_total{method=\"login\",result=\"failed\"}"), 1.0);
-    assert_eq!(value("orchestrator_authentication_attempts_total{method=\"login\",result=\"success\"}"), 2.0);
-    assert_eq!(value("orchestrator_http_requests_total{method=\"POST\",endpoint=\"/execute/{task}\",status_code=\"404\"}"), 1.0);
-    assert_eq!(value("orchestrator_http_requests_total{method=\"other\",endpoint=\"/health\",status_code=\"405\"}"), 1.0);
-    assert_eq!(value("orchestrator_blocked_requests_total{reason=\"rate_limited\"}"), 10.0);
-    assert_eq!(value("orchestrator_rate_limit_violations_total{endpoint=\"any\",limit=\"minute\"}"), 10.0);
-    assert_eq!(value("orchestrator_security_events_total{event_type=\"authorization_denied\",severity=\"medium\"}"), 1.0);
-    assert_eq!(value("device_emergency_stop_engaged"), 1.0);
+    is("device_executions_total{task=\"mix\",status=\"succeeded\"}", 1);
+    is("device_execution_duration_seconds_count{task=\"mix\"}", 1);
+    is("orchestrator_authentication_attempts_total{method=\"login\",result=\"failed\"}", 1);
+    is("orchestrator_authentication_attempts_total{method=\"login\",result=\"success\"}", 2);
+    is("orchestrator_http_requests_total{method=\"POST\",endpoint=\"/execute/{task}\",status_code=\"404\"}", 1);
+    is("orchestrator_http_requests_total{method=\"other\",endpoint=\"/health\",status_code=\"405\"}", 1);
+    is("orchestrator_blocked_requests_total{reason=\"rate_limited\"}", 10);
+    is("orchestrator_rate_limit_violations_total{endpoint=\"any\",limit=\"minute\"}", 10);
+    is("orchestrator_security_events_total{event_type=\"authorization_denied\",severity=\"medium\"}", 1);
+    is("device_emergency_stop_engaged", 1);
     for invented in ["invented", "INVENTED", "10.0.0", "run_"] {
         assert!(!text.contains(invented), "{invented}");
     }

@@ -296,5 +296,5 @@ async fn who_one_is_is_told() {
 
     let body = lab.get("/auth/me").signed(&lab.token("vic").await).send().await.ok();
 
-    assert_eq!(body, json!({ "user": "vic", "roles": ["viewer"], "expires_at": lab.now().plus(Duration::from_secs(3600)) }));
+    assert_eq!(body, json!({ "user": "vic", "roles": ["viewer"], "expires_at": lab.now().plus(Duration::from_hours(1)) }));
 }
