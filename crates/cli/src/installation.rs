@@ -21,15 +21,14 @@ use crate::config::DeviceSettings;
 /// # Errors
 /// When it cannot be created or written, or others can read it.
 pub(crate) fn prepare(state: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state)
-        .with_context(|| format!("create the state folder {}; choose another with --state", state.display()))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state).with_context(|| {
+        format!("create the state folder {}; choose another with --state", state.display())
+    })?;
     let mode = fs::metadata(state)?.permissions().mode();
     if mode & 0o077 != 0 {
-        fs::set_permissions(state, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("others can read the state folder {} and this user cannot change that", state.display()))?;
+        fs::set_permissions(state, fs::Permissions::from_mode(0o700)).with_context(|| {
+            format!("others can read the state folder {} and this user cannot change that", state.display())
+        })?;
     }
     let probe = state.join(".write-test");
     fs::write(&probe, b"x")
@@ -71,14 +70,19 @@ pub(crate) async fn open_store(state: &Path, url: Option<&Secret>) -> anyhow::Re
     match url {
         None => {
             let path = state.join("interlock.db");
-            let store = interlock_store::sqlite::Sqlite::open(&path).with_context(|| format!("open the database {}", path.display()))?;
+            let store = interlock_store::sqlite::Sqlite::open(&path)
+                .with_context(|| format!("open the database {}", path.display()))?;
             Ok(Arc::new(store))
         }
         Some(url) if url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://") => {
-            let store = interlock_store::postgres::Postgres::connect(url.expose()).await.context("connect to the database of DATABASE_URL")?;
+            let store = interlock_store::postgres::Postgres::connect(url.expose())
+                .await
+                .context("connect to the database of DATABASE_URL")?;
             Ok(Arc::new(store))
         }
-        Some(_) => bail!("DATABASE_URL must begin with postgres:// ; leave it unset for a SQLite file in the state folder"),
+        Some(_) => bail!(
+            "DATABASE_URL must begin with postgres:// ; leave it unset for a SQLite file in the state folder"
+        ),
     }
 }
 
@@ -100,7 +104,9 @@ pub(crate) fn signing_keys(state: &Path, settings: &DeviceSettings) -> anyhow::R
 /// # Errors
 /// When it cannot be stored.
 pub(crate) fn audience(state: &Path, ambient: &Ambient) -> anyhow::Result<String> {
-    let bytes = keep(&state.join("keys/installation-id"), || Ok(interlock_model::id::random_hex(&*ambient.entropy, 16).into_bytes()))?;
+    let bytes = keep(&state.join("keys/installation-id"), || {
+        Ok(interlock_model::id::random_hex(&*ambient.entropy, 16).into_bytes())
+    })?;
     Ok(format!("interlock:{}", String::from_utf8_lossy(&bytes).trim()))
 }
 
@@ -130,7 +136,13 @@ pub(crate) async fn open(state: &Path, url: Option<&Secret>) -> anyhow::Result<P
 impl Parts {
     /// People, with the roles that the device's actions ask for.
     pub(crate) fn users(&self, device_roles: Arc<[String]>) -> Users {
-        Users::new(self.db.clone(), self.ambient.clone(), Arc::clone(&self.principals), self.passwords.clone(), device_roles)
+        Users::new(
+            self.db.clone(),
+            self.ambient.clone(),
+            Arc::clone(&self.principals),
+            self.passwords.clone(),
+            device_roles,
+        )
     }
 }
 
@@ -138,7 +150,11 @@ impl Parts {
 ///
 /// # Errors
 /// When the configured password is not accepted or the user cannot be stored.
-pub(crate) async fn first_admin(parts: &Parts, users: &Users, configured: Option<&Secret>) -> anyhow::Result<Option<Secret>> {
+pub(crate) async fn first_admin(
+    parts: &Parts,
+    users: &Users,
+    configured: Option<&Secret>,
+) -> anyhow::Result<Option<Secret>> {
     let root = SystemPermit::root("system");
     let console = users.console(&root);
     if !console.list().await.context("read the users")?.is_empty() {
@@ -146,7 +162,10 @@ pub(crate) async fn first_admin(parts: &Parts, users: &Users, configured: Option
     }
     let roles = ["admin", "operator", "viewer"].map(str::to_owned);
     if let Some(secret) = configured {
-        console.create("admin", secret.clone(), &roles).await.context("make the first administrator from BOOTSTRAP_ADMIN_SECRET")?;
+        console
+            .create("admin", secret.clone(), &roles)
+            .await
+            .context("make the first administrator from BOOTSTRAP_ADMIN_SECRET")?;
         return Ok(None);
     }
     let secret = Secret::new(readable_password(parts));

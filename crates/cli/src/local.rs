@@ -30,11 +30,16 @@ impl Local {
         let config = Config::load(None, &environment, &[])?;
         let url = Some(Secret::new(config.text("database.url"))).filter(|url| !url.expose().is_empty());
         if url.is_none() && !state.join("interlock.db").exists() {
-            bail!("{} holds no installation: start a server there first, or give another --state", state.display());
+            bail!(
+                "{} holds no installation: start a server there first, or give another --state",
+                state.display()
+            );
         }
         let parts = installation::open(state, url.as_ref()).await?;
         let users = parts.users(Arc::new([]));
-        let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
+        let who = std::env::var("SUDO_USER")
+            .or_else(|_| std::env::var("USER"))
+            .unwrap_or_else(|_| "unknown".to_owned());
         let who: String = who.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
         Ok(Self { parts, users, permit: SystemPermit::root(&format!("console:{who}")) })
     }
@@ -45,7 +50,12 @@ impl Local {
     }
 
     /// Makes a user.
-    pub(crate) async fn create(&self, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
+    pub(crate) async fn create(
+        &self,
+        name: &str,
+        password: Secret,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
         self.users.console(&self.permit).create(name, password, roles).await
     }
 

@@ -33,9 +33,15 @@ pub(crate) fn start(level: Level, text: bool) {
         .with_target("device", level);
     let writer = std::io::stderr;
     let result = if text {
-        tracing_subscriber::registry().with(targets).with(tracing_subscriber::fmt::layer().with_writer(writer).event_format(Line)).try_init()
+        tracing_subscriber::registry()
+            .with(targets)
+            .with(tracing_subscriber::fmt::layer().with_writer(writer).event_format(Line))
+            .try_init()
     } else {
-        tracing_subscriber::registry().with(targets).with(tracing_subscriber::fmt::layer().with_writer(writer).event_format(Json)).try_init()
+        tracing_subscriber::registry()
+            .with(targets)
+            .with(tracing_subscriber::fmt::layer().with_writer(writer).event_format(Json))
+            .try_init()
     };
     // A second call in one process keeps the first subscriber.
     drop(result);
@@ -83,7 +89,11 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
         // `details` is JSON already; as an object it can be searched.
-        let value = if field.name() == "details" { serde_json::from_str(&text).unwrap_or(Value::String(text)) } else { Value::String(text) };
+        let value = if field.name() == "details" {
+            serde_json::from_str(&text).unwrap_or(Value::String(text))
+        } else {
+            Value::String(text)
+        };
         self.put(field, value);
     }
 }
@@ -95,7 +105,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let mut line = Map::new();
@@ -119,7 +134,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let message = match fields.0.remove("message").or_else(|| fields.0.get("event_type").cloned()) {
@@ -127,11 +147,18 @@ where
             _ => String::new(),
         };
         let mut text = message;
-        for (name, value) in fields.0.iter().filter(|(name, value)| *name != "event_type" && !value.is_null()) {
+        for (name, value) in fields.0.iter().filter(|(name, value)| *name != "event_type" && !value.is_null())
+        {
             let _ = write!(text, " {name}={value}");
         }
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let metadata = event.metadata();
-        writeln!(writer, "{} - {} - {} - {clean}", SystemClock.now(), metadata.target(), level_name(*metadata.level()))
+        writeln!(
+            writer,
+            "{} - {} - {} - {clean}",
+            SystemClock.now(),
+            metadata.target(),
+            level_name(*metadata.level())
+        )
     }
 }

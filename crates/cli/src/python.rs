@@ -19,7 +19,8 @@ pub(crate) fn unpack(state: &Path) -> anyhow::Result<PathBuf> {
     }
     std::fs::create_dir_all(&package).with_context(|| format!("create {}", package.display()))?;
     for (name, text) in PACKAGE {
-        std::fs::write(package.join(name), text).with_context(|| format!("write {}", package.join(name).display()))?;
+        std::fs::write(package.join(name), text)
+            .with_context(|| format!("write {}", package.join(name).display()))?;
     }
     std::fs::write(folder.join("complete"), "")?;
     Ok(folder)

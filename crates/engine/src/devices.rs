@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use crate::Ambient;
-use crate::auth::{Db, Permit, Proof as _, Recorded};
 use crate::audit::Recorder;
+use crate::auth::{Db, Permit, Proof as _, Recorded};
 use crate::security::{self, Event};
 
 /// How long an emergency stop waits for its own audit entry once the device is stopped.
@@ -132,9 +132,14 @@ impl Devices {
         let caller = permit.caller();
         let device = self.device.emergency_stop(caller.name(), reason.as_deref()).await;
         metrics::gauge!("device_emergency_stop_engaged").set(1.0);
-        security::event(Event::EmergencyStop, Some(caller.name()), Some(caller.origin()), json!({
-            "engaged": true, "confirmed": device.confirmed, "reason": reason,
-        }));
+        security::event(
+            Event::EmergencyStop,
+            Some(caller.name()),
+            Some(caller.origin()),
+            json!({
+                "engaged": true, "confirmed": device.confirmed, "reason": reason,
+            }),
+        );
         let details = json!({
             "engaged": true, "reason": reason, "confirmed": device.confirmed, "killed_ms": device.killed_ms,
             "safe_state": device.safe_state, "safe_state_entered_ms": device.safe_state_entered_ms,
@@ -160,7 +165,12 @@ impl Devices {
         if done.is_ok() {
             metrics::gauge!("device_emergency_stop_engaged").set(0.0);
             let caller = permit.caller();
-            security::event(Event::EmergencyStop, Some(caller.name()), Some(caller.origin()), json!({ "engaged": false, "reason": reason }));
+            security::event(
+                Event::EmergencyStop,
+                Some(caller.name()),
+                Some(caller.origin()),
+                json!({ "engaged": false, "reason": reason }),
+            );
         }
         self.record_outcome(permit, done.is_ok()).await;
         done.map_err(DeviceError::Refused)
@@ -170,7 +180,11 @@ impl Devices {
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub async fn clear_attention(&self, permit: &Permit<ClearAttention>, reason: &str) -> Result<(), DeviceError> {
+    pub async fn clear_attention(
+        &self,
+        permit: &Permit<ClearAttention>,
+        reason: &str,
+    ) -> Result<(), DeviceError> {
         self.record(permit, json!({ "phase": "intent", "reason": reason })).await?;
         let done = self.device.clear_attention(permit.caller().name(), reason).await;
         self.record_outcome(permit, done.is_ok()).await;
@@ -186,7 +200,13 @@ impl Devices {
         }
     }
 
-    async fn record<A: interlock_model::action::Action>(&self, permit: &Permit<A>, details: Value) -> Result<(), Error> {
-        self.db.write(permit, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) })).await
+    async fn record<A: interlock_model::action::Action>(
+        &self,
+        permit: &Permit<A>,
+        details: Value,
+    ) -> Result<(), Error> {
+        self.db
+            .write(permit, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) }))
+            .await
     }
 }

@@ -131,14 +131,30 @@ impl Executions {
         system: SystemPermit,
     ) -> Self {
         let forgettable = Mutex::default();
-        Self { inner: Arc::new(Inner { device, device_name, db, ambient, hub, tasks, limits, system, forgettable }) }
+        Self {
+            inner: Arc::new(Inner {
+                device,
+                device_name,
+                db,
+                ambient,
+                hub,
+                tasks,
+                limits,
+                system,
+                forgettable,
+            }),
+        }
     }
 
     /// Checks parameters as an execution would. Nothing is executed or recorded as a run.
     ///
     /// # Errors
     /// [`ExecuteError::NoSuchAction`], [`ExecuteError::Parameters`].
-    pub fn check(&self, permit: &Permit<CheckAction>, parameters: Map<String, Value>) -> Result<Map<String, Value>, ExecuteError> {
+    pub fn check(
+        &self,
+        permit: &Permit<CheckAction>,
+        parameters: Map<String, Value>,
+    ) -> Result<Map<String, Value>, ExecuteError> {
         let catalogue = self.inner.device.catalogue();
         let action = catalogue.action(&permit.target().task).ok_or(ExecuteError::NoSuchAction)?;
         let checked = action.check_call(parameters).map_err(ExecuteError::Parameters)?;
@@ -151,7 +167,11 @@ impl Executions {
     ///
     /// # Errors
     /// [`ExecuteError`]; then nothing was done.
-    pub async fn execute(&self, permit: Arc<Permit<ExecuteAction>>, request: Request) -> Result<Execution, ExecuteError> {
+    pub async fn execute(
+        &self,
+        permit: Arc<Permit<ExecuteAction>>,
+        request: Request,
+    ) -> Result<Execution, ExecuteError> {
         let inner = &self.inner;
         if inner.tasks.is_closed() {
             return Err(ExecuteError::Stopping);
@@ -190,7 +210,10 @@ impl Executions {
             action: row.action.clone(),
             parameters,
             simulated: request.simulated,
-            timeout: action.spec.timeout_seconds.map_or(inner.limits.default_timeout, Duration::from_secs_f64),
+            timeout: action
+                .spec
+                .timeout_seconds
+                .map_or(inner.limits.default_timeout, Duration::from_secs_f64),
             // An idle device must never look busy because its journal took a moment.
             queue_limit: Some(inner.limits.queue.max(HANDING_OVER)),
         };
@@ -226,7 +249,10 @@ impl Executions {
             return Ok(Some(run));
         }
         let details = json!({ "phase": "intent", "reason": reason });
-        inner.db.write(permit, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) })).await?;
+        inner
+            .db
+            .write(permit, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) }))
+            .await?;
         inner.device.cancel(&id, reason);
         inner.db.read().run(id).await
     }
@@ -245,7 +271,9 @@ impl Executions {
             let outcome = match inner.device.journaled(&run.id) {
                 Journaled::Finished(outcome) => outcome,
                 Journaled::NeverStarted => Outcome::NotStarted { reason: NotStarted::HostStopped },
-                Journaled::Started => Outcome::Uncertain { reason: "the server stopped while the action was running".to_owned() },
+                Journaled::Started => Outcome::Uncertain {
+                    reason: "the server stopped while the action was running".to_owned(),
+                },
             };
             tracing::warn!(run.id = %run.id, action = run.action, ?outcome, "a run was left open by an earlier process");
             let proof = inner.system.acting("device.executed", Some(run.action.clone()));
@@ -259,7 +287,12 @@ impl Executions {
 
 impl Inner {
     /// Puts run, key and intent on record in one transaction.
-    async fn open(&self, permit: &Permit<ExecuteAction>, row: &RunRow, key: Option<KeyRow>) -> Result<Claimed, ExecuteError> {
+    async fn open(
+        &self,
+        permit: &Permit<ExecuteAction>,
+        row: &RunRow,
+        key: Option<KeyRow>,
+    ) -> Result<Claimed, ExecuteError> {
         enum Abort {
             Taken(KeyRow),
             Store(Error),
@@ -312,7 +345,9 @@ impl Inner {
             live.ended().await;
         }
         let run = self.db.read().run(holder.run).await?;
-        let run = run.ok_or_else(|| Error::Corrupt("an idempotency key stands for a run that does not exist".to_owned()))?;
+        let run = run.ok_or_else(|| {
+            Error::Corrupt("an idempotency key stands for a run that does not exist".to_owned())
+        })?;
         Ok(Execution { run, replayed: true })
     }
 
@@ -338,12 +373,19 @@ impl Inner {
     }
 
     /// Executes and records the end. Runs on its own task: a caller that hangs up changes nothing.
-    async fn carry_out(self: Arc<Self>, permit: Arc<Permit<ExecuteAction>>, row: RunRow, call: Call, live: Arc<LiveRun>) -> RunRow {
+    async fn carry_out(
+        self: Arc<Self>,
+        permit: Arc<Permit<ExecuteAction>>,
+        row: RunRow,
+        call: Call,
+        live: Arc<LiveRun>,
+    ) -> RunRow {
         let id = row.id;
         let secrets = self.secrets_of(&call);
         // A panic of the device's runtime says nothing about the robot.
         let outcome = AssertUnwindSafe(self.device.call(call)).catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|_| Outcome::Uncertain { reason: "the device's runtime panicked".to_owned() });
+        let outcome = outcome
+            .unwrap_or_else(|_| Outcome::Uncertain { reason: "the device's runtime panicked".to_owned() });
         let outcome = without_secrets(outcome, &secrets);
         // What happened before the end is told before the end.
         self.hub.sort();
@@ -353,7 +395,8 @@ impl Inner {
         let events = Hub::closing(&live, state, finished_at);
         let mut pause = Duration::from_millis(50);
         for attempt in 1..=STORE_ATTEMPTS {
-            match self.close(&*permit, row.clone(), outcome.clone(), live.started_at(), events.clone()).await {
+            match self.close(&*permit, row.clone(), outcome.clone(), live.started_at(), events.clone()).await
+            {
                 Ok(run) => {
                     self.forget_later(id);
                     self.hub.end(&live);
@@ -361,7 +404,12 @@ impl Inner {
                 }
                 Err(error) => {
                     metrics::gauge!("audit_failing").set(1.0);
-                    security::event(Event::AuditFailed, None, None, json!({ "run": id, "reason": error.to_string(), "attempt": attempt }));
+                    security::event(
+                        Event::AuditFailed,
+                        None,
+                        None,
+                        json!({ "run": id, "reason": error.to_string(), "attempt": attempt }),
+                    );
                 }
             }
             tokio::time::sleep(pause).await;
@@ -370,7 +418,15 @@ impl Inner {
         // The end is in the device's journal; the next start stores it. The caller still learns the truth.
         self.hub.end(&live);
         let (result, duration_ms) = told(outcome);
-        RunRow { state, error, result, duration_ms, finished_at: Some(finished_at), started_at: live.started_at(), ..row }
+        RunRow {
+            state,
+            error,
+            result,
+            duration_ms,
+            finished_at: Some(finished_at),
+            started_at: live.started_at(),
+            ..row
+        }
     }
 
     async fn close<P: Proof + ?Sized>(
@@ -418,7 +474,8 @@ impl Inner {
         // The label is a declared action, so the number of series is bounded.
         metrics::counter!("device_executions_total", "task" => run.action.clone(), "status" => state.as_str()).increment(1);
         if let Some(duration_ms) = duration_ms {
-            metrics::histogram!("device_execution_duration_seconds", "task" => run.action.clone()).record(duration_ms / 1000.0);
+            metrics::histogram!("device_execution_duration_seconds", "task" => run.action.clone())
+                .record(duration_ms / 1000.0);
         }
         Ok(run)
     }
@@ -426,7 +483,11 @@ impl Inner {
     /// Values of the call that must never be written down.
     fn secrets_of(&self, call: &Call) -> Vec<String> {
         let catalogue = self.device.catalogue();
-        let sensitive = catalogue.action(&call.action).into_iter().flat_map(|action| &action.parameters).filter(|p| p.spec.sensitive);
+        let sensitive = catalogue
+            .action(&call.action)
+            .into_iter()
+            .flat_map(|action| &action.parameters)
+            .filter(|p| p.spec.sensitive);
         let values = sensitive.filter_map(|parameter| call.parameters.get(&parameter.spec.name));
         let texts = values.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         // A text of one or two characters occurs everywhere; hiding it would hide everything.
@@ -477,7 +538,12 @@ fn never_started(run: &RunRow) -> bool {
         && run.error.as_ref().is_some_and(|error| {
             matches!(
                 error.code.as_str(),
-                "device_busy" | "run_not_started" | "emergency_stop_engaged" | "device_needs_attention" | "device_unavailable" | "unavailable"
+                "device_busy"
+                    | "run_not_started"
+                    | "emergency_stop_engaged"
+                    | "device_needs_attention"
+                    | "device_unavailable"
+                    | "unavailable"
             )
         })
 }
@@ -498,5 +564,9 @@ fn digest(action: &str, simulated: bool, parameters: &Map<String, Value>) -> [u8
 
 /// A run's events for a reader: the stored ones, and its last state when nothing else was worth storing.
 pub(crate) fn final_event(run: &RunRow, seq: u64) -> StoredEvent {
-    StoredEvent { seq, at: run.finished_at.unwrap_or(run.created_at), kind: EventKind::State { state: run.state } }
+    StoredEvent {
+        seq,
+        at: run.finished_at.unwrap_or(run.created_at),
+        kind: EventKind::State { state: run.state },
+    }
 }

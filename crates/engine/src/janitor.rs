@@ -28,7 +28,10 @@ pub async fn clean(db: &Db, ambient: &Ambient, permit: &SystemPermit) -> Result<
     db.write(&proof, move |tx| {
         Box::pin(async move {
             let deleted = tx.delete_expired(now).await?;
-            Ok::<_, Error>(Recorded { value: deleted, details: json!({ "expired_keys_and_revocations": deleted }) })
+            Ok::<_, Error>(Recorded {
+                value: deleted,
+                details: json!({ "expired_keys_and_revocations": deleted }),
+            })
         })
     })
     .await

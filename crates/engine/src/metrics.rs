@@ -13,11 +13,13 @@ pub fn describe() {
     describe_counter!("orchestrator_authentication_attempts_total", "Attempts to authenticate.");
     for method in ["login", "token"] {
         for result in ["success", "failed", "error"] {
-            counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result).absolute(0);
+            counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result)
+                .absolute(0);
         }
     }
     describe_counter!("orchestrator_jwt_tokens_issued_total", "Tokens issued.");
-    counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => "access").absolute(0);
+    counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => "access")
+        .absolute(0);
     describe_counter!("orchestrator_jwt_tokens_revoked_total", "Tokens revoked.");
     for reason in ["manual", "rotated", "reuse", "credentials", "agent_disabled"] {
         counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).absolute(0);
@@ -25,7 +27,8 @@ pub fn describe() {
     describe_counter!("orchestrator_rate_limit_violations_total", "Requests over a limit.");
     for endpoint in ["/health", "/auth/login", "principal", "any"] {
         for limit in ["minute", "hour"] {
-            counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint, "limit" => limit).absolute(0);
+            counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint, "limit" => limit)
+                .absolute(0);
         }
     }
     describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
@@ -33,7 +36,11 @@ pub fn describe() {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");
-    describe_histogram!("orchestrator_http_request_duration_seconds", Unit::Seconds, "Time to answer a request.");
+    describe_histogram!(
+        "orchestrator_http_request_duration_seconds",
+        Unit::Seconds,
+        "Time to answer a request."
+    );
     describe_counter!("device_executions_total", "Executions of device actions by how they ended.");
     describe_histogram!("device_execution_duration_seconds", Unit::Seconds, "Time in a device action.");
     gauge!("device_emergency_stop_engaged").set(0.0);

@@ -55,7 +55,12 @@ impl Reads {
     ///
     /// # Errors
     /// The storage's.
-    pub async fn runs(&self, _permit: &Permit<ListRuns>, filter: &RunFilter, page: Page) -> Result<Paged<RunView>, Error> {
+    pub async fn runs(
+        &self,
+        _permit: &Permit<ListRuns>,
+        filter: &RunFilter,
+        page: Page,
+    ) -> Result<Paged<RunView>, Error> {
         let found = self.db.read().runs(filter, page).await?;
         let items = found.items.into_iter().map(|run| self.present(run, None)).collect();
         Ok(Paged { items, total: found.total })
@@ -80,7 +85,8 @@ impl Reads {
     /// The run as a caller sees it who has just made it.
     pub fn present(&self, run: RunRow, stored: Option<(Option<Progress>, Vec<Artifact>)>) -> RunView {
         let live = self.hub.live(&run.id);
-        let (progress, artifacts) = stored.or_else(|| live.as_ref().map(|live| live.report())).unwrap_or_default();
+        let (progress, artifacts) =
+            stored.or_else(|| live.as_ref().map(|live| live.report())).unwrap_or_default();
         let running = live.as_ref().and_then(|live| live.state()).filter(|_| !run.state.is_final());
         RunView {
             id: run.id,
@@ -115,7 +121,9 @@ impl Reads {
             after = last.seq;
             for event in events {
                 match event.kind {
-                    EventKind::Progress { current, total, message } => progress = Some(Progress { current, total, message }),
+                    EventKind::Progress { current, total, message } => {
+                        progress = Some(Progress { current, total, message });
+                    }
                     EventKind::Artifact { name, media_type, bytes } => {
                         artifacts.retain(|artifact| artifact.name != name);
                         artifacts.push(Artifact { name, media_type, bytes });
@@ -155,7 +163,12 @@ impl Reads {
     ///
     /// # Errors
     /// The storage's.
-    pub async fn audit(&self, _permit: &Permit<ReadAudit>, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {
+    pub async fn audit(
+        &self,
+        _permit: &Permit<ReadAudit>,
+        filter: &AuditFilter,
+        page: Page,
+    ) -> Result<Paged<AuditEntry>, Error> {
         self.db.read().audit(filter, page).await
     }
 
@@ -195,7 +208,8 @@ impl Following {
             self.live = None;
         }
         let mut events = self.db.read().run_events(self.id, self.after, limit).await?;
-        let told = events.iter().any(|event| matches!(event.kind, EventKind::State { state } if state.is_final()));
+        let told =
+            events.iter().any(|event| matches!(event.kind, EventKind::State { state } if state.is_final()));
         self.after = events.last().map_or(self.after, |event| event.seq);
         if told {
             self.over = true;
@@ -204,7 +218,10 @@ impl Following {
             if let Some(run) = run.filter(|run| run.state.is_final()) {
                 self.over = true;
                 // Nothing is stored of a run that had states only: queued, running and the last one.
-                if events.is_empty() && self.after < PLAIN_EVENTS && self.db.read().run_events(self.id, 0, 1).await?.is_empty() {
+                if events.is_empty()
+                    && self.after < PLAIN_EVENTS
+                    && self.db.read().run_events(self.id, 0, 1).await?.is_empty()
+                {
                     self.after = PLAIN_EVENTS;
                     events.push(final_event(&run, PLAIN_EVENTS));
                 }

@@ -100,11 +100,16 @@ impl LiveRun {
                 }
             }
             EventKind::Progress { current, total, message } => {
-                inner.progress = Some(Progress { current: *current, total: *total, message: message.clone() });
+                inner.progress =
+                    Some(Progress { current: *current, total: *total, message: message.clone() });
             }
             EventKind::Artifact { name, media_type, bytes } => {
                 inner.artifacts.retain(|artifact| artifact.name != *name);
-                inner.artifacts.push(Artifact { name: name.clone(), media_type: media_type.clone(), bytes: *bytes });
+                inner.artifacts.push(Artifact {
+                    name: name.clone(),
+                    media_type: media_type.clone(),
+                    bytes: *bytes,
+                });
             }
             _ => {}
         }
@@ -154,7 +159,8 @@ impl Hub {
         let mut inner = run.lock();
         let last = StoredEvent { seq: inner.events.len() as u64 + 1, at, kind: EventKind::State { state } };
         inner.last = Some(last.clone());
-        let plain = inner.stored == 0 && inner.events.iter().all(|event| matches!(event.kind, EventKind::State { .. }));
+        let plain = inner.stored == 0
+            && inner.events.iter().all(|event| matches!(event.kind, EventKind::State { .. }));
         if plain { Vec::new() } else { inner.events[inner.stored..].iter().cloned().chain([last]).collect() }
     }
 
@@ -221,7 +227,9 @@ impl Hub {
     async fn flush(&self, run: &LiveRun) -> Result<(), Error> {
         let batch = {
             let mut inner = run.lock();
-            let telling = inner.events[inner.stored..].iter().any(|event| !matches!(event.kind, EventKind::State { .. }));
+            let telling = inner.events[inner.stored..]
+                .iter()
+                .any(|event| !matches!(event.kind, EventKind::State { .. }));
             if !telling || inner.last.is_some() || inner.state.is_some_and(RunState::is_final) {
                 return Ok(());
             }
@@ -232,6 +240,7 @@ impl Hub {
             batch
         };
         let id = run.id;
-        transact(self.db.read(), move |tx| Box::pin(async move { tx.insert_run_events(id, &batch).await })).await
+        transact(self.db.read(), move |tx| Box::pin(async move { tx.insert_run_events(id, &batch).await }))
+            .await
     }
 }

@@ -75,7 +75,11 @@ impl Event {
         match self {
             Self::AuthenticationSucceeded | Self::TokenIssued | Self::TokenRevoked => "low",
             Self::AuthenticationFailed | Self::AuthorizationDenied | Self::RateLimitExceeded => "medium",
-            Self::AccountLocked | Self::RequestBlocked | Self::IpBlocked | Self::ConfigInsecure | Self::EmergencyStop => "high",
+            Self::AccountLocked
+            | Self::RequestBlocked
+            | Self::IpBlocked
+            | Self::ConfigInsecure
+            | Self::EmergencyStop => "high",
             Self::AuditFailed => "critical",
         }
     }
@@ -90,13 +94,20 @@ pub fn event(event: Event, principal: Option<&str>, origin: Option<&Origin>, det
     let user_agent = origin.map(|o| o.user_agent.as_str());
     let request_id = origin.map(|o| o.request_id.as_str());
     match event.severity() {
-        "low" => tracing::info!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details),
-        "critical" => tracing::error!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details),
-        _ => tracing::warn!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details),
+        "low" => {
+            tracing::info!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details);
+        }
+        "critical" => {
+            tracing::error!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details);
+        }
+        _ => {
+            tracing::warn!(target: "security", event_type = event.name(), agent_id = principal, client_ip, user_agent, request_id, %details);
+        }
     }
 }
 
 /// Counts an attempt to authenticate.
 pub fn authentication(method: &'static str, result: &'static str) {
-    metrics::counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result).increment(1);
+    metrics::counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result)
+        .increment(1);
 }

@@ -10,7 +10,9 @@ use interlock_store::{Error, UserRow};
 use serde_json::json;
 
 use crate::Ambient;
-use crate::auth::{Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit, accept_password};
+use crate::auth::{
+    Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit, accept_password,
+};
 
 /// Why a user was not made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +27,9 @@ pub enum UserError {
     #[error("there is no user of this name")]
     NoSuchUser,
     /// A role does not exist.
-    #[error("unknown role: use admin, operator, viewer, auditor, or a role that an action of the device asks for")]
+    #[error(
+        "unknown role: use admin, operator, viewer, auditor, or a role that an action of the device asks for"
+    )]
     Role,
     /// The last administrator would be gone.
     #[error("this is the last enabled administrator; make another one first")]
@@ -83,7 +87,13 @@ pub struct Users {
 
 impl Users {
     /// Wires the parts. `device_roles` are the roles that device actions ask for beside the built-in ones.
-    pub fn new(db: Db, ambient: Ambient, principals: Arc<Principals>, passwords: Passwords, device_roles: Arc<[String]>) -> Self {
+    pub fn new(
+        db: Db,
+        ambient: Ambient,
+        principals: Arc<Principals>,
+        passwords: Passwords,
+        device_roles: Arc<[String]>,
+    ) -> Self {
         Self { db, ambient, principals, passwords, device_roles }
     }
 
@@ -110,7 +120,13 @@ impl Users {
     ///
     /// # Errors
     /// [`UserError`].
-    pub async fn create(&self, permit: &Permit<CreateUser>, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
+    pub async fn create(
+        &self,
+        permit: &Permit<CreateUser>,
+        name: &str,
+        password: Secret,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
         self.insert(permit, name, password, roles).await
     }
 
@@ -118,7 +134,11 @@ impl Users {
     ///
     /// # Errors
     /// [`UserError`].
-    pub async fn update(&self, permit: &Permit<UpdateUser>, change: UserChange) -> Result<UserRow, UserError> {
+    pub async fn update(
+        &self,
+        permit: &Permit<UpdateUser>,
+        change: UserChange,
+    ) -> Result<UserRow, UserError> {
         let name = permit.target().name.clone();
         self.apply(permit, &name, change).await
     }
@@ -127,7 +147,11 @@ impl Users {
     ///
     /// # Errors
     /// [`UserError`].
-    pub async fn set_password(&self, permit: &Permit<SetPassword>, password: Secret) -> Result<UserRow, UserError> {
+    pub async fn set_password(
+        &self,
+        permit: &Permit<SetPassword>,
+        password: Secret,
+    ) -> Result<UserRow, UserError> {
         let name = permit.target().name.clone();
         self.replace_password(permit, &name, password).await
     }
@@ -137,7 +161,13 @@ impl Users {
         Console { users: self, permit }
     }
 
-    async fn insert<P: Proof + ?Sized>(&self, proof: &P, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
+    async fn insert<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        name: &str,
+        password: Secret,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
         let name = canonical_name(name)?;
         let roles = self.checked_roles(roles)?;
         accept_password(&name, &password)?;
@@ -168,7 +198,12 @@ impl Users {
         Ok(user)
     }
 
-    async fn apply<P: Proof + ?Sized>(&self, proof: &P, name: &str, change: UserChange) -> Result<UserRow, UserError> {
+    async fn apply<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        name: &str,
+        change: UserChange,
+    ) -> Result<UserRow, UserError> {
         let roles = change.roles.as_deref().map(|roles| self.checked_roles(roles)).transpose()?;
         let disabled = change.disabled;
         self.change(proof, name, "updated", move |user| {
@@ -182,7 +217,12 @@ impl Users {
         .await
     }
 
-    async fn replace_password<P: Proof + ?Sized>(&self, proof: &P, name: &str, password: Secret) -> Result<UserRow, UserError> {
+    async fn replace_password<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        name: &str,
+        password: Secret,
+    ) -> Result<UserRow, UserError> {
         let canonical = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
         accept_password(&canonical, &password)?;
         let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
@@ -193,7 +233,13 @@ impl Users {
         .await
     }
 
-    async fn change<P, F>(&self, proof: &P, name: &str, what: &'static str, edit: F) -> Result<UserRow, UserError>
+    async fn change<P, F>(
+        &self,
+        proof: &P,
+        name: &str,
+        what: &'static str,
+        edit: F,
+    ) -> Result<UserRow, UserError>
     where
         P: Proof + ?Sized,
         F: FnOnce(&mut UserRow) -> Tokens + Send + 'static,
@@ -208,7 +254,8 @@ impl Users {
                     let mut after = before.clone();
                     if edit(&mut after) == Tokens::Die {
                         // The epoch must differ even when two changes share a microsecond or the clock went back.
-                        after.tokens_valid_from = now.max(Timestamp::from_micros(before.tokens_valid_from.micros() + 1));
+                        after.tokens_valid_from =
+                            now.max(Timestamp::from_micros(before.tokens_valid_from.micros() + 1));
                     }
                     after.updated_at = now;
                     after.version += 1;

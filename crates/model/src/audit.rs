@@ -102,15 +102,13 @@ pub enum Broken {
 }
 
 /// Checks a chain entry by entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[derive(Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verifier {
     /// Number of the last good entry.
     pub seq: u64,
     /// Its hash.
     pub hash: Hash,
 }
-
 
 impl Verifier {
     /// Takes the next entry.

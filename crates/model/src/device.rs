@@ -149,7 +149,9 @@ pub struct Catalogue {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadCatalogue {
     /// The name cannot stand in a URL.
-    #[error("action name {0:?} is not allowed: use a letter or underscore, then up to 63 letters, digits or underscores")]
+    #[error(
+        "action name {0:?} is not allowed: use a letter or underscore, then up to 63 letters, digits or underscores"
+    )]
     ActionName(String),
     /// Two actions have one name.
     #[error("two actions are called {0:?}")]
@@ -175,7 +177,9 @@ pub enum BadCatalogue {
         reason: String,
     },
     /// It asks for a safeguard that does not exist.
-    #[error("action {action:?}: approve must be \"never\" or \"agents\": this server cannot ask a person for approval yet")]
+    #[error(
+        "action {action:?}: approve must be \"never\" or \"agents\": this server cannot ask a person for approval yet"
+    )]
     Approval {
         /// Name of the action.
         action: String,
@@ -265,7 +269,9 @@ impl DeviceAction {
                 return Err(bad(format!("unit {unit:?} is not in the table of units")));
             }
             if !parameter.required && !parameter.default.is_null() {
-                schema.validate(&parameter.default).map_err(|_| bad("its default breaks its own limits".to_owned()))?;
+                schema
+                    .validate(&parameter.default)
+                    .map_err(|_| bad("its default breaks its own limits".to_owned()))?;
             }
             parameters.push(Parameter { spec: parameter.clone(), schema });
         }
@@ -291,7 +297,10 @@ impl DeviceAction {
     ///
     /// # Errors
     /// All refused parameters at once; rules are checked only when every parameter is right.
-    pub fn check_call(&self, mut given: Map<String, Value>) -> Result<Map<String, Value>, Vec<ParameterError>> {
+    pub fn check_call(
+        &self,
+        mut given: Map<String, Value>,
+    ) -> Result<Map<String, Value>, Vec<ParameterError>> {
         let mut errors = Vec::new();
         let mut parameters = Map::new();
         for parameter in &self.parameters {
@@ -315,7 +324,11 @@ impl DeviceAction {
         }
         for name in given.keys().take(MAX_UNEXPECTED) {
             // A plain word can be said back; anything else may be an attack on whoever reads the answer.
-            let (loc, what) = if is_name(name) { (vec![name.clone()], format!("parameter '{name}'")) } else { (vec![], "a parameter".to_owned()) };
+            let (loc, what) = if is_name(name) {
+                (vec![name.clone()], format!("parameter '{name}'"))
+            } else {
+                (vec![], "a parameter".to_owned())
+            };
             let message = format!("{what} is unexpected; '{}' takes {}", self.spec.name, self.names());
             errors.push(ParameterError { loc, kind: "unexpected", message });
         }
@@ -341,7 +354,9 @@ impl DeviceAction {
         let sensitive = |name: &str| self.parameters.iter().any(|p| p.spec.sensitive && p.spec.name == name);
         parameters
             .iter()
-            .map(|(name, value)| (name.clone(), if sensitive(name) { Value::from("***") } else { value.clone() }))
+            .map(|(name, value)| {
+                (name.clone(), if sensitive(name) { Value::from("***") } else { value.clone() })
+            })
             .collect()
     }
 }
@@ -352,8 +367,13 @@ impl Parameter {
         let value = match (&value, &self.spec.unit) {
             (Value::String(text), Some(unit)) => match crate::unit::convert(text, unit) {
                 // The worker gets what the signature says: a whole number stays one.
-                #[expect(clippy::cast_possible_truncation, reason = "whole and within the exact range of a double")]
-                Ok(number) if self.spec.kind == "integer" && number.fract() == 0.0 && number.abs() < 9e15 => Value::from(number as i64),
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "whole and within the exact range of a double"
+                )]
+                Ok(number) if self.spec.kind == "integer" && number.fract() == 0.0 && number.abs() < 9e15 => {
+                    Value::from(number as i64)
+                }
                 Ok(number) => Value::from(number),
                 Err(error) => {
                     let message = format!("parameter '{name}': {error}");
@@ -372,7 +392,11 @@ impl Parameter {
                     let about_number = error.kind == "range" && loc.len() == 1 && value.is_number();
                     let unit = self.spec.unit.as_ref().filter(|_| about_number);
                     let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
-                    ParameterError { message: format!("parameter '{}': {}{unit}", loc.join("."), error.message), loc, kind: error.kind }
+                    ParameterError {
+                        message: format!("parameter '{}': {}{unit}", loc.join("."), error.message),
+                        loc,
+                        kind: error.kind,
+                    }
                 })
                 .collect::<Vec<_>>()
         })?;

@@ -115,7 +115,13 @@ mod tests {
 
     #[test]
     fn another_kind_is_refused() {
-        for text in ["", "run_", "dev_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d", "run_018F6B1E2C3D7A4B8C9D0E1F2A3B4C5D", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5dd"] {
+        for text in [
+            "",
+            "run_",
+            "dev_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d",
+            "run_018F6B1E2C3D7A4B8C9D0E1F2A3B4C5D",
+            "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5dd",
+        ] {
             assert_eq!(text.parse::<RunId>(), Err(BadId), "{text}");
         }
     }

@@ -14,7 +14,10 @@ pub const AUDITOR: &str = "auditor";
 /// The roles that exist, each with its scopes. None implies another.
 pub const ROLES: [(&str, &[&str]); 4] = [
     (VIEWER, &["actions:read", "runs:read", "devices:read", "devices:stop"]),
-    (OPERATOR, &["devices:execute", "devices:attention", "devices:read", "devices:stop", "runs:read", "runs:cancel"]),
+    (
+        OPERATOR,
+        &["devices:execute", "devices:attention", "devices:read", "devices:stop", "runs:read", "runs:cancel"],
+    ),
     (
         ADMIN,
         &[
@@ -83,7 +86,8 @@ pub fn decide(grants: &Grants, needs: &Needs) -> Result<(), Denied> {
         Needs::SignedIn => (true, ""),
         Needs::Role(role) => (grants.holds_role(role), role.as_str()),
         Needs::Scope(scope) => {
-            let role = ROLES.iter().find(|(_, scopes)| scopes.contains(scope)).map_or(ADMIN, |(role, _)| role);
+            let role =
+                ROLES.iter().find(|(_, scopes)| scopes.contains(scope)).map_or(ADMIN, |(role, _)| role);
             (grants.holds_scope(scope), role)
         }
     };

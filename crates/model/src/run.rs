@@ -26,8 +26,15 @@ pub enum RunState {
 
 impl RunState {
     /// Every state.
-    pub const ALL: [Self; 7] =
-        [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::TimedOut, Self::Uncertain];
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::TimedOut,
+        Self::Uncertain,
+    ];
 
     /// Whether the run is over.
     pub const fn is_final(self) -> bool {
@@ -73,24 +80,33 @@ pub struct RunError {
 
 /// How a call's outcome is recorded and told.
 pub fn conclude(outcome: &Outcome) -> (RunState, Option<RunError>) {
-    let error = |code: &str, message: &str| Some(RunError { code: code.to_owned(), message: message.to_owned() });
+    let error =
+        |code: &str, message: &str| Some(RunError { code: code.to_owned(), message: message.to_owned() });
     match outcome {
         Outcome::Returned { .. } => (RunState::Succeeded, None),
         Outcome::Raised { error: raised, .. } => {
             let told = ["result_too_large", "result_not_serialisable", "bad_parameters", "rule_broken"];
-            let code = told.into_iter().find(|&code| raised.code.as_deref() == Some(code)).unwrap_or("task_failed");
+            let code =
+                told.into_iter().find(|&code| raised.code.as_deref() == Some(code)).unwrap_or("task_failed");
             let message = if raised.public {
                 raised.message.clone()
             } else {
                 match code {
-                    "result_too_large" => "The action ran to its end, but its result is too large to return. Return less, or \
+                    "result_too_large" => {
+                        "The action ran to its end, but its result is too large to return. Return less, or \
                                            use ctx.artifact for files."
-                        .to_owned(),
-                    "result_not_serialisable" => "The action ran to its end, but its result cannot be written as JSON. Return \
+                            .to_owned()
+                    }
+                    "result_not_serialisable" => {
+                        "The action ran to its end, but its result cannot be written as JSON. Return \
                                                   numbers, texts, lists and dictionaries."
+                            .to_owned()
+                    }
+                    "bad_parameters" | "rule_broken" => {
+                        "The device refused the parameters; nothing was done.".to_owned()
+                    }
+                    _ => "The action failed. The cause is in the server's log under this request id."
                         .to_owned(),
-                    "bad_parameters" | "rule_broken" => "The device refused the parameters; nothing was done.".to_owned(),
-                    _ => "The action failed. The cause is in the server's log under this request id.".to_owned(),
                 }
             };
             (RunState::Failed, Some(RunError { code: code.to_owned(), message }))
@@ -103,10 +119,15 @@ pub fn conclude(outcome: &Outcome) -> (RunState, Option<RunError>) {
                  next run.",
             ),
         ),
-        Outcome::Cancelled { .. } => (RunState::Cancelled, error("run_cancelled", "The run was stopped after it had started.")),
+        Outcome::Cancelled { .. } => {
+            (RunState::Cancelled, error("run_cancelled", "The run was stopped after it had started."))
+        }
         Outcome::TimedOut { .. } => (
             RunState::TimedOut,
-            error("task_timed_out", "The action did not end within its time limit and was stopped. Look at the device before the next run."),
+            error(
+                "task_timed_out",
+                "The action did not end within its time limit and was stopped. Look at the device before the next run.",
+            ),
         ),
         Outcome::Uncertain { .. } => (
             RunState::Uncertain,
@@ -119,21 +140,27 @@ pub fn conclude(outcome: &Outcome) -> (RunState, Option<RunError>) {
         Outcome::NotStarted { reason } => {
             let (code, message) = match reason {
                 NotStarted::Busy => ("device_busy", "The device is busy. Nothing was done."),
-                NotStarted::EmergencyStop => {
-                    ("emergency_stop_engaged", "The emergency stop is engaged. Nothing was done. Release it first.")
-                }
+                NotStarted::EmergencyStop => (
+                    "emergency_stop_engaged",
+                    "The emergency stop is engaged. Nothing was done. Release it first.",
+                ),
                 NotStarted::NeedsAttention => (
                     "device_needs_attention",
                     "The device could not be brought to its safe state. Nothing was done. Look at it, then clear the attention mark.",
                 ),
-                NotStarted::Unavailable => ("device_unavailable", "The device's program is not running. Nothing was done."),
-                NotStarted::Cancelled => ("run_cancelled", "The run was cancelled before it started. Nothing was done."),
+                NotStarted::Unavailable => {
+                    ("device_unavailable", "The device's program is not running. Nothing was done.")
+                }
+                NotStarted::Cancelled => {
+                    ("run_cancelled", "The run was cancelled before it started. Nothing was done.")
+                }
                 NotStarted::HostStopped => {
                     ("run_not_started", "The server stopped before the action started. Nothing was done.")
                 }
-                NotStarted::JournalFailed => {
-                    ("unavailable", "The device's journal cannot be written. Nothing was done. Look at the disk of the server.")
-                }
+                NotStarted::JournalFailed => (
+                    "unavailable",
+                    "The device's journal cannot be written. Nothing was done. Look at the disk of the server.",
+                ),
             };
             (RunState::Cancelled, error(code, message))
         }
@@ -160,7 +187,11 @@ mod tests {
     #[test]
     fn what_a_function_says_stays_inside_unless_its_author_allows_it() {
         let raised = |public| Outcome::Raised {
-            error: crate::device::WorkerError { message: "password is hunter2".into(), public, ..Default::default() },
+            error: crate::device::WorkerError {
+                message: "password is hunter2".into(),
+                public,
+                ..Default::default()
+            },
             duration_ms: 1.0,
         };
 

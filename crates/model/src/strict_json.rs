@@ -27,7 +27,9 @@ pub struct BadJson {
 /// trailing characters.
 pub fn parse(bytes: &[u8]) -> Result<Value, BadJson> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Strict { depth: 0 }.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    let parsed = Strict { depth: 0 }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value));
     parsed.map_err(|error| BadJson { reason: describe(&error), line: error.line(), column: error.column() })
 }
 

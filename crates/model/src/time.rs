@@ -153,7 +153,8 @@ fn parse_rfc3339(b: &[u8]) -> Option<Timestamp> {
     if at != b.len() {
         return None;
     }
-    let seconds = days_from_civil(year, month, day) * DAY_SECONDS + hour * 3600 + minute * 60 + second - offset;
+    let seconds =
+        days_from_civil(year, month, day) * DAY_SECONDS + hour * 3600 + minute * 60 + second - offset;
     Some(Timestamp::from_micros(seconds * MICROS + micros))
 }
 
@@ -285,14 +286,26 @@ mod tests {
         let noon: Timestamp = "2026-01-31T12:00:00Z".parse().expect("valid");
         assert_eq!("2026-01-31T13:30:00.0+01:30".parse(), Ok(noon));
         assert_eq!("2026-01-31t04:00:00-08:00".parse(), Ok(noon));
-        assert_eq!("2026-01-31T12:00:00.1234567Z".parse::<Timestamp>().map(Timestamp::micros), Ok(noon.micros() + 123_456));
+        assert_eq!(
+            "2026-01-31T12:00:00.1234567Z".parse::<Timestamp>().map(Timestamp::micros),
+            Ok(noon.micros() + 123_456)
+        );
     }
 
     #[test]
     fn nonsense_is_refused() {
         for text in [
-            "", "2026", "2026-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:00",
-            "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00Zx", "2026-01-01T00:00:00+1:00", "2026_01-01T00:00:00Z", "२०२६-01-01T00:00:00Z",
+            "",
+            "2026",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00.Z",
+            "2026-01-01T00:00:00Zx",
+            "2026-01-01T00:00:00+1:00",
+            "2026_01-01T00:00:00Z",
+            "२०२६-01-01T00:00:00Z",
         ] {
             assert_eq!(text.parse::<Timestamp>(), Err(BadTimestamp), "{text}");
         }

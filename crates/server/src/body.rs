@@ -19,7 +19,11 @@ enum Kind {
 }
 
 fn unsupported() -> ApiError {
-    ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json in UTF-8.")
+    ApiError::client(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "Send the body as application/json in UTF-8.",
+    )
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
@@ -50,14 +54,24 @@ async fn read(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(state.config.connections.body, reading).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Ok(Err(_)) => Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", "The body could not be read to its end.")),
-        Err(_) => Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time.")),
+        Ok(Err(_)) => Err(ApiError::client(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "The body could not be read to its end.",
+        )),
+        Err(_) => {
+            Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time."))
+        }
     }
 }
 
 /// The body is over the limit.
 pub(crate) fn too_large(limit: usize) -> ApiError {
-    ApiError::client(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", format!("The body is larger than {limit} bytes."))
+    ApiError::client(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "payload_too_large",
+        format!("The body is larger than {limit} bytes."),
+    )
 }
 
 /// A JSON object; an absent body is an empty one.
@@ -71,7 +85,11 @@ impl FromRequest<AppState> for JsonObject {
         let kind = kind(request.headers())?;
         // An empty form is what some clients send for "no body"; anything in it is refused, before it is read if possible.
         let has_body = http_body::Body::size_hint(request.body()).lower() > 0;
-        let bytes = if kind == Kind::Form && has_body { return Err(unsupported()) } else { read(request, state).await? };
+        let bytes = if kind == Kind::Form && has_body {
+            return Err(unsupported());
+        } else {
+            read(request, state).await?
+        };
         if bytes.is_empty() {
             return Ok(Self(Map::new()));
         }
@@ -119,7 +137,12 @@ impl<'de> serde::Deserializer<'de> for Members<'_> {
         Err(serde::de::Error::custom("only structs have members"))
     }
 
-    fn deserialize_struct<V: serde::de::Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Self::Error> {
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
         *self.0 = fields;
         self.deserialize_any(visitor)
     }
@@ -140,7 +163,11 @@ fn members<T: DeserializeOwned>() -> &'static [&'static str] {
 /// Gives a parsed body its type. The error names the field, never the value.
 fn typed<T: DeserializeOwned>(object: Map<String, Value>, strict: bool) -> Result<T, ApiError> {
     if strict && object.keys().any(|name| !members::<T>().contains(&name.as_str())) {
-        return Err(ApiError::field(&["body"], "unexpected", "The body has a member that is not known here."));
+        return Err(ApiError::field(
+            &["body"],
+            "unexpected",
+            "The body has a member that is not known here.",
+        ));
     }
     serde_json::from_value(Value::Object(object)).map_err(|error| {
         let text = error.to_string();
@@ -178,7 +205,11 @@ impl FromRequest<AppState> for Credentials {
             }
         };
         let Value::Object(object) = value else {
-            return Err(ApiError::field(&["body"], "type", "The body must be an object with username and password."));
+            return Err(ApiError::field(
+                &["body"],
+                "type",
+                "The body must be an object with username and password.",
+            ));
         };
         typed(object, strict).map(Self)
     }
@@ -231,10 +262,16 @@ pub(crate) struct PageQuery {
 impl PageQuery {
     /// `limit` 1..200 (50), `offset` from 0 (0).
     pub(crate) fn page(&self) -> Result<interlock_engine::Page, ApiError> {
-        let refused = |name: &str, what: &str| ApiError::field(&["query", name], "range", format!("'{name}' must be {what}"));
+        let refused = |name: &str, what: &str| {
+            ApiError::field(&["query", name], "range", format!("'{name}' must be {what}"))
+        };
         let limit = match &self.limit {
             None => 50,
-            Some(text) => text.parse().ok().filter(|limit| (1..=200).contains(limit)).ok_or_else(|| refused("limit", "1 to 200"))?,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=200).contains(limit))
+                .ok_or_else(|| refused("limit", "1 to 200"))?,
         };
         let offset = match &self.offset {
             None => 0,
@@ -271,7 +308,10 @@ mod tests {
     fn a_form_is_decoded_strictly() {
         let pairs = |text: &'static str| axum::extract::RawForm(Bytes::from_static(text.as_bytes())).pairs();
 
-        assert_eq!(pairs("a=1+2&b=%C3%A9%26").ok(), Some(vec![("a".into(), "1 2".into()), ("b".into(), "é&".into())]));
+        assert_eq!(
+            pairs("a=1+2&b=%C3%A9%26").ok(),
+            Some(vec![("a".into(), "1 2".into()), ("b".into(), "é&".into())])
+        );
         assert!(pairs("a=%").is_err());
         assert!(pairs("a=%zz").is_err());
         assert!(pairs("a=%ff").is_err());

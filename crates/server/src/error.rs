@@ -45,7 +45,11 @@ impl ApiError {
             source = inner.source();
         }
         tracing::error!(error = chain, "a request failed");
-        Self::client(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed. Its log has the cause under this request id.")
+        Self::client(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The server failed. Its log has the cause under this request id.",
+        )
     }
 
     /// The storage failed.
@@ -53,7 +57,8 @@ impl ApiError {
         let mut error = Self::internal(cause);
         error.status = StatusCode::SERVICE_UNAVAILABLE;
         error.code = "unavailable";
-        "The server cannot read or record data at the moment. Nothing was done.".clone_into(&mut error.detail);
+        "The server cannot read or record data at the moment. Nothing was done."
+            .clone_into(&mut error.detail);
         error.retry_after = Some(1);
         error
     }
@@ -104,7 +109,8 @@ impl From<TokenError> for ApiError {
                 "Bearer error=\"invalid_token\""
             }
         };
-        let mut refusal = Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid authentication credentials");
+        let mut refusal =
+            Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid authentication credentials");
         refusal.challenge = Some(challenge);
         refusal
     }
@@ -122,14 +128,19 @@ impl From<SignInError> for ApiError {
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Refused => {
-                let mut refusal = Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Incorrect username or password");
+                let mut refusal =
+                    Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Incorrect username or password");
                 refusal.challenge = Some("Bearer");
                 refusal
             }
             SignInError::Wait(wait) => {
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                Self::client(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many sign-in attempts. Wait, then try again.")
-                    .after(seconds)
+                Self::client(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limited",
+                    "Too many sign-in attempts. Wait, then try again.",
+                )
+                .after(seconds)
             }
             SignInError::Store(cause) => Self::storage(&cause),
         }
@@ -156,9 +167,12 @@ impl From<ExecuteError> for ApiError {
     fn from(error: ExecuteError) -> Self {
         match error {
             // The path's name is told by the handler, which knows that it is a plain word.
-            ExecuteError::NoSuchAction => Self::client(StatusCode::NOT_FOUND, "task_not_found", "Task not found"),
+            ExecuteError::NoSuchAction => {
+                Self::client(StatusCode::NOT_FOUND, "task_not_found", "Task not found")
+            }
             ExecuteError::Parameters(refused) => {
-                let detail = refused.iter().map(|error| error.message.as_str()).collect::<Vec<_>>().join("; ");
+                let detail =
+                    refused.iter().map(|error| error.message.as_str()).collect::<Vec<_>>().join("; ");
                 let errors = refused
                     .into_iter()
                     .map(|error| {
@@ -174,9 +188,12 @@ impl From<ExecuteError> for ApiError {
                 "idempotency_key_reused",
                 "This Idempotency-Key was used for another request. Nothing was done. Use a new key.",
             ),
-            ExecuteError::Stopping => {
-                Self::client(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The server is stopping. Nothing was done.").after(5)
-            }
+            ExecuteError::Stopping => Self::client(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The server is stopping. Nothing was done.",
+            )
+            .after(5),
             ExecuteError::Store(cause) => Self::storage(&cause),
         }
     }
@@ -197,12 +214,19 @@ impl From<UserError> for ApiError {
             UserError::Name => Self::field(&["body", "name"], "format", error.to_string()),
             UserError::Role => Self::field(&["body", "roles"], "enum", error.to_string()),
             UserError::Password(_) => Self::field(&["body", "password"], "password", error.to_string()),
-            UserError::Exists => Self::client(StatusCode::CONFLICT, "conflict", "There is a user of this name already."),
-            UserError::NoSuchUser => Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found"),
-            UserError::LastAdmin | UserError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", error.to_string()),
-            UserError::Overloaded => {
-                Self::client(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The server is busy. Nothing was done.").after(1)
+            UserError::Exists => {
+                Self::client(StatusCode::CONFLICT, "conflict", "There is a user of this name already.")
             }
+            UserError::NoSuchUser => Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found"),
+            UserError::LastAdmin | UserError::Conflict => {
+                Self::client(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            UserError::Overloaded => Self::client(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The server is busy. Nothing was done.",
+            )
+            .after(1),
             UserError::Store(cause) => Self::storage(&cause),
         }
     }

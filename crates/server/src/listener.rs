@@ -53,7 +53,10 @@ pub struct Listener {
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listener").field("tcp", &self.tcp).field("tls", &self.tls.is_some()).finish_non_exhaustive()
+        f.debug_struct("Listener")
+            .field("tcp", &self.tcp)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -160,11 +163,18 @@ impl Listener {
                 }
             };
             let Some(place) = Place::take(&open, address.ip().to_canonical(), &self.limits) else {
-                metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded").increment(1);
+                metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded")
+                    .increment(1);
                 continue;
             };
             let activity = Arc::clone(&place.activity);
-            let connection = Connection { router: router.clone(), limits: self.limits, stop: stop.clone(), address, activity };
+            let connection = Connection {
+                router: router.clone(),
+                limits: self.limits,
+                stop: stop.clone(),
+                address,
+                activity,
+            };
             let acceptor = acceptor.clone();
             tasks.spawn(async move {
                 let evicted = place.activity.evicted.clone();
@@ -206,7 +216,9 @@ impl Connection {
     }
 
     async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, tls: bool) {
-        let service = service_fn(|request| answer(self.router.clone(), self.peer(tls), Arc::clone(&self.activity), request));
+        let service = service_fn(|request| {
+            answer(self.router.clone(), self.peer(tls), Arc::clone(&self.activity), request)
+        });
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
@@ -226,7 +238,9 @@ impl Connection {
     }
 
     async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let service = service_fn(|request| answer(self.router.clone(), self.peer(true), Arc::clone(&self.activity), request));
+        let service = service_fn(|request| {
+            answer(self.router.clone(), self.peer(true), Arc::clone(&self.activity), request)
+        });
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(100)
@@ -272,7 +286,10 @@ impl http_body::Body for Watched {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.read.store(true, Ordering::Release);

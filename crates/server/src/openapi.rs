@@ -11,29 +11,118 @@ use crate::config::ServerConfig;
 use crate::routes::{Access, RouteEntry};
 
 /// `(method, path, operation id, tag, summary, schema of the body, schema of the answer)`.
-type Entry = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
+type Entry =
+    (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
 const OPERATIONS: &[Entry] = &[
-    ("POST", "/auth/login", "login", "Sign-in", "Sign in with name and password; JSON or form", "LoginRequest", "LoginAnswer"),
+    (
+        "POST",
+        "/auth/login",
+        "login",
+        "Sign-in",
+        "Sign in with name and password; JSON or form",
+        "LoginRequest",
+        "LoginAnswer",
+    ),
     ("POST", "/auth/logout", "logout", "Sign-in", "End this session; the token is dead", "", "Operation"),
     ("GET", "/auth/me", "who_am_i", "Sign-in", "Who one is and which roles are in force", "", "WhoAmI"),
-    ("GET", "/tasks", "list_tasks", "Actions", "Actions by name, in the form of the earlier system", "", "Object"),
-    ("GET", "/actions", "list_actions", "Actions", "Actions with types, units, limits and rules", "", "Actions"),
-    ("POST", "/execute/{task}", "execute", "Actions", "Execute an action and wait for its result", "Object", "ExecuteAnswer"),
-    ("POST", "/check/{task}", "check", "Actions", "Check parameters; nothing is executed", "Object", "CheckAnswer"),
+    (
+        "GET",
+        "/tasks",
+        "list_tasks",
+        "Actions",
+        "Actions by name, in the form of the earlier system",
+        "",
+        "Object",
+    ),
+    (
+        "GET",
+        "/actions",
+        "list_actions",
+        "Actions",
+        "Actions with types, units, limits and rules",
+        "",
+        "Actions",
+    ),
+    (
+        "POST",
+        "/execute/{task}",
+        "execute",
+        "Actions",
+        "Execute an action and wait for its result",
+        "Object",
+        "ExecuteAnswer",
+    ),
+    (
+        "POST",
+        "/check/{task}",
+        "check",
+        "Actions",
+        "Check parameters; nothing is executed",
+        "Object",
+        "CheckAnswer",
+    ),
     ("GET", "/runs", "list_runs", "Runs", "Runs, newest first", "", "RunPage"),
     ("GET", "/runs/{run_id}", "show_run", "Runs", "One run", "", "Run"),
-    ("GET", "/runs/{run_id}/events", "run_events", "Runs", "What happened in a run; a live stream with Accept: text/event-stream", "", "Events"),
-    ("POST", "/runs/{run_id}/cancel", "cancel_run", "Runs", "Ask a run to end: checkpoint, interrupt, kill, safe state", "Reason", "Run"),
-    ("GET", "/runs/{run_id}/artifacts/{name}", "artifact", "Runs", "Download a file that a run produced", "", ""),
+    (
+        "GET",
+        "/runs/{run_id}/events",
+        "run_events",
+        "Runs",
+        "What happened in a run; a live stream with Accept: text/event-stream",
+        "",
+        "Events",
+    ),
+    (
+        "POST",
+        "/runs/{run_id}/cancel",
+        "cancel_run",
+        "Runs",
+        "Ask a run to end: checkpoint, interrupt, kill, safe state",
+        "Reason",
+        "Run",
+    ),
+    (
+        "GET",
+        "/runs/{run_id}/artifacts/{name}",
+        "artifact",
+        "Runs",
+        "Download a file that a run produced",
+        "",
+        "",
+    ),
     ("GET", "/device", "show_device", "Device", "The device as it is now", "", "DeviceStatus"),
-    ("POST", "/stop", "emergency_stop", "Device", "Software emergency stop: kill, safe state, latch. Not a safety-rated stop", "Reason", "StopReport"),
+    (
+        "POST",
+        "/stop",
+        "emergency_stop",
+        "Device",
+        "Software emergency stop: kill, safe state, latch. Not a safety-rated stop",
+        "Reason",
+        "StopReport",
+    ),
     ("POST", "/stop/release", "release_stop", "Device", "Release the emergency stop", "Reason", "Operation"),
-    ("POST", "/device/attention/clear", "clear_attention", "Device", "Confirm that a person has looked at the device", "Reason", "Operation"),
+    (
+        "POST",
+        "/device/attention/clear",
+        "clear_attention",
+        "Device",
+        "Confirm that a person has looked at the device",
+        "Reason",
+        "Operation",
+    ),
     ("GET", "/users", "list_users", "People", "Everyone", "", "Users"),
     ("POST", "/users", "create_user", "People", "Make a user", "NewUser", "User"),
     ("PATCH", "/users/{name}", "update_user", "People", "Change roles or disable", "UserEdit", "User"),
-    ("POST", "/users/{name}/password", "set_password", "People", "Set a password; earlier tokens are dead", "NewPassword", "Operation"),
+    (
+        "POST",
+        "/users/{name}/password",
+        "set_password",
+        "People",
+        "Set a password; earlier tokens are dead",
+        "NewPassword",
+        "Operation",
+    ),
     ("GET", "/audit", "read_audit", "Audit", "The audit trail, newest first", "", "AuditPage"),
     ("GET", "/", "banner", "Service", "The name of the service", "", "Object"),
     ("GET", "/health", "health", "Service", "Whether the server can work", "", "Health"),
@@ -56,7 +145,12 @@ pub(crate) fn document(config: &ServerConfig, table: &[RouteEntry], catalogue: O
     }
     if let Some(catalogue) = catalogue {
         for action in catalogue.actions() {
-            insert(&mut paths, &format!("/execute/{}", action.spec.name), &Method::POST, action_operation(action));
+            insert(
+                &mut paths,
+                &format!("/execute/{}", action.spec.name),
+                &Method::POST,
+                action_operation(action),
+            );
         }
     }
     json!({
@@ -95,7 +189,9 @@ fn operation(route: &RouteEntry) -> Value {
     match (route.method.as_str(), route.path) {
         ("POST", "/execute/{task}") => parameters.extend(execute_headers()),
         ("GET", "/runs") => parameters.extend(["state", "action", "limit", "offset"].map(query)),
-        ("GET", "/audit") => parameters.extend(["action", "actor", "subject", "since", "until", "limit", "offset"].map(query)),
+        ("GET", "/audit") => {
+            parameters.extend(["action", "actor", "subject", "since", "until", "limit", "offset"].map(query));
+        }
         ("GET", "/runs/{run_id}/events") => parameters.extend(["after", "limit"].map(query)),
         _ => {}
     }
@@ -149,7 +245,11 @@ fn execute_headers() -> [Value; 3] {
             json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
         ),
         header("Prefer", "respond-async: 202 with the run at once", json!({ "type": "string" })),
-        header("Interlock-Simulate", "Execute with the device's simulator", json!({ "type": "string", "enum": ["true", "false"] })),
+        header(
+            "Interlock-Simulate",
+            "Execute with the device's simulator",
+            json!({ "type": "string", "enum": ["true", "false"] }),
+        ),
     ]
 }
 
@@ -157,11 +257,13 @@ fn responses(success: &str, answer: &str, access: Access) -> Value {
     let mut responses = Map::new();
     let mut good = json!({ "description": "Done" });
     if !answer.is_empty() {
-        good["content"] = json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{answer}") } } });
+        good["content"] =
+            json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{answer}") } } });
     }
     responses.insert(success.to_owned(), good);
     let mut problem = |status: &str, text: &str| {
-        let content = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        let content =
+            json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
         responses.insert(status.to_owned(), json!({ "description": text, "content": content }));
     };
     if let Access::Granted(_) = access {
@@ -214,7 +316,8 @@ fn object(properties: &[(&str, &str)], optional: &[(&str, &str)]) -> Value {
         Some(inner) => json!({ "type": "array", "items": one(inner.trim_end_matches(']')) }),
         None => one(kind),
     };
-    let all: Map<String, Value> = properties.iter().chain(optional).map(|(name, kind)| ((*name).to_owned(), schema(kind))).collect();
+    let all: Map<String, Value> =
+        properties.iter().chain(optional).map(|(name, kind)| ((*name).to_owned(), schema(kind))).collect();
     let required: Vec<&str> = properties.iter().map(|(name, _)| *name).collect();
     json!({ "type": "object", "properties": all, "required": required })
 }
@@ -230,7 +333,18 @@ fn one(kind: &str) -> Value {
 }
 
 fn schemas() -> Value {
-    let page = |item: &str| object(&[("items", item), ("total", "integer"), ("limit", "integer"), ("offset", "integer"), ("has_more", "boolean")], &[]);
+    let page = |item: &str| {
+        object(
+            &[
+                ("items", item),
+                ("total", "integer"),
+                ("limit", "integer"),
+                ("offset", "integer"),
+                ("has_more", "boolean"),
+            ],
+            &[],
+        )
+    };
     json!({
         "Object": { "type": "object" },
         "LoginRequest": object(&[("username", "string"), ("password", "string")], &[]),
@@ -267,5 +381,9 @@ fn schemas() -> Value {
 
 /// Routes without a description: there must be none.
 pub fn undescribed(table: &[RouteEntry]) -> Vec<String> {
-    table.iter().filter(|route| described(&route.method, route.path).is_none()).map(|route| format!("{} {}", route.method, route.path)).collect()
+    table
+        .iter()
+        .filter(|route| described(&route.method, route.path).is_none())
+        .map(|route| format!("{} {}", route.method, route.path))
+        .collect()
 }

@@ -64,7 +64,11 @@ impl<A: Action, S: Send + Sync> FromRequestParts<S> for Granted<A> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         // `admit` has put it there; a route without it cannot be made.
-        parts.extensions.remove::<Arc<Permit<A>>>().map(Self).ok_or_else(|| interlock_engine::auth::TokenError::Missing.into())
+        parts
+            .extensions
+            .remove::<Arc<Permit<A>>>()
+            .map(Self)
+            .ok_or_else(|| interlock_engine::auth::TokenError::Missing.into())
     }
 }
 
@@ -164,7 +168,13 @@ impl ApiRouter {
         self.add(method, path, Access::Public(reason), open)
     }
 
-    fn add(mut self, method: Method, path: &'static str, access: Access, route: MethodRouter<AppState>) -> Self {
+    fn add(
+        mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        route: MethodRouter<AppState>,
+    ) -> Self {
         assert!(
             !self.table.iter().any(|entry| entry.method == method && entry.path == path),
             "{method} {path} is registered twice"
@@ -186,7 +196,8 @@ impl ApiRouter {
     /// The finished router; `fallback` answers unknown paths, `wrong_method` known paths with another method.
     pub(crate) fn into_router(self) -> Router<AppState> {
         let table = Arc::new(self.table);
-        let router = self.routes.into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+        let router =
+            self.routes.into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
         router.layer(axum::Extension(table))
     }
 }
@@ -228,9 +239,14 @@ impl<A: Action> Drop for Closing<A> {
     }
 }
 
-async fn admit<A: Action<Target: DeserializeOwned>>(State(state): State<AppState>, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn admit<A: Action<Target: DeserializeOwned>>(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let origin = parts.extensions.get::<Arc<Origin>>().cloned().ok_or_else(|| ApiError::internal(&Misplaced))?;
+    let origin =
+        parts.extensions.get::<Arc<Origin>>().cloned().ok_or_else(|| ApiError::internal(&Misplaced))?;
     let caller = state.guard.authenticate(bearer(&parts.headers), &origin)?;
     if state.limits.counts_for_principal(parts.uri.path()) {
         state.limits.admit_principal(caller.name(), &origin)?;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use interlock_model::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -80,13 +81,21 @@ pub enum TlsError {
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn load(certificate: &Path, key: &Path, tls12: bool, now: Timestamp) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn load(
+    certificate: &Path,
+    key: &Path,
+    tls12: bool,
+    now: Timestamp,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = read_chain(certificate)?;
     check_validity(certificate, &chain, now)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| TlsError::Empty { path: key.to_owned(), what: "private key" })?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .map_err(|_| TlsError::Empty { path: key.to_owned(), what: "private key" })?;
     let provider = provider();
     let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::Mismatched { certificate: certificate.to_owned(), key: key.to_owned() },
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::Mismatched { certificate: certificate.to_owned(), key: key.to_owned() }
+        }
         other => TlsError::Unusable { path: certificate.to_owned(), reason: other.to_string() },
     })?;
     let versions: &[&rustls::SupportedProtocolVersion] =
@@ -111,7 +120,8 @@ impl rustls::server::ResolvesServerCert for One {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    CryptoProvider::get_default().map_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()), Arc::clone)
+    CryptoProvider::get_default()
+        .map_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()), Arc::clone)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -121,7 +131,10 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| TlsError::Empty { path: path.to_owned(), what: "certificate" })
+    chain
+        .ok()
+        .filter(|chain| !chain.is_empty())
+        .ok_or_else(|| TlsError::Empty { path: path.to_owned(), what: "certificate" })
 }
 
 fn check_validity(path: &Path, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), TlsError> {
@@ -140,7 +153,10 @@ fn validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(Timestamp, Tim
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
         .map_err(|error| TlsError::Unusable { path: path.to_owned(), reason: error.to_string() })?;
     let validity = parsed.validity();
-    Ok((Timestamp::from_seconds(validity.not_before.timestamp()), Timestamp::from_seconds(validity.not_after.timestamp())))
+    Ok((
+        Timestamp::from_seconds(validity.not_before.timestamp()),
+        Timestamp::from_seconds(validity.not_after.timestamp()),
+    ))
 }
 
 /// Files of the internal authority.
@@ -162,7 +178,11 @@ const DAY: i64 = 86_400;
 /// # Errors
 /// [`TlsError`].
 pub fn internal(directory: &Path, names: &[String], now: Timestamp) -> Result<Internal, TlsError> {
-    let files = Internal { ca_file: directory.join("ca.pem"), certificate: directory.join("server.pem"), key: directory.join("server.key") };
+    let files = Internal {
+        ca_file: directory.join("ca.pem"),
+        certificate: directory.join("server.pem"),
+        key: directory.join("server.key"),
+    };
     let ca_key = directory.join("ca.key");
     let names_file = directory.join("server.names");
     let issue = |error: rcgen::Error| TlsError::Issue(error.to_string());
@@ -183,7 +203,9 @@ pub fn internal(directory: &Path, names: &[String], now: Timestamp) -> Result<In
             .is_ok_and(|(starts, ends)| starts <= now && ends.seconds() - now.seconds() > 30 * DAY);
     if !fresh {
         let authority_key = KeyPair::from_pem(&String::from_utf8_lossy(&read(&ca_key)?)).map_err(issue)?;
-        let issuer = Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&read(&files.ca_file)?), authority_key).map_err(issue)?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&read(&files.ca_file)?), authority_key)
+                .map_err(issue)?;
         let key = KeyPair::generate().map_err(issue)?;
         let certificate = server(names, now).map_err(issue)?.signed_by(&key, &issuer).map_err(issue)?;
         write(&files.key, &key.serialize_pem(), 0o600).map_err(unwritable)?;
@@ -212,7 +234,8 @@ fn authority(now: Timestamp) -> Result<CertificateParams, rcgen::Error> {
     name.push(DnType::CommonName, "Interlock internal CA");
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.not_before = date(now.seconds() - DAY);
     params.not_after = date(now.seconds() + 3650 * DAY);
     Ok(params)
@@ -278,7 +301,8 @@ mod tests {
         assert_eq!(fingerprint(&files.certificate).expect("fingerprint"), first);
 
         let later = Timestamp::from_seconds(now().seconds() + 70 * DAY);
-        internal(directory.path(), &loopback_names("127.0.0.1".parse().expect("address")), later).expect("renewed");
+        internal(directory.path(), &loopback_names("127.0.0.1".parse().expect("address")), later)
+            .expect("renewed");
         assert_ne!(fingerprint(&files.certificate).expect("fingerprint"), first);
         assert_eq!(fingerprint(&files.ca_file).expect("fingerprint"), authority);
     }
@@ -292,8 +316,14 @@ mod tests {
         let early = Timestamp::from_seconds(now().seconds() - 2 * DAY);
 
         assert!(matches!(load(&missing, &a.key, false, now()), Err(TlsError::Unreadable { .. })));
-        assert!(matches!(load(&a.key, &a.key, false, now()), Err(TlsError::Empty { what: "certificate", .. })));
-        assert!(matches!(load(&a.certificate, &a.certificate, false, now()), Err(TlsError::Empty { what: "private key", .. })));
+        assert!(matches!(
+            load(&a.key, &a.key, false, now()),
+            Err(TlsError::Empty { what: "certificate", .. })
+        ));
+        assert!(matches!(
+            load(&a.certificate, &a.certificate, false, now()),
+            Err(TlsError::Empty { what: "private key", .. })
+        ));
         assert!(matches!(load(&a.certificate, &b.key, false, now()), Err(TlsError::Mismatched { .. })));
         assert!(matches!(load(&a.certificate, &a.key, false, late), Err(TlsError::Expired { .. })));
         assert!(matches!(load(&a.certificate, &a.key, false, early), Err(TlsError::NotYet { .. })));

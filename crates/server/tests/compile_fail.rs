@@ -63,6 +63,9 @@ fn who_has_the_server_only_cannot_name_storage() {
         let output = compile(folder.path(), source);
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{source} compiles");
-        assert!(["E0432", "E0433", "E0463", "E0609"].iter().any(|code| text.contains(code)), "{source} fails for another reason: {text}");
+        assert!(
+            ["E0432", "E0433", "E0463", "E0609"].iter().any(|code| text.contains(code)),
+            "{source} fails for another reason: {text}"
+        );
     }
 }

@@ -16,7 +16,14 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
     ("interlock-device", &["interlock-model", "interlock-client"]),
     (
         "interlock",
-        &["interlock-model", "interlock-store", "interlock-engine", "interlock-server", "interlock-client", "interlock-device"],
+        &[
+            "interlock-model",
+            "interlock-store",
+            "interlock-engine",
+            "interlock-server",
+            "interlock-client",
+            "interlock-device",
+        ],
     ),
 ];
 /// Everything that `model` may use from outside.
@@ -24,15 +31,37 @@ const MODEL: [&str; 6] = ["serde", "serde_json", "thiserror", "sha2", "zeroize",
 /// Crate, then what it must not list from outside.
 const MUST_NOT_LIST: [(&str, &[&str]); 4] = [
     ("interlock-model", &["tokio", "futures", "async-trait", "metrics", "tracing"]),
-    ("interlock-engine", &["axum", "hyper", "hyper-util", "tower", "http", "http-body", "rusqlite", "tokio-postgres", "reqwest"]),
+    (
+        "interlock-engine",
+        &[
+            "axum",
+            "hyper",
+            "hyper-util",
+            "tower",
+            "http",
+            "http-body",
+            "rusqlite",
+            "tokio-postgres",
+            "reqwest",
+        ],
+    ),
     ("interlock-server", &["rusqlite", "tokio-postgres", "deadpool-postgres", "reqwest"]),
     ("interlock-device", &["axum", "hyper", "rusqlite", "tokio-postgres"]),
 ];
 /// A second TLS stack or a second set of cryptography.
 const BANNED: [&str; 4] = ["ring", "openssl", "openssl-sys", "native-tls"];
 /// Statements of SQL, as they begin.
-const SQL: [&str; 9] =
-    ["SELECT ", "INSERT INTO ", "DELETE FROM ", "CREATE TABLE ", "ALTER TABLE ", "DROP TABLE ", "PRAGMA ", "BEGIN IMMEDIATE", "UPDATE "];
+const SQL: [&str; 9] = [
+    "SELECT ",
+    "INSERT INTO ",
+    "DELETE FROM ",
+    "CREATE TABLE ",
+    "ALTER TABLE ",
+    "DROP TABLE ",
+    "PRAGMA ",
+    "BEGIN IMMEDIATE",
+    "UPDATE ",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
@@ -60,7 +89,9 @@ fn listed(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
         .filter(|package| package["source"].is_null())
         .map(|package| {
             let dependencies = package["dependencies"].as_array().expect("dependencies").iter();
-            let kept = dependencies.filter(|dependency| dependency["kind"] != "dev").map(|dependency| text(&dependency["name"]).to_owned());
+            let kept = dependencies
+                .filter(|dependency| dependency["kind"] != "dev")
+                .map(|dependency| text(&dependency["name"]).to_owned());
             (text(&package["name"]).to_owned(), kept.collect())
         })
         .collect()
@@ -83,7 +114,8 @@ fn dependencies_point_one_way() {
             assert!(!crates[name].contains(*dependency), "{name} must not list {dependency}");
         }
     }
-    let surplus: Vec<&String> = crates["interlock-model"].iter().filter(|dependency| !MODEL.contains(&dependency.as_str())).collect();
+    let surplus: Vec<&String> =
+        crates["interlock-model"].iter().filter(|dependency| !MODEL.contains(&dependency.as_str())).collect();
     assert!(surplus.is_empty(), "model must stay free of {surplus:?}");
 }
 
@@ -91,7 +123,20 @@ fn dependencies_point_one_way() {
 fn there_is_one_stack_for_tls() {
     // Not `cargo metadata`: it lists what a feature could switch on but does not (rustls-webpki's `ring?/alloc`).
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["tree", "--workspace", "--all-features", "--target", "all", "--edges", "normal,build", "--prefix", "none", "--format", "{p}", "--offline"])
+        .args([
+            "tree",
+            "--workspace",
+            "--all-features",
+            "--target",
+            "all",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo starts");
@@ -143,7 +188,10 @@ fn lex(raw: &str) -> (String, Vec<(String, String)>) {
                 at += 1;
             }
             at += 2;
-        } else if c == 'r' && (get(at + 1) == '"' || get(at + 1) == '#') && !code.ends_with(|p: char| p.is_alphanumeric() || p == '_') {
+        } else if c == 'r'
+            && (get(at + 1) == '"' || get(at + 1) == '#')
+            && !code.ends_with(|p: char| p.is_alphanumeric() || p == '_')
+        {
             let hashes = bytes[at + 1..].iter().take_while(|&&c| c == '#').count();
             if get(at + 1 + hashes) != '"' {
                 code.push(c);
@@ -217,7 +265,11 @@ fn sources(part: &str) -> Vec<Source> {
 fn time_is_asked_for_in_one_place() {
     for source in sources("src") {
         let allowed = source.name() == "crates/cli/src/ambient.rs";
-        assert!(allowed || !source.code.contains("SystemTime::now"), "{} asks the system for the time", source.name());
+        assert!(
+            allowed || !source.code.contains("SystemTime::now"),
+            "{} asks the system for the time",
+            source.name()
+        );
         assert!(!source.code.contains("thread::sleep"), "{} sleeps", source.name());
     }
 }
@@ -229,7 +281,11 @@ fn sql_lives_in_the_store_only() {
             let statement = SQL.iter().find(|statement| literal.trim_start().starts_with(*statement));
             assert!(statement.is_none(), "{} speaks SQL: {literal:?}", source.name());
         }
-        assert!(!source.code.contains("rusqlite") && !source.code.contains("tokio_postgres"), "{} names a database", source.name());
+        assert!(
+            !source.code.contains("rusqlite") && !source.code.contains("tokio_postgres"),
+            "{} names a database",
+            source.name()
+        );
     }
 }
 
@@ -246,7 +302,11 @@ fn the_installation_s_own_authority_is_made_by_wiring_code_only() {
         // Where it is defined, and the tests beside the code.
         let defined = source.name() == "crates/engine/src/auth/permit.rs";
         let code = source.code.split("#[cfg(test)]").next().unwrap_or("");
-        assert!(defined || !code.contains("SystemPermit::root"), "{} makes authority of its own", source.name());
+        assert!(
+            defined || !code.contains("SystemPermit::root"),
+            "{} makes authority of its own",
+            source.name()
+        );
     }
 }
 
@@ -288,7 +348,13 @@ fn codes() -> BTreeSet<String> {
         if source.name() == "crates/model/src/run.rs" {
             let from = source.raw.find("pub fn conclude").expect("the function that names the codes");
             let to = source.raw[from..].find("\n}\n").expect("its end") + from;
-            codes.extend(lex(&source.raw[from..to]).1.into_iter().map(|(_, literal)| literal).filter(|literal| is_code(literal)));
+            codes.extend(
+                lex(&source.raw[from..to])
+                    .1
+                    .into_iter()
+                    .map(|(_, literal)| literal)
+                    .filter(|literal| is_code(literal)),
+            );
         }
     }
     codes
@@ -297,7 +363,10 @@ fn codes() -> BTreeSet<String> {
 #[test]
 fn every_error_code_has_a_page_and_every_page_a_code() {
     let codes = codes();
-    assert!(codes.len() > 25 && codes.contains("device_busy") && codes.contains("idempotency_key_reused"), "{codes:?}");
+    assert!(
+        codes.len() > 25 && codes.contains("device_busy") && codes.contains("idempotency_key_reused"),
+        "{codes:?}"
+    );
     let pages: BTreeSet<String> = std::fs::read_dir(root().join("docs/errors"))
         .expect("docs/errors")
         .filter_map(Result::ok)
@@ -314,9 +383,14 @@ fn every_error_code_has_a_page_and_every_page_a_code() {
 
 #[test]
 fn the_lexer_of_this_test_tells_code_from_texts() {
-    let (code, texts) = lex("let a = \"x\\\"y\"; // \"no\"\n/* \"no\" */ let b = r#\"q\"r\"#; let c = '\"'; let d: &'static str = \"z\"; StatusCode::OK,\n \"code\"");
+    let (code, texts) = lex(
+        "let a = \"x\\\"y\"; // \"no\"\n/* \"no\" */ let b = r#\"q\"r\"#; let c = '\"'; let d: &'static str = \"z\"; StatusCode::OK,\n \"code\"",
+    );
 
-    assert_eq!(texts.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["x\"y", "q\"r", "z", "code"]);
+    assert_eq!(
+        texts.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(),
+        ["x\"y", "q\"r", "z", "code"]
+    );
     assert!(!code.contains("no"));
     assert!(texts[3].0.ends_with("StatusCode::OK,"));
 }

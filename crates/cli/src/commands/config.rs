@@ -52,7 +52,12 @@ pub(crate) fn config(command: &ConfigCommand) -> anyhow::Result<()> {
             if *json {
                 let all: serde_json::Map<String, serde_json::Value> = config
                     .shown()
-                    .map(|(setting, value, from)| (setting.key.to_owned(), serde_json::json!({ "value": value, "origin": from.to_string() })))
+                    .map(|(setting, value, from)| {
+                        (
+                            setting.key.to_owned(),
+                            serde_json::json!({ "value": value, "origin": from.to_string() }),
+                        )
+                    })
                     .collect();
                 print_out(&format!("{}\n", serde_json::to_string_pretty(&all)?));
             } else {
@@ -63,11 +68,21 @@ pub(crate) fn config(command: &ConfigCommand) -> anyhow::Result<()> {
             }
         }
         ConfigCommand::Explain { key } => {
-            let found = SETTINGS.iter().find(|setting| setting.key == key || setting.variables.contains(&key.as_str()));
-            let Some(setting) = found else { bail!("there is no setting {key:?}; `interlock config show` lists all") };
+            let found = SETTINGS
+                .iter()
+                .find(|setting| setting.key == key || setting.variables.contains(&key.as_str()));
+            let Some(setting) = found else {
+                bail!("there is no setting {key:?}; `interlock config show` lists all")
+            };
             let config = Config::load(None, &environment, &[])?;
             let in_force = config.shown().find(|(shown, _, _)| shown.key == setting.key);
-            print_out(&format!("{}\n  {}\n  variables: {}\n  default: {:?}\n", setting.key, setting.doc, setting.variables.join(", "), setting.default));
+            print_out(&format!(
+                "{}\n  {}\n  variables: {}\n  default: {:?}\n",
+                setting.key,
+                setting.doc,
+                setting.variables.join(", "),
+                setting.default
+            ));
             if let Some((_, value, from)) = in_force {
                 print_out(&format!("  in force: {value:?} from {from}\n"));
             }

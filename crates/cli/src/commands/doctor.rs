@@ -35,10 +35,18 @@ fn finding(good: bool, what: impl Into<String>, remedy: impl Into<String>) -> Fi
 pub(crate) async fn doctor(args: &DoctorArgs) -> anyhow::Result<bool> {
     let mut findings = vec![python_works(args.python.clone())];
     let environment = std::env::vars().collect();
-    findings.push(match crate::config::Config::load(None, &environment, &[]).and_then(|config| config.device().map(drop)) {
-        Ok(()) => finding(true, "settings from the environment are usable", ""),
-        Err(error) => finding(false, format!("settings: {error}"), "mend the setting; `interlock config show --origin` tells where each comes from"),
-    });
+    findings.push(
+        match crate::config::Config::load(None, &environment, &[])
+            .and_then(|config| config.device().map(drop))
+        {
+            Ok(()) => finding(true, "settings from the environment are usable", ""),
+            Err(error) => finding(
+                false,
+                format!("settings: {error}"),
+                "mend the setting; `interlock config show --origin` tells where each comes from",
+            ),
+        },
+    );
     if let Some(state) = &args.state {
         findings.extend(look_at(state).await);
     }
@@ -54,26 +62,45 @@ pub(crate) async fn doctor(args: &DoctorArgs) -> anyhow::Result<bool> {
 
 fn python_works(told: Option<PathBuf>) -> Finding {
     let python = python::interpreter(told);
-    let version = Command::new(&python).args(["-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]).output();
+    let version =
+        Command::new(&python).args(["-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]).output();
     match version {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             let mut numbers = text.split('.').filter_map(|part| part.parse::<u32>().ok());
             let good = numbers.next() == Some(3) && numbers.next().is_some_and(|minor| minor >= 7);
-            finding(good, format!("Python {text} at {}", python.display()), "install Python 3.7 or later, or give --python")
+            finding(
+                good,
+                format!("Python {text} at {}", python.display()),
+                "install Python 3.7 or later, or give --python",
+            )
         }
-        _ => finding(false, format!("{} does not run", python.display()), "install Python 3.7 or later, or give --python"),
+        _ => finding(
+            false,
+            format!("{} does not run", python.display()),
+            "install Python 3.7 or later, or give --python",
+        ),
     }
 }
 
 async fn look_at(state: &Path) -> Vec<Finding> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut findings = Vec::new();
-    let private = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.permissions().mode().trailing_zeros() >= 6);
+    let private = |path: &Path| {
+        std::fs::metadata(path).map(|metadata| metadata.permissions().mode().trailing_zeros() >= 6)
+    };
     match private(state) {
-        Ok(good) => findings.push(finding(good, format!("state folder {} is private", state.display()), "chmod 700 it")),
+        Ok(good) => findings.push(finding(
+            good,
+            format!("state folder {} is private", state.display()),
+            "chmod 700 it",
+        )),
         Err(error) => {
-            findings.push(finding(false, format!("state folder {}: {error}", state.display()), "give the folder that the server uses"));
+            findings.push(finding(
+                false,
+                format!("state folder {}: {error}", state.display()),
+                "give the folder that the server uses",
+            ));
             return findings;
         }
     }
@@ -81,20 +108,43 @@ async fn look_at(state: &Path) -> Vec<Finding> {
         let path = state.join(name);
         if path.exists() {
             let good = private(&path).unwrap_or(false);
-            findings.push(finding(good, format!("{name} is private"), format!("chmod 600 {}", path.display())));
+            findings.push(finding(
+                good,
+                format!("{name} is private"),
+                format!("chmod 600 {}", path.display()),
+            ));
         }
     }
     match Local::open(state).await {
-        Err(error) => findings.push(finding(false, format!("database: {error:#}"), "start a server there once, or restore a backup")),
+        Err(error) => findings.push(finding(
+            false,
+            format!("database: {error:#}"),
+            "start a server there once, or restore a backup",
+        )),
         Ok(local) => {
             match local.verify_audit(None).await {
-                Ok((entries, _)) => findings.push(finding(true, format!("audit chain is unbroken over {entries} entries"), "")),
-                Err(error) => findings.push(finding(false, format!("audit chain: {error:#}"), "treat it as an incident: keep a copy of the state folder before anything else")),
+                Ok((entries, _)) => findings.push(finding(
+                    true,
+                    format!("audit chain is unbroken over {entries} entries"),
+                    "",
+                )),
+                Err(error) => findings.push(finding(
+                    false,
+                    format!("audit chain: {error:#}"),
+                    "treat it as an incident: keep a copy of the state folder before anything else",
+                )),
             }
             match local.list().await {
                 Ok(users) => {
-                    let admins = users.iter().filter(|user| !user.disabled && user.roles.iter().any(|role| role == "admin")).count();
-                    findings.push(finding(admins > 0, format!("{admins} enabled administrators"), "interlock user add NAME --role admin --state DIR"));
+                    let admins = users
+                        .iter()
+                        .filter(|user| !user.disabled && user.roles.iter().any(|role| role == "admin"))
+                        .count();
+                    findings.push(finding(
+                        admins > 0,
+                        format!("{admins} enabled administrators"),
+                        "interlock user add NAME --role admin --state DIR",
+                    ));
                 }
                 Err(error) => findings.push(finding(false, format!("users: {error:#}"), "")),
             }

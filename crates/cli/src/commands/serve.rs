@@ -16,11 +16,11 @@ use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::security::{self, Event};
 use interlock_model::secret::Secret;
-use interlock_server::{AppState, Services};
 use interlock_server::config::{ConnectionLimits, ServerConfig};
 use interlock_server::listener::Listener;
 use interlock_server::perimeter::limits::Limiter;
 use interlock_server::tls;
+use interlock_server::{AppState, Services};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +106,8 @@ impl ServeArgs {
             .collect();
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let host = self.host.clone().or_else(|| self.listen.map(|address| address.ip().to_string()));
-        let port = self.port.or_else(|| self.listen.map(|address| address.port())).map(|port| port.to_string());
+        let port =
+            self.port.or_else(|| self.listen.map(|address| address.port())).map(|port| port.to_string());
         let flags = [
             ("server.bind", "--host", host),
             ("server.port", "--port", port),
@@ -121,9 +122,13 @@ impl ServeArgs {
 
     /// The device's short name.
     pub(crate) fn device_name(&self) -> String {
-        let stem = self.file.file_stem().map_or_else(|| "device".to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let stem = self
+            .file
+            .file_stem()
+            .map_or_else(|| "device".to_owned(), |stem| stem.to_string_lossy().into_owned());
         let name = self.name.clone().unwrap_or(stem).to_ascii_lowercase();
-        let clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
+        let clean: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
         clean.trim_matches('-').to_owned()
     }
 }
@@ -148,6 +153,7 @@ pub(crate) struct Ready {
 ///
 /// # Errors
 /// Whatever keeps the server from starting, with the remedy.
+#[expect(clippy::too_many_lines, reason = "start-up in one place, in the order in which it happens")]
 pub(crate) async fn serve<F>(args: ServeArgs, config: Config, ready: F) -> anyhow::Result<()>
 where
     F: FnOnce(&Ready),
@@ -163,10 +169,13 @@ where
     let tcp = TcpListener::bind(address).await.with_context(|| bind_hint(address))?;
     let parts = installation::open(&state, settings.database_url.as_ref()).await?;
     let keys = installation::signing_keys(&state, &settings)?;
-    let tokens = Tokens::new(keys, installation::audience(&state, &parts.ambient)?, settings.token_hours * 3600);
+    let tokens =
+        Tokens::new(keys, installation::audience(&state, &parts.ambient)?, settings.token_hours * 3600);
     let algorithm = tokens.algorithm();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .set_buckets(&[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0])
+        .set_buckets(&[
+            0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+        ])
         .context("describe the histograms")?
         .install_recorder()
         .context("start the metrics")?;
@@ -175,7 +184,8 @@ where
 
     let host = start_device(&args, &name, &state, &parts).await?;
     let device: Arc<dyn Device> = Arc::new(LocalDevice(host.clone()));
-    let title = Some(settings.title.clone()).filter(|title| !title.is_empty()).unwrap_or_else(|| host.status().title);
+    let title =
+        Some(settings.title.clone()).filter(|title| !title.is_empty()).unwrap_or_else(|| host.status().title);
     let server = ServerConfig {
         title: title.clone(),
         description: description(&settings, &host),
@@ -186,7 +196,10 @@ where
         hsts: settings.hsts,
         compat_headers: settings.compat_headers,
         legacy_errors: settings.legacy_errors,
-        allowed_hosts: tls::loopback_names(settings.bind).into_iter().chain(settings.allowed_hosts.clone()).collect(),
+        allowed_hosts: tls::loopback_names(settings.bind)
+            .into_iter()
+            .chain(settings.allowed_hosts.clone())
+            .collect(),
         cors_origins: settings.cors_origins.clone(),
         trusted_proxies: settings.trusted_proxies.clone(),
         max_request_size: settings.max_request_size,
@@ -200,11 +213,13 @@ where
     background.spawn(recording);
     let runs = TaskTracker::new();
     let limits = Limits { queue: settings.queue, default_timeout: settings.default_timeout };
-    let wired = Wired { parts: &parts, device, name, tokens, recorder: recorder.clone(), runs: runs.clone(), limits };
+    let wired =
+        Wired { parts: &parts, device, name, tokens, recorder: recorder.clone(), runs: runs.clone(), limits };
     let (app, following) = wired.state(server, metrics);
     let first_password =
         installation::first_admin(&parts, &app.users, settings.bootstrap_admin_secret.as_ref()).await?;
-    let reconciled = app.executions.reconcile().await.context("bring runs of an earlier process to their end")?;
+    let reconciled =
+        app.executions.reconcile().await.context("bring runs of an earlier process to their end")?;
     for task in following {
         tokio::spawn(task);
     }
@@ -218,16 +233,31 @@ where
         state,
         title,
         actions: host.catalogue().actions().len(),
-        first_action: host.catalogue().declarations.actions.first().map_or_else(String::new, |action| action.name.clone()),
+        first_action: host
+            .catalogue()
+            .declarations
+            .actions
+            .first()
+            .map_or_else(String::new, |action| action.name.clone()),
         first_password,
     };
     tracing::info!(
-        url = told.url, tls = app.config.tls, token_algorithm = algorithm, rate_limits = app.config.rate.enabled,
-        roles = "admin operator viewer auditor", actions = told.actions, reconciled, "the device server is starting"
+        url = told.url,
+        tls = app.config.tls,
+        token_algorithm = algorithm,
+        rate_limits = app.config.rate.enabled,
+        roles = "admin operator viewer auditor",
+        actions = told.actions,
+        reconciled,
+        "the device server is starting"
     );
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
-    let serving = tokio::spawn(listener.serve(interlock_server::router(app.clone()), stop.clone(), connections.clone()));
+    let serving = tokio::spawn(listener.serve(
+        interlock_server::router(app.clone()),
+        stop.clone(),
+        connections.clone(),
+    ));
     if let Some(path) = &args.ready_file {
         write_ready_file(path, &told)?;
     }
@@ -271,9 +301,14 @@ type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Wired<'_> {
     /// Puts the services together, and the background work they need.
-    fn state(self, server: ServerConfig, metrics: metrics_exporter_prometheus::PrometheusHandle) -> (AppState, Vec<Background>) {
+    fn state(
+        self,
+        server: ServerConfig,
+        metrics: metrics_exporter_prometheus::PrometheusHandle,
+    ) -> (AppState, Vec<Background>) {
         let Parts { ambient, db, principals, passwords, .. } = self.parts;
-        let roles: Vec<String> = self.device.catalogue().actions().map(|action| action.role().to_owned()).collect();
+        let roles: Vec<String> =
+            self.device.catalogue().actions().map(|action| action.role().to_owned()).collect();
         let sessions = Sessions::new(
             db.clone(),
             ambient.clone(),
@@ -284,7 +319,8 @@ impl Wired<'_> {
             SystemPermit::root("system"),
         );
         let world = Arc::new(DeviceWorld(Arc::clone(&self.device)));
-        let guard = Arc::new(Guard::new(Arc::clone(&sessions), self.recorder.clone(), world, ambient.clone()));
+        let guard =
+            Arc::new(Guard::new(Arc::clone(&sessions), self.recorder.clone(), world, ambient.clone()));
         let hub = Hub::new(db.clone(), ambient.clone(), self.device.events());
         let executions = Executions::new(
             Arc::clone(&self.device),
@@ -296,7 +332,8 @@ impl Wired<'_> {
             self.limits,
             SystemPermit::root("system"),
         );
-        let cleaning = janitor::clean_forever(db.clone(), ambient.clone(), SystemPermit::root("system"), CLEANING);
+        let cleaning =
+            janitor::clean_forever(db.clone(), ambient.clone(), SystemPermit::root("system"), CLEANING);
         let following: Vec<Background> = vec![
             Box::pin(cleaning),
             Box::pin(Arc::clone(&hub).follow(self.device.events())),
@@ -325,7 +362,13 @@ impl Wired<'_> {
 
 async fn start_device(args: &ServeArgs, name: &str, state: &Path, parts: &Parts) -> anyhow::Result<Host> {
     let package = python::unpack(state)?;
-    let mut config = HostConfig::new(name, args.file.clone(), package, state.join("device"), Arc::clone(&parts.ambient.clock));
+    let mut config = HostConfig::new(
+        name,
+        args.file.clone(),
+        package,
+        state.join("device"),
+        Arc::clone(&parts.ambient.clock),
+    );
     config.title.clone_from(&args.title);
     config.python = python::interpreter(args.python.clone());
     // Each run is on record in the database before the device hears of it, and its end before anyone else does.
@@ -335,20 +378,31 @@ async fn start_device(args: &ServeArgs, name: &str, state: &Path, parts: &Parts)
     config.standby = !args.no_standby;
     Host::start(config).await.map_err(|error| {
         let remedy = error.remedy();
-        anyhow::Error::new(error).context(remedy).context(format!("start the device file {}", args.file.display()))
+        anyhow::Error::new(error)
+            .context(remedy)
+            .context(format!("start the device file {}", args.file.display()))
     })
 }
 
 fn description(settings: &DeviceSettings, host: &Host) -> String {
-    if settings.description.is_empty() { host.catalogue().declarations.description.clone().unwrap_or_default() } else { settings.description.clone() }
+    if settings.description.is_empty() {
+        host.catalogue().declarations.description.clone().unwrap_or_default()
+    } else {
+        settings.description.clone()
+    }
 }
 
-fn certificate(settings: &DeviceSettings, state: &Path) -> anyhow::Result<(Option<Arc<rustls::ServerConfig>>, Option<PathBuf>)> {
+fn certificate(
+    settings: &DeviceSettings,
+    state: &Path,
+) -> anyhow::Result<(Option<Arc<rustls::ServerConfig>>, Option<PathBuf>)> {
     use interlock_model::Clock as _;
     let now = crate::ambient::SystemClock.now();
     match &settings.tls {
         TlsMode::Off => Ok((None, None)),
-        TlsMode::Files { certificate, key } => Ok((Some(tls::load(certificate, key, settings.tls12, now)?), None)),
+        TlsMode::Files { certificate, key } => {
+            Ok((Some(tls::load(certificate, key, settings.tls12, now)?), None))
+        }
         TlsMode::Internal => {
             let names: Vec<String> = tls::loopback_names(settings.bind)
                 .into_iter()
@@ -361,7 +415,9 @@ fn certificate(settings: &DeviceSettings, state: &Path) -> anyhow::Result<(Optio
 }
 
 fn bind_hint(address: SocketAddr) -> String {
-    format!("listen on {address}: is another server running there? Choose another with --port, or 0 for a free one")
+    format!(
+        "listen on {address}: is another server running there? Choose another with --port, or 0 for a free one"
+    )
 }
 
 /// An address as a client on this machine can use it.
@@ -376,7 +432,14 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 
 /// Says at every start what weakens security.
 fn warn_about(settings: &DeviceSettings, config: &Config) {
-    let insecure = |what: &str| security::event(Event::ConfigInsecure, None, None, json!({ "setting": what, "origin": config.origin("server.bind").to_string() }));
+    let insecure = |what: &str| {
+        security::event(
+            Event::ConfigInsecure,
+            None,
+            None,
+            json!({ "setting": what, "origin": config.origin("server.bind").to_string() }),
+        );
+    };
     if !settings.rate.enabled {
         insecure("RATE_LIMIT_ENABLED=false: nothing slows guessing and flooding down");
     }
@@ -395,12 +458,16 @@ fn write_ready_file(path: &Path, told: &Ready) -> anyhow::Result<()> {
     let listener = json!({ "name": "http", "url": told.url });
     let body = json!({ "url": told.url, "ca_file": told.ca_file, "pid": std::process::id(), "listeners": [listener] });
     let temporary = path.with_extension("new");
-    std::fs::write(&temporary, format!("{body}\n")).and_then(|()| std::fs::rename(&temporary, path)).with_context(|| format!("write {}", path.display()))
+    std::fs::write(&temporary, format!("{body}\n"))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         // Without signals only a kill ends the server; runs are reconciled then.
         return std::future::pending().await;
     };
@@ -413,7 +480,8 @@ async fn stop_signal() {
 /// What a person reads when a server has started.
 pub(crate) fn banner(told: &Ready) -> String {
     use std::fmt::Write as _;
-    let mut text = format!("\n  Interlock {} · {} · {} actions\n", env!("CARGO_PKG_VERSION"), told.title, told.actions);
+    let mut text =
+        format!("\n  Interlock {} · {} · {} actions\n", env!("CARGO_PKG_VERSION"), told.title, told.actions);
     let _ = writeln!(text, "  Panel     {}/panel", told.url);
     if let Some(ca) = &told.ca_file {
         let _ = writeln!(text, "  CA file   {}", ca.display());

@@ -100,7 +100,9 @@ impl Config {
     pub(crate) fn defaults() -> Self {
         let values = SETTINGS
             .iter()
-            .map(|setting| (setting.key, Value { text: Secret::new(setting.default), origin: Origin::Default }))
+            .map(|setting| {
+                (setting.key, Value { text: Secret::new(setting.default), origin: Origin::Default })
+            })
             .collect();
         Self { values }
     }
@@ -144,12 +146,18 @@ impl Config {
                 let origin = Origin::File(path.to_owned());
                 let (key, is_file) = match table::by_key(&full) {
                     Some(setting) => (setting.key, false),
-                    None => match full.strip_suffix("_file").and_then(table::by_key).filter(|setting| setting.kind == Kind::Secret) {
+                    None => match full
+                        .strip_suffix("_file")
+                        .and_then(table::by_key)
+                        .filter(|setting| setting.kind == Kind::Secret)
+                    {
                         Some(setting) => (setting.key, true),
                         None => return Err(unknown(&full, origin, file_names())),
                     },
                 };
-                let text = flat(&value).ok_or_else(|| bad(format!("{full} must be a text, a number, true or false, or a list of texts")))?;
+                let text = flat(&value).ok_or_else(|| {
+                    bad(format!("{full} must be a text, a number, true or false, or a list of texts"))
+                })?;
                 let text = if is_file { secret_file(key, Path::new(&text), &origin)? } else { text };
                 self.set(key, text, origin);
             }
@@ -162,7 +170,9 @@ impl Config {
             let origin = Origin::Environment(name.clone());
             if let Some(setting) = table::by_variable(name) {
                 self.set(setting.key, text.clone(), origin);
-            } else if let Some(setting) = name.strip_suffix("_FILE").and_then(table::by_variable).filter(|s| s.kind == Kind::Secret) {
+            } else if let Some(setting) =
+                name.strip_suffix("_FILE").and_then(table::by_variable).filter(|s| s.kind == Kind::Secret)
+            {
                 let secret = secret_file(setting.key, Path::new(text), &origin)?;
                 self.set(setting.key, secret, origin);
             } else if let Some(what) = table::not_yet(name) {
@@ -170,7 +180,8 @@ impl Config {
                 return Err(ConfigError::NotYet { name: name.clone(), what });
             } else if let Some(path) = name.strip_prefix("INTERLOCK__") {
                 let key = path.to_ascii_lowercase().replace("__", ".");
-                let setting = table::by_key(&key).ok_or_else(|| unknown(&key, origin.clone(), file_names()))?;
+                let setting =
+                    table::by_key(&key).ok_or_else(|| unknown(&key, origin.clone(), file_names()))?;
                 self.set(setting.key, text.clone(), origin);
             } else if name.len() >= 9 {
                 // A name that is almost ours was meant for us: a limit that is silently off is worse than no start.
@@ -208,7 +219,11 @@ impl Config {
         SETTINGS.iter().filter_map(|setting| {
             let value = self.values.get(setting.key)?;
             let text = value.text.expose();
-            let shown = if setting.kind == Kind::Secret && !text.is_empty() { "[redacted]".to_owned() } else { redact_url(text) };
+            let shown = if setting.kind == Kind::Secret && !text.is_empty() {
+                "[redacted]".to_owned()
+            } else {
+                redact_url(text)
+            };
             Some((setting, shown, &value.origin))
         })
     }
@@ -228,7 +243,11 @@ fn flat(value: &toml::Value) -> Option<String> {
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Float(number) => Some(number.to_string()),
         toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>().map(|v| v.join(",")),
+        toml::Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+            .map(|v| v.join(",")),
         _ => None,
     }
 }
@@ -236,7 +255,11 @@ fn flat(value: &toml::Value) -> Option<String> {
 fn secret_file(key: &'static str, path: &Path, origin: &Origin) -> Result<String, ConfigError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
-        Err(error) => Err(ConfigError::Value { key, origin: origin.clone(), reason: format!("{}: {error}", path.display()) }),
+        Err(error) => Err(ConfigError::Value {
+            key,
+            origin: origin.clone(),
+            reason: format!("{}: {error}", path.display()),
+        }),
     }
 }
 
@@ -250,7 +273,9 @@ fn unknown(name: &str, origin: Origin, known: impl Iterator<Item = &'static str>
 }
 
 fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<(String, usize)> {
-    known.map(|candidate| (candidate.to_owned(), distance(name, candidate))).min_by_key(|(_, distance)| *distance)
+    known
+        .map(|candidate| (candidate.to_owned(), distance(name, candidate)))
+        .min_by_key(|(_, distance)| *distance)
 }
 
 /// Edits between two names (Levenshtein), without regard to case.
@@ -295,7 +320,10 @@ mod tests {
         )
         .expect("loaded");
 
-        assert_eq!((config.text("server.port"), config.origin("server.port")), ("9002", Origin::Environment("PORT".into())));
+        assert_eq!(
+            (config.text("server.port"), config.origin("server.port")),
+            ("9002", Origin::Environment("PORT".into()))
+        );
         assert_eq!(config.text("limits.requests_per_minute"), "7");
         assert_eq!(config.text("limits.enabled"), "false");
         assert_eq!(config.origin("server.bind"), Origin::Flag("--host"));
@@ -316,7 +344,11 @@ mod tests {
         let file = folder.path().join("key");
         std::fs::write(&file, "0123456789abcdefghijklmnopqrstuvwxyz\n").expect("written");
 
-        let config = load(&[("JWT_SECRET_KEY_FILE", file.to_str().expect("path")), ("DATABASE_URL", "postgres://lab:hunter2@db/lab")]).expect("loaded");
+        let config = load(&[
+            ("JWT_SECRET_KEY_FILE", file.to_str().expect("path")),
+            ("DATABASE_URL", "postgres://lab:hunter2@db/lab"),
+        ])
+        .expect("loaded");
 
         assert_eq!(config.text("identity.jwt_secret_key"), "0123456789abcdefghijklmnopqrstuvwxyz");
         let shown: Vec<String> = config.shown().map(|(_, text, _)| text).collect();

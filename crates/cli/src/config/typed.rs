@@ -86,7 +86,15 @@ impl Config {
     fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
         let text = self.text(key).trim().to_ascii_lowercase();
         let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-        found.ok_or_else(|| self.bad(key, format!("must be one of {}", choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))))
+        found.ok_or_else(|| {
+            self.bad(
+                key,
+                format!(
+                    "must be one of {}",
+                    choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+                ),
+            )
+        })
     }
 
     /// The logging settings, needed before anything else: `(level, text format)`.
@@ -111,7 +119,9 @@ impl Config {
     pub(crate) fn device(&self) -> Result<DeviceSettings, ConfigError> {
         let bind = match self.text("server.bind").trim() {
             "localhost" => IpAddr::from([127, 0, 0, 1]),
-            text => text.parse::<IpAddr>().map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
+            text => text
+                .parse::<IpAddr>()
+                .map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
         };
         let settings = DeviceSettings {
             bind,
@@ -119,27 +129,38 @@ impl Config {
             title: self.text("server.title").to_owned(),
             description: self.text("server.description").to_owned(),
             production: self.choice("server.environment", &[("development", false), ("production", true)])?,
-            max_request_size: usize::try_from(self.integer("server.max_request_size", 1_024, 104_857_600)?).unwrap_or(usize::MAX),
+            max_request_size: usize::try_from(self.integer("server.max_request_size", 1_024, 104_857_600)?)
+                .unwrap_or(usize::MAX),
             allowed_hosts: self.hosts()?,
             cors_origins: self.origins()?,
             trusted_proxies: self.networks()?,
             force_https: self.flag("server.force_https")?,
-            hsts: self.choice("server.hsts", &[("secure", Hsts::Secure), ("always", Hsts::Always), ("never", Hsts::Never)])?,
+            hsts: self.choice(
+                "server.hsts",
+                &[("secure", Hsts::Secure), ("always", Hsts::Always), ("never", Hsts::Never)],
+            )?,
             compat_headers: self.flag("server.compat_headers")?,
             legacy_errors: self.choice("server.error_format", &[("problem", false), ("legacy", true)])?,
             tls: self.tls()?,
             tls12: self.choice("tls.min_version", &[("1.3", false), ("1.2", true)])?,
             rate: RateLimits {
                 enabled: self.flag("limits.enabled")?,
-                per_minute: u32::try_from(self.integer("limits.requests_per_minute", 1, 10_000_000)?).unwrap_or(u32::MAX),
-                per_hour: u32::try_from(self.integer("limits.requests_per_hour", 1, 100_000_000)?).unwrap_or(u32::MAX),
+                per_minute: u32::try_from(self.integer("limits.requests_per_minute", 1, 10_000_000)?)
+                    .unwrap_or(u32::MAX),
+                per_hour: u32::try_from(self.integer("limits.requests_per_hour", 1, 100_000_000)?)
+                    .unwrap_or(u32::MAX),
             },
             jwt_secret: self.secret("identity.jwt_secret_key"),
             jwt_secret_previous: self.secret("identity.jwt_secret_key_previous"),
-            token_hours: i64::try_from(self.integer("identity.access_token_expire_hours", 1, 24)?).unwrap_or(1),
+            token_hours: i64::try_from(self.integer("identity.access_token_expire_hours", 1, 24)?)
+                .unwrap_or(1),
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
             queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
-            default_timeout: Duration::from_secs(self.integer("device.default_timeout_seconds", 1, 604_800)?),
+            default_timeout: Duration::from_secs(self.integer(
+                "device.default_timeout_seconds",
+                1,
+                604_800,
+            )?),
             database_url: self.secret("database.url"),
             metrics_token: self.secret("metrics.token"),
         };
@@ -162,9 +183,19 @@ impl Config {
         let hosts = self.list("server.allowed_hosts");
         let good = |host: &String| {
             let name = host.strip_prefix("*.").unwrap_or(host);
-            !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':' | b'[' | b']' | b'_'))
+            !name.is_empty()
+                && name.bytes().all(|c| {
+                    c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':' | b'[' | b']' | b'_')
+                })
         };
-        if hosts.iter().all(good) { Ok(hosts) } else { Err(self.bad("server.allowed_hosts", "must be host names without scheme or path; *. may stand in front")) }
+        if hosts.iter().all(good) {
+            Ok(hosts)
+        } else {
+            Err(self.bad(
+                "server.allowed_hosts",
+                "must be host names without scheme or path; *. may stand in front",
+            ))
+        }
     }
 
     fn origins(&self) -> Result<Vec<String>, ConfigError> {
@@ -185,7 +216,9 @@ impl Config {
             .iter()
             .map(|text| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)))
             .collect::<Result<_, _>>()
-            .map_err(|_| self.bad("server.trusted_proxies", "must be addresses or networks such as 10.0.0.0/8"))
+            .map_err(|_| {
+                self.bad("server.trusted_proxies", "must be addresses or networks such as 10.0.0.0/8")
+            })
     }
 
     fn tls(&self) -> Result<TlsMode, ConfigError> {
@@ -194,10 +227,14 @@ impl Config {
         match (certificate.is_empty(), key.is_empty()) {
             (true, true) if internal => Ok(TlsMode::Internal),
             (true, true) => Ok(TlsMode::Off),
-            (false, false) if internal => Err(self.bad("tls.mode", "internal does not go together with certificate files; drop one of them")),
+            (false, false) if internal => Err(self
+                .bad("tls.mode", "internal does not go together with certificate files; drop one of them")),
             (false, false) => Ok(TlsMode::Files { certificate: certificate.into(), key: key.into() }),
-            (false, true) => Err(self.bad("tls.key_file", "is missing: give the private key of the certificate with --tls-key")),
-            (true, false) => Err(self.bad("tls.cert_file", "is missing: give the certificate chain with --tls-cert")),
+            (false, true) => Err(self
+                .bad("tls.key_file", "is missing: give the private key of the certificate with --tls-key")),
+            (true, false) => {
+                Err(self.bad("tls.cert_file", "is missing: give the certificate chain with --tls-cert"))
+            }
         }
     }
 }
@@ -208,7 +245,8 @@ mod tests {
     use super::*;
 
     fn with(pairs: &[(&str, &str)]) -> Result<DeviceSettings, ConfigError> {
-        let environment = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::load(None, &environment, &[]).expect("known names").device()
     }
 
@@ -216,7 +254,10 @@ mod tests {
     fn the_defaults_are_safe() {
         let settings = with(&[]).expect("defaults");
         assert!(settings.bind.is_loopback() && settings.rate.enabled && settings.cors_origins.is_empty());
-        assert_eq!((settings.rate.per_minute, settings.rate.per_hour, settings.max_request_size), (60, 1000, 10_485_760));
+        assert_eq!(
+            (settings.rate.per_minute, settings.rate.per_hour, settings.max_request_size),
+            (60, 1000, 10_485_760)
+        );
     }
 
     #[test]

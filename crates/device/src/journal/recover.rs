@@ -17,6 +17,7 @@ use super::{Entry, JournalError, sent};
 const LONGEST_LINE: usize = 256 << 20;
 
 /// What the files of an earlier host say.
+#[expect(clippy::struct_excessive_bools, reason = "independent findings")]
 pub(crate) struct Recovered {
     pub(super) folder: PathBuf,
     pub(super) boot: String,

@@ -44,14 +44,24 @@ impl Guard {
     ///
     /// # Errors
     /// [`super::TokenError`], always the same to the outside.
-    pub fn authenticate(&self, token: Option<&str>, origin: &Origin) -> Result<Arc<Caller>, super::TokenError> {
-        let answer = token.ok_or(super::TokenError::Missing).and_then(|token| self.sessions.caller(token, origin));
+    pub fn authenticate(
+        &self,
+        token: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Arc<Caller>, super::TokenError> {
+        let answer =
+            token.ok_or(super::TokenError::Missing).and_then(|token| self.sessions.caller(token, origin));
         if let Err(error) = &answer {
             let reason = error.reason();
             if *error != super::TokenError::Missing {
                 security::authentication("token", "failed");
             }
-            security::event(security::Event::AuthenticationFailed, None, Some(origin), json!({ "reason": reason }));
+            security::event(
+                security::Event::AuthenticationFailed,
+                None,
+                Some(origin),
+                json!({ "reason": reason }),
+            );
             self.recorder.note(origin, None, "authentication.failed", None, json!({ "reason": reason }));
         }
         answer.map(Arc::new)
@@ -68,7 +78,12 @@ impl Guard {
             Ok(()) => Ok(permit),
             Err(denied) => {
                 let details = json!({ "denied": A::NAME });
-                security::event(security::Event::AuthorizationDenied, Some(caller.name()), Some(caller.origin()), details);
+                security::event(
+                    security::Event::AuthorizationDenied,
+                    Some(caller.name()),
+                    Some(caller.origin()),
+                    details,
+                );
                 let mut draft = permit.draft(self.ambient.clock.now(), json!({ "decision": "denied" }));
                 "authorization.denied".clone_into(&mut draft.action);
                 draft.subject = Some(A::NAME.to_owned());
@@ -93,7 +108,14 @@ impl Guard {
 
 impl Recorder {
     /// Records an act of nobody in particular.
-    pub fn note(&self, origin: &Origin, actor: Option<&str>, action: &str, subject: Option<String>, details: Value) {
+    pub fn note(
+        &self,
+        origin: &Origin,
+        actor: Option<&str>,
+        action: &str,
+        subject: Option<String>,
+        details: Value,
+    ) {
         self.record(interlock_model::audit::AuditDraft {
             at: self.now(),
             actor: actor.map(str::to_owned),

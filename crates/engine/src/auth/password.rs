@@ -13,20 +13,59 @@ const MIN_CHARS: usize = 15;
 /// Longest password in bytes; bounds the work of one guess.
 const MAX_BYTES: usize = 1024;
 /// Hash of a random text that nobody has: an unknown user costs what a known one does.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$IroMlCgFGK+Sy0ajRCpXzQ$tgysxUr3ctiEu2aZMnZumO/uwBzQN9C3ZMwLHWfHHWc";
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$IroMlCgFGK+Sy0ajRCpXzQ$tgysxUr3ctiEu2aZMnZumO/uwBzQN9C3ZMwLHWfHHWc";
 /// Guesses that may wait for the hashing thread.
 const QUEUE: usize = 64;
 
 /// Passwords that lists of breached ones begin with, in the length that the policy lets through, and words of our own context.
 /// Compared without case, digits at the end and separators.
 const BLOCKED: &[&str] = &[
-    "password", "passwordpassword", "passwordpasswordpassword", "qwertyuiop", "qwertyuiopasdf", "qwertyuiopasdfghjkl", "asdfghjkl",
-    "qwertyuiopasdfghjklzxcvbnm", "iloveyouiloveyou", "letmeinletmein", "adminadminadmin", "administrator", "administratoradministrator",
-    "changeme", "changemechangeme", "changemeplease", "thisisapassword", "thisismypassword", "mypasswordismypassword", "secretsecret",
-    "secretpassword", "supersecretpassword", "correcthorsebatterystaple", "interlockinterlock", "interlockadmin", "laboratory", "opentrons",
-    "opentronsopentrons", "labadminlabadmin", "yourpassword", "securepassword", "secureadminpassword", "secureoperatorpassword", "welcomewelcome",
-    "abcdefghijklmno", "abcdefghijklmnop", "abcdefghijklmnopqrstuvwxyz", "trustnoone", "startrekstartrek", "footballfootball", "baseballbaseball",
-    "sunshinesunshine", "princessprincess", "dragondragondragon", "monkeymonkeymonkey",
+    "password",
+    "passwordpassword",
+    "passwordpasswordpassword",
+    "qwertyuiop",
+    "qwertyuiopasdf",
+    "qwertyuiopasdfghjkl",
+    "asdfghjkl",
+    "qwertyuiopasdfghjklzxcvbnm",
+    "iloveyouiloveyou",
+    "letmeinletmein",
+    "adminadminadmin",
+    "administrator",
+    "administratoradministrator",
+    "changeme",
+    "changemechangeme",
+    "changemeplease",
+    "thisisapassword",
+    "thisismypassword",
+    "mypasswordismypassword",
+    "secretsecret",
+    "secretpassword",
+    "supersecretpassword",
+    "correcthorsebatterystaple",
+    "interlockinterlock",
+    "interlockadmin",
+    "laboratory",
+    "opentrons",
+    "opentronsopentrons",
+    "labadminlabadmin",
+    "yourpassword",
+    "securepassword",
+    "secureadminpassword",
+    "secureoperatorpassword",
+    "welcomewelcome",
+    "abcdefghijklmno",
+    "abcdefghijklmnop",
+    "abcdefghijklmnopqrstuvwxyz",
+    "trustnoone",
+    "startrekstartrek",
+    "footballfootball",
+    "baseballbaseball",
+    "sunshinesunshine",
+    "princessprincess",
+    "dragondragondragon",
+    "monkeymonkeymonkey",
 ];
 
 /// Why a password is not accepted.
@@ -68,7 +107,11 @@ pub fn accept_password(user: &str, password: &Secret) -> Result<(), PasswordRefu
     let user: String = user.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
     let names_user =
         user.chars().count() >= 4 && folded.contains(&user) && folded.replace(&user, "").chars().count() < 8;
-    let steps = folded.chars().zip(folded.chars().skip(1)).filter(|(a, b)| u32::from(*b).abs_diff(u32::from(*a)) <= 1).count();
+    let steps = folded
+        .chars()
+        .zip(folded.chars().skip(1))
+        .filter(|(a, b)| u32::from(*b).abs_diff(u32::from(*a)) <= 1)
+        .count();
     let is_sequence = steps + 1 >= folded.chars().count();
     if BLOCKED.contains(&letters) || letters.is_empty() || distinct < 5 || names_user || is_sequence {
         return Err(PasswordRefused::Guessable);
@@ -91,7 +134,11 @@ impl Hasher {
             Self::Production => Params::new(19 * 1024, 2, 1, None),
             Self::Weak => Params::new(8, 1, 1, None),
         };
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params.expect("the constants are within the algorithm's bounds"))
+        Argon2::new(
+            Algorithm::Argon2id,
+            Version::V0x13,
+            params.expect("the constants are within the algorithm's bounds"),
+        )
     }
 }
 
@@ -155,19 +202,21 @@ impl Passwords {
 fn serve(hasher: Hasher, waiting: &mpsc::Receiver<Job>) {
     let argon2 = hasher.argon2();
     let hash = |password: &str| {
-        let hash: PasswordHash = argon2.hash_password(password.as_bytes()).expect("parameters and salt are valid");
+        let hash: PasswordHash =
+            argon2.hash_password(password.as_bytes()).expect("parameters and salt are valid");
         hash.to_string()
     };
     while let Ok(job) = waiting.recv() {
         match job {
             Job::Hash(password, answer) => {
                 let _ = answer.send(hash(password.expose()));
-            },
+            }
             Job::Verify { password, hash, answer } => {
                 let known = hash.is_some();
                 let stored = hash.as_deref().unwrap_or(NOBODY);
-                let right = PasswordHash::new(stored)
-                    .is_ok_and(|parsed| argon2.verify_password(password.expose().as_bytes(), &parsed).is_ok());
+                let right = PasswordHash::new(stored).is_ok_and(|parsed| {
+                    argon2.verify_password(password.expose().as_bytes(), &parsed).is_ok()
+                });
                 let _ = answer.send(right && known);
             }
         }
@@ -180,7 +229,12 @@ mod tests {
 
     #[test]
     fn long_ordinary_sentences_are_accepted() {
-        for good in ["seven purple pipettes", "größere Pipetten für alle", "日本語のとても長いパスワードです。はい", "x9$Kq!mZ2@pLw7#vR"] {
+        for good in [
+            "seven purple pipettes",
+            "größere Pipetten für alle",
+            "日本語のとても長いパスワードです。はい",
+            "x9$Kq!mZ2@pLw7#vR",
+        ] {
             assert_eq!(accept_password("ana", &Secret::new(good)), Ok(()), "{good}");
         }
     }
@@ -197,7 +251,11 @@ mod tests {
             ("abcdefghijklmnopqrst", PasswordRefused::Guessable),
             ("with\nnewline in the middle", PasswordRefused::Control),
         ] {
-            assert_eq!(accept_password("lab_operator", &Secret::new(bad)).err().or(Some(PasswordRefused::TooLong)), Some(why), "{bad}");
+            assert_eq!(
+                accept_password("lab_operator", &Secret::new(bad)).err().or(Some(PasswordRefused::TooLong)),
+                Some(why),
+                "{bad}"
+            );
         }
         assert_eq!(accept_password("ana", &Secret::new("é".repeat(513))), Err(PasswordRefused::TooLong));
     }
@@ -208,7 +266,10 @@ mod tests {
         let hash = passwords.hash(Secret::new("seven purple pipettes")).await.expect("hashed");
 
         assert!(hash.starts_with("$argon2id$"));
-        assert_eq!(passwords.verify(Secret::new("seven purple pipettes"), Some(hash.clone())).await, Ok(true));
+        assert_eq!(
+            passwords.verify(Secret::new("seven purple pipettes"), Some(hash.clone())).await,
+            Ok(true)
+        );
         assert_eq!(passwords.verify(Secret::new("seven purple pipette"), Some(hash)).await, Ok(false));
         assert_eq!(passwords.verify(Secret::new("no user has this password"), None).await, Ok(false));
         assert_eq!(passwords.verify(Secret::new("x"), Some("not a hash".into())).await, Ok(false));

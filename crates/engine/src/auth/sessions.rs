@@ -43,8 +43,7 @@ impl Principals {
     /// # Errors
     /// The storage's.
     pub async fn load(store: Arc<dyn Store>, ambient: Ambient) -> Result<Arc<Self>, Error> {
-        let principals =
-            Self { store, ambient, users: RwLock::default(), revoked: RwLock::default() };
+        let principals = Self { store, ambient, users: RwLock::default(), revoked: RwLock::default() };
         principals.reload().await?;
         Ok(Arc::new(principals))
     }
@@ -62,7 +61,8 @@ impl Principals {
         // Never lose one that was added while the database was read.
         let mut current = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
         let now = self.ambient.clock.now().seconds();
-        let kept: HashMap<String, Timestamp> = current.drain().filter(|(_, end)| end.seconds() + 60 > now).collect();
+        let kept: HashMap<String, Timestamp> =
+            current.drain().filter(|(_, end)| end.seconds() + 60 > now).collect();
         *current = revoked;
         current.extend(kept);
         Ok(())
@@ -173,8 +173,14 @@ impl Sessions {
     ///
     /// # Errors
     /// [`SignInError`]; unknown, wrong and disabled are alike in text and time.
-    pub async fn sign_in(&self, username: &str, password: Secret, origin: &Origin) -> Result<SignedIn, SignInError> {
-        let name: String = crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
+    pub async fn sign_in(
+        &self,
+        username: &str,
+        password: Secret,
+        origin: &Origin,
+    ) -> Result<SignedIn, SignInError> {
+        let name: String =
+            crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
         if let Err(wait) = self.throttle.admit(&name, origin.client_ip, self.ambient.clock.now()) {
             self.note_failure(&name, origin, "throttled", Event::AccountLocked);
             return Err(SignInError::Wait(wait));
@@ -183,23 +189,39 @@ impl Sessions {
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let too_long = password.expose().len() > 1024;
         let guess = if too_long { Secret::new("too long") } else { password };
-        let right = self.passwords.verify(guess, hash).await.map_err(|_| SignInError::Wait(Duration::from_secs(1)))?;
+        let right = self
+            .passwords
+            .verify(guess, hash)
+            .await
+            .map_err(|_| SignInError::Wait(Duration::from_secs(1)))?;
         let Some(user) = user.filter(|user| right && !too_long && !user.disabled) else {
             self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed);
             return Err(SignInError::Refused);
         };
         self.throttle.succeeded(&name, origin.client_ip);
         let now = self.ambient.clock.now();
-        let (token, claims) =
-            self.tokens.issue(&user.name, &user.roles, user.tokens_valid_from, now, &*self.ambient.entropy).map_err(|error| {
-                SignInError::Store(Error::Corrupt(error.to_string()))
-            })?;
+        let (token, claims) = self
+            .tokens
+            .issue(&user.name, &user.roles, user.tokens_valid_from, now, &*self.ambient.entropy)
+            .map_err(|error| SignInError::Store(Error::Corrupt(error.to_string())))?;
         let proof = self.system.acting("device.login", Some(user.name.clone())).on_behalf(&user.name, origin);
         let details = json!({ "result": "success", "token_type": "access", "jti": claims.jti });
-        self.db.write(&proof, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) })).await?;
+        self.db
+            .write(&proof, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) }))
+            .await?;
         security::authentication("login", "success");
-        security::event(Event::AuthenticationSucceeded, Some(&user.name), Some(origin), json!({ "method": "login" }));
-        security::event(Event::TokenIssued, Some(&user.name), Some(origin), json!({ "token_type": "access", "jti": claims.jti }));
+        security::event(
+            Event::AuthenticationSucceeded,
+            Some(&user.name),
+            Some(origin),
+            json!({ "method": "login" }),
+        );
+        security::event(
+            Event::TokenIssued,
+            Some(&user.name),
+            Some(origin),
+            json!({ "token_type": "access", "jti": claims.jti }),
+        );
         metrics::counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => "access").increment(1);
         Ok(SignedIn {
             token: Secret::new(token),
@@ -213,8 +235,19 @@ impl Sessions {
         security::authentication("login", "failed");
         // Only names that exist are written down: people type passwords into the wrong field.
         let known = self.principals.user(name).map(|user| user.name.clone());
-        security::event(event, known.as_deref(), Some(origin), json!({ "reason": reason, "method": "login" }));
-        self.recorder.note(origin, known.as_deref(), "device.login", known.clone(), json!({ "result": "failed", "reason": reason }));
+        security::event(
+            event,
+            known.as_deref(),
+            Some(origin),
+            json!({ "reason": reason, "method": "login" }),
+        );
+        self.recorder.note(
+            origin,
+            known.as_deref(),
+            "device.login",
+            known.clone(),
+            json!({ "result": "failed", "reason": reason }),
+        );
     }
 
     /// Ends the caller's session: its token is dead from here on, also after a restart.
@@ -234,13 +267,21 @@ impl Sessions {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     tx.insert_revocation(&revocation).await?;
-                    Ok::<_, Error>(Recorded { value: (), details: json!({ "token_type": "access", "jti": revocation.jti }) })
+                    Ok::<_, Error>(Recorded {
+                        value: (),
+                        details: json!({ "token_type": "access", "jti": revocation.jti }),
+                    })
                 })
             })
             .await?;
         self.principals.revoke(&jti, expires_at);
         metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => "manual").increment(1);
-        security::event(Event::TokenRevoked, Some(caller.name()), Some(caller.origin()), json!({ "reason": "manual", "jti": jti }));
+        security::event(
+            Event::TokenRevoked,
+            Some(caller.name()),
+            Some(caller.origin()),
+            json!({ "reason": "manual", "jti": jti }),
+        );
         Ok(())
     }
 

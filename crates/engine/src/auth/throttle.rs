@@ -75,7 +75,8 @@ impl Throttle {
                 entries.retain(|_, entry| entry.last > median);
             }
         }
-        let entry = entries.entry((account.to_owned(), from.into())).or_insert(Entry { failures: 0, last: now });
+        let entry =
+            entries.entry((account.to_owned(), from.into())).or_insert(Entry { failures: 0, last: now });
         if now.since(entry.last) >= MEMORY {
             entry.failures = 0;
         }
@@ -121,7 +122,8 @@ mod tests {
     #[test]
     fn a_stranger_does_not_lock_out_the_owner() {
         let throttle = Throttle::default();
-        let (stranger, owner) = ("203.0.113.9".parse().expect("address"), "10.0.0.1".parse().expect("address"));
+        let (stranger, owner) =
+            ("203.0.113.9".parse().expect("address"), "10.0.0.1".parse().expect("address"));
 
         for second in 0..200 {
             let _ = throttle.admit("ana", stranger, at(second * 60));
@@ -135,7 +137,9 @@ mod tests {
     fn one_ipv6_network_is_one_guesser() {
         let throttle = Throttle::default();
         let admitted = (0..100_u16)
-            .filter(|i| throttle.admit("ana", format!("2001:db8::{i:x}").parse().expect("address"), at(0)).is_ok())
+            .filter(|i| {
+                throttle.admit("ana", format!("2001:db8::{i:x}").parse().expect("address"), at(0)).is_ok()
+            })
             .count();
         assert_eq!(admitted, 5);
     }

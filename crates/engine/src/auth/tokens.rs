@@ -31,13 +31,19 @@ const PUBLISHED: &[&str] = &[
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The configured key is short.
-    #[error("JWT_SECRET_KEY is shorter than 32 bytes. Make one with `openssl rand -base64 48`, or leave it unset to have a key made")]
+    #[error(
+        "JWT_SECRET_KEY is shorter than 32 bytes. Make one with `openssl rand -base64 48`, or leave it unset to have a key made"
+    )]
     Short,
     /// The configured key is no secret.
-    #[error("JWT_SECRET_KEY is an example from a document or has almost no variety, so anyone can forge tokens. Make one with `openssl rand -base64 48`, or leave it unset to have a key made")]
+    #[error(
+        "JWT_SECRET_KEY is an example from a document or has almost no variety, so anyone can forge tokens. Make one with `openssl rand -base64 48`, or leave it unset to have a key made"
+    )]
     Published,
     /// The stored key is damaged.
-    #[error("the stored signing key is damaged; restore it from a backup, or delete the file: then everyone signs in again")]
+    #[error(
+        "the stored signing key is damaged; restore it from a backup, or delete the file: then everyone signs in again"
+    )]
     Damaged,
 }
 
@@ -226,7 +232,14 @@ impl Tokens {
     ///
     /// # Errors
     /// [`KeysError::Damaged`] when the key cannot sign.
-    pub fn issue(&self, name: &str, roles: &[String], epoch: Timestamp, now: Timestamp, entropy: &dyn Entropy) -> Result<(String, Claims), KeysError> {
+    pub fn issue(
+        &self,
+        name: &str,
+        roles: &[String],
+        epoch: Timestamp,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<(String, Claims), KeysError> {
         let scopes = interlock_model::policy::ROLES
             .iter()
             .filter(|(role, _)| roles.iter().any(|held| held == role))
@@ -249,7 +262,8 @@ impl Tokens {
         let mut header = Header::new(self.keys.algorithm);
         header.kid = Some(self.keys.kid.clone());
         header.typ = Some("at+jwt".to_owned());
-        let token = jsonwebtoken::encode(&header, &claims, &self.keys.signing).map_err(|_| KeysError::Damaged)?;
+        let token =
+            jsonwebtoken::encode(&header, &claims, &self.keys.signing).map_err(|_| KeysError::Damaged)?;
         Ok((token, claims))
     }
 
@@ -260,7 +274,9 @@ impl Tokens {
     /// [`TokenError::Invalid`].
     pub fn read(&self, token: &str) -> Result<Claims, TokenError> {
         let header = strict_header(token).ok_or(TokenError::Invalid)?;
-        if header.alg != self.keys.algorithm() || !matches!(header.typ.as_deref(), None | Some("at+jwt" | "JWT")) {
+        if header.alg != self.keys.algorithm()
+            || !matches!(header.typ.as_deref(), None | Some("at+jwt" | "JWT"))
+        {
             return Err(TokenError::Invalid);
         }
         let key = match header.kid {
@@ -268,7 +284,9 @@ impl Tokens {
             Some(kid) if kid == self.keys.kid => &self.keys.verifying,
             Some(_) => self.keys.previous.as_ref().ok_or(TokenError::Invalid)?,
         };
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation).map_err(|_| TokenError::Invalid)?.claims;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)
+            .map_err(|_| TokenError::Invalid)?
+            .claims;
         let ours = claims.kind == "access" && claims.iss == self.issuer && claims.aud == self.audience;
         if !ours || claims.jti.is_empty() || claims.jti.len() > 64 || claims.sub.is_empty() {
             return Err(TokenError::Invalid);
@@ -310,7 +328,9 @@ mod tests {
 
     fn issue(tokens: &Tokens) -> (String, Claims) {
         let now = Timestamp::from_seconds(1_000_000);
-        tokens.issue("ana", &["operator".into()], Timestamp::from_seconds(5), now, &TestEntropy::seeded(1)).expect("issued")
+        tokens
+            .issue("ana", &["operator".into()], Timestamp::from_seconds(5), now, &TestEntropy::seeded(1))
+            .expect("issued")
     }
 
     #[test]
@@ -320,7 +340,11 @@ mod tests {
 
         assert_eq!(ours.read(&token), Ok(claims));
         assert_eq!(tokens().read(&token), Err(TokenError::Invalid));
-        let hs = Tokens::new(Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("key"), "lab".into(), 60);
+        let hs = Tokens::new(
+            Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("key"),
+            "lab".into(),
+            60,
+        );
         assert_eq!(hs.read(&token), Err(TokenError::Invalid));
     }
 
@@ -355,7 +379,11 @@ mod tests {
             r#"{"alg":"EdDSA","kid":"other"}"#.to_owned(),
             "[]".to_owned(),
         ] {
-            assert_eq!(ours.read(&format!("{}.{rest}", encode(&header))), Err(TokenError::Invalid), "{header}");
+            assert_eq!(
+                ours.read(&format!("{}.{rest}", encode(&header))),
+                Err(TokenError::Invalid),
+                "{header}"
+            );
         }
         for junk in ["", ".", "..", "a.b.c", "....", &"a".repeat(5000), "é.é.é"] {
             assert_eq!(ours.read(junk), Err(TokenError::Invalid), "{junk}");

@@ -9,13 +9,18 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use interlock_engine::Ambient;
 use interlock_engine::audit;
-use interlock_engine::auth::{Caller, Db, Guard, Hasher, Keys, Origin, Passwords, Permit, Principals, Sessions, SystemPermit, Tokens};
+use interlock_engine::auth::{
+    Caller, Db, Guard, Hasher, Keys, Origin, Passwords, Permit, Principals, Sessions, SystemPermit, Tokens,
+};
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
 use interlock_model::action::{DeviceActionTarget, ExecuteAction};
-use interlock_model::device::{Call, Catalogue, Declarations, DeviceStatus, DeviceStop, Journaled, Outcome, RunEvent, StopLatch, WorkerStatus};
+use interlock_model::device::{
+    Call, Catalogue, Declarations, DeviceStatus, DeviceStop, Journaled, Outcome, RunEvent, StopLatch,
+    WorkerStatus,
+};
 use interlock_model::secret::Secret;
 use interlock_model::time::{TestClock, TestEntropy};
 use interlock_model::{RunId, Timestamp};
@@ -152,7 +157,8 @@ impl Bench {
 
     pub(crate) async fn over(store: Arc<dyn Store>, device: Arc<Scripted>, seed: u64) -> Self {
         let clock = Arc::new(TestClock::at(Timestamp::from_seconds(1_780_000_000)));
-        let ambient = Ambient { clock: Arc::clone(&clock) as _, entropy: Arc::new(TestEntropy::seeded(seed)) };
+        let ambient =
+            Ambient { clock: Arc::clone(&clock) as _, entropy: Arc::new(TestEntropy::seeded(seed)) };
         let (recorder, recording) = audit::recorder(Arc::clone(&store), ambient.clone());
         tokio::spawn(recording);
         let db = Db::new(Arc::clone(&store), ambient.clone());
@@ -169,13 +175,26 @@ impl Bench {
             SystemPermit::root("system"),
         );
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
-        let guard = Guard::new(Arc::clone(&sessions), recorder.clone(), Arc::new(DeviceWorld(Arc::clone(&port))), ambient.clone());
+        let guard = Guard::new(
+            Arc::clone(&sessions),
+            recorder.clone(),
+            Arc::new(DeviceWorld(Arc::clone(&port))),
+            ambient.clone(),
+        );
         let hub = Hub::new(db.clone(), ambient.clone(), port.events());
         tokio::spawn(Arc::clone(&hub).follow(port.events()));
         let limits = Limits { queue: Duration::from_secs(1), default_timeout: Duration::from_mins(1) };
         let tasks = TaskTracker::new();
-        let executions =
-            Executions::new(port, "scripted".to_owned(), db.clone(), ambient.clone(), hub, tasks.clone(), limits, SystemPermit::root("system"));
+        let executions = Executions::new(
+            port,
+            "scripted".to_owned(),
+            db.clone(),
+            ambient.clone(),
+            hub,
+            tasks.clone(),
+            limits,
+            SystemPermit::root("system"),
+        );
         let users = Users::new(db.clone(), ambient.clone(), Arc::clone(&principals), passwords, Arc::new([]));
         Self { store, ambient, clock, principals, sessions, guard, users, executions, device, tasks }
     }
@@ -215,7 +234,11 @@ pub(crate) fn password(name: &str) -> Secret {
 }
 
 pub(crate) fn origin() -> Origin {
-    Origin { client_ip: "10.0.0.7".parse().expect("an address"), request_id: "req-1".to_owned(), user_agent: String::new() }
+    Origin {
+        client_ip: "10.0.0.7".parse().expect("an address"),
+        request_id: "req-1".to_owned(),
+        user_agent: String::new(),
+    }
 }
 
 pub(crate) fn mix(volume: i64, key: Option<&str>) -> Request {

@@ -75,7 +75,10 @@ async fn history(deeds: Vec<Deed>, wishes: Vec<Wish>) {
     let remembered = Arc::clone(&made);
     let device = Scripted::new(move |call| {
         let mut made = remembered.lock().expect("lock");
-        let deed = deeds.get(made.len()).cloned().unwrap_or(Deed::Ends(Outcome::Returned { result: json!("done"), duration_ms: 1.0 }, 0));
+        let deed = deeds
+            .get(made.len())
+            .cloned()
+            .unwrap_or(Deed::Ends(Outcome::Returned { result: json!("done"), duration_ms: 1.0 }, 0));
         made.push((call, deed.clone()));
         drop(made);
         Box::pin(async move {
@@ -115,7 +118,9 @@ async fn history(deeds: Vec<Deed>, wishes: Vec<Wish>) {
         }
     };
 
-    let answers = tokio::time::timeout(PATIENCE, futures::future::join_all(wishes.into_iter().map(ask))).await.expect("nobody waits for ever");
+    let answers = tokio::time::timeout(PATIENCE, futures::future::join_all(wishes.into_iter().map(ask)))
+        .await
+        .expect("nobody waits for ever");
     bench.settled().await;
     assert!(bench.store.open_runs().await.expect("read").is_empty(), "every run is over");
 
@@ -127,7 +132,8 @@ async fn history(deeds: Vec<Deed>, wishes: Vec<Wish>) {
 /// Every run is what the device did, recorded once with intent and outcome.
 async fn check_runs(bench: &Bench, made: &Made) {
     let made = made.lock().expect("lock").clone();
-    let runs = bench.store.runs(&RunFilter::default(), Page { limit: 200, offset: 0 }).await.expect("read").items;
+    let runs =
+        bench.store.runs(&RunFilter::default(), Page { limit: 200, offset: 0 }).await.expect("read").items;
     let trail = bench.store.audit_from(0, 2_000).await.expect("read");
     let mut called: HashMap<RunId, &Deed> = HashMap::new();
     for (call, deed) in &made {
@@ -143,7 +149,11 @@ async fn check_runs(bench: &Bench, made: &Made) {
             }
             Deed::Panics => (RunState::Uncertain, Some("run_uncertain".to_owned())),
         };
-        assert_eq!((run.state, run.error.as_ref().map(|error| error.code.clone())), (state, code), "{deed:?}");
+        assert_eq!(
+            (run.state, run.error.as_ref().map(|error| error.code.clone())),
+            (state, code),
+            "{deed:?}"
+        );
         assert_eq!(run.result.is_some(), state == RunState::Succeeded);
         let phases: Vec<&str> = trail
             .iter()
@@ -162,7 +172,10 @@ async fn check_runs(bench: &Bench, made: &Made) {
     }
     for (key, deeds) in by_key {
         for earlier in &deeds[..deeds.len() - 1] {
-            assert!(matches!(earlier, Deed::Ends(outcome, _) if frees(outcome)), "{key} was executed again after {earlier:?}");
+            assert!(
+                matches!(earlier, Deed::Ends(outcome, _) if frees(outcome)),
+                "{key} was executed again after {earlier:?}"
+            );
         }
     }
 }
@@ -208,10 +221,12 @@ proptest! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_hundred_claims_of_one_key_are_one_run() {
-    let device = Scripted::new(|_| Box::pin(async {
-        turns(50).await;
-        Outcome::Returned { result: json!("done"), duration_ms: 1.0 }
-    }));
+    let device = Scripted::new(|_| {
+        Box::pin(async {
+            turns(50).await;
+            Outcome::Returned { result: json!("done"), duration_ms: 1.0 }
+        })
+    });
     let (_folder, bench) = fresh(device).await;
     bench.user("ana", &["operator"]).await;
     let caller = bench.caller("ana").await;
@@ -220,11 +235,18 @@ async fn a_hundred_claims_of_one_key_are_one_run() {
         let (executions, permit) = (bench.executions.clone(), bench.may_mix(&caller));
         tokio::spawn(async move { executions.execute(permit, mix(5, Some("key"))).await })
     });
-    let answers = tokio::time::timeout(PATIENCE, futures::future::join_all(asking)).await.expect("nobody waits for ever");
+    let answers = tokio::time::timeout(PATIENCE, futures::future::join_all(asking))
+        .await
+        .expect("nobody waits for ever");
 
-    let answers: Vec<Execution> = answers.into_iter().map(|answer| answer.expect("no panic").expect("told")).collect();
+    let answers: Vec<Execution> =
+        answers.into_iter().map(|answer| answer.expect("no panic").expect("told")).collect();
     assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
-    assert!(answers.iter().all(|answer| answer.run.id == answers[0].run.id && answer.run.state == RunState::Succeeded));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.run.id == answers[0].run.id && answer.run.state == RunState::Succeeded)
+    );
     assert_eq!(bench.device.calls.lock().expect("lock").len(), 1);
 }
 
@@ -244,7 +266,8 @@ async fn two_processes_that_claim_one_key_make_one_call_between_them() {
         let (a, b) = (a.expect("told"), b.expect("told"));
         assert_eq!(a.run.id, b.run.id);
         assert!(a.replayed != b.replayed);
-        let calls = one.device.calls.lock().expect("lock").len() + two.device.calls.lock().expect("lock").len();
+        let calls =
+            one.device.calls.lock().expect("lock").len() + two.device.calls.lock().expect("lock").len();
         assert_eq!(calls, 1);
     }
 }
@@ -256,7 +279,11 @@ async fn many_retries_after_a_refusal_share_one_new_run() {
     let device = Scripted::new(move |_| {
         let earlier = first.swap(true, std::sync::atomic::Ordering::SeqCst);
         Box::pin(async move {
-            if earlier { Outcome::Returned { result: json!("done"), duration_ms: 1.0 } } else { Outcome::NotStarted { reason: NotStarted::Busy } }
+            if earlier {
+                Outcome::Returned { result: json!("done"), duration_ms: 1.0 }
+            } else {
+                Outcome::NotStarted { reason: NotStarted::Busy }
+            }
         })
     });
     let (_folder, bench) = fresh(device).await;
@@ -269,9 +296,14 @@ async fn many_retries_after_a_refusal_share_one_new_run() {
         let (executions, permit) = (bench.executions.clone(), bench.may_mix(&caller));
         tokio::spawn(async move { executions.execute(permit, mix(5, Some("key"))).await.expect("told") })
     });
-    let answers: Vec<Execution> = futures::future::join_all(asking).await.into_iter().map(|answer| answer.expect("no panic")).collect();
+    let answers: Vec<Execution> =
+        futures::future::join_all(asking).await.into_iter().map(|answer| answer.expect("no panic")).collect();
 
-    assert!(answers.iter().all(|answer| answer.run.state == RunState::Succeeded && answer.run.id == answers[0].run.id));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.run.state == RunState::Succeeded && answer.run.id == answers[0].run.id)
+    );
     assert_eq!(bench.device.calls.lock().expect("lock").len(), 2);
 }
 

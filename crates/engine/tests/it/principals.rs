@@ -20,15 +20,29 @@ async fn a_change_by_another_process_is_seen() {
     let console = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let root = SystemPermit::root("console");
 
-    console.users.console(&root).update("ana", UserChange { roles: Some(vec!["viewer".to_owned()]), disabled: None }).await.expect("changed");
+    console
+        .users
+        .console(&root)
+        .update("ana", UserChange { roles: Some(vec!["viewer".to_owned()]), disabled: None })
+        .await
+        .expect("changed");
     eventually("the role is gone", || async {
-        server.guard.authenticate(Some(&token), &origin()).is_ok_and(|caller| caller.grants().roles().is_empty())
+        server
+            .guard
+            .authenticate(Some(&token), &origin())
+            .is_ok_and(|caller| caller.grants().roles().is_empty())
     })
     .await;
     console.user("eve", &["viewer"]).await;
     eventually("the new user is known", || async { server.principals.user("eve").is_some() }).await;
-    console.users.console(&root).update("ana", UserChange { roles: None, disabled: Some(true) }).await.expect("changed");
-    eventually("the token is dead", || async { server.guard.authenticate(Some(&token), &origin()).is_err() }).await;
+    console
+        .users
+        .console(&root)
+        .update("ana", UserChange { roles: None, disabled: Some(true) })
+        .await
+        .expect("changed");
+    eventually("the token is dead", || async { server.guard.authenticate(Some(&token), &origin()).is_err() })
+        .await;
 
     watching.abort();
     interlock_engine::audit::verify(&*server.store, None).await.expect("two processes, one chain");
@@ -45,10 +59,16 @@ async fn a_session_ended_in_one_process_is_ended_in_the_other() {
     two.guard.authenticate(Some(token), &origin()).expect("both processes share the key");
     let caller = one.guard.authenticate(Some(token), &origin()).expect("a caller");
 
-    one.sessions.sign_out(&one.guard.permit::<LogOut>(&caller, Installation {}).expect("permitted")).await.expect("signed out");
+    one.sessions
+        .sign_out(&one.guard.permit::<LogOut>(&caller, Installation {}).expect("permitted"))
+        .await
+        .expect("signed out");
 
     assert!(one.guard.authenticate(Some(token), &origin()).is_err());
-    eventually("the other process knows", || async { two.guard.authenticate(Some(token), &origin()).is_err() }).await;
+    eventually("the other process knows", || async {
+        two.guard.authenticate(Some(token), &origin()).is_err()
+    })
+    .await;
     watching.abort();
     // And so does one that starts later.
     let three = Bench::open(folder.path(), Scripted::prompt(), 3).await;
@@ -72,7 +92,9 @@ async fn two_administrators_cannot_remove_each_other_at_once() {
         let (a, b) = tokio::join!(console_one.update("ada", off()), console_two.update("abe", demoted));
 
         assert_eq!(usize::from(a.is_ok()) + usize::from(b.is_ok()), 1, "{a:?} {b:?}");
-        assert!([a, b].into_iter().filter_map(Result::err).all(|error| matches!(error, UserError::LastAdmin)));
+        assert!(
+            [a, b].into_iter().filter_map(Result::err).all(|error| matches!(error, UserError::LastAdmin))
+        );
         let left = one.store.users().await.expect("users");
         assert_eq!(left.iter().filter(|user| !user.disabled && user.roles == ["admin"]).count(), 1);
     }
@@ -86,8 +108,9 @@ async fn memory_ends_with_the_last_committed_change() {
     let console = bench.users.console(&root);
 
     for _ in 0..20 {
-        let changes = ["viewer", "operator", "auditor", "viewer", "operator"]
-            .map(|role| console.update("ana", UserChange { roles: Some(vec![role.to_owned()]), disabled: None }));
+        let changes = ["viewer", "operator", "auditor", "viewer", "operator"].map(|role| {
+            console.update("ana", UserChange { roles: Some(vec![role.to_owned()]), disabled: None })
+        });
         futures::future::join_all(changes).await;
 
         let stored = bench.store.user("ana").await.expect("read").expect("there");
@@ -103,7 +126,12 @@ async fn an_older_state_of_a_user_never_replaces_a_newer_one() {
     bench.user("ana", &["operator"]).await;
     let older = bench.store.user("ana").await.expect("read").expect("there");
     let root = SystemPermit::root("console");
-    bench.users.console(&root).update("ana", UserChange { roles: Some(vec!["viewer".to_owned()]), disabled: None }).await.expect("changed");
+    bench
+        .users
+        .console(&root)
+        .update("ana", UserChange { roles: Some(vec!["viewer".to_owned()]), disabled: None })
+        .await
+        .expect("changed");
 
     // Two requests that commit one after the other may put their results in force in the other order.
     bench.principals.put(older);

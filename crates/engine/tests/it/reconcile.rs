@@ -20,14 +20,17 @@ async fn crashed(folder: &std::path::Path, count: usize) -> Vec<RunId> {
         request.wait = false;
         runs.push(bench.executions.execute(bench.may_mix(&caller), request).await.expect("started").run.id);
     }
-    eventually("the device was called", || async { bench.device.calls.lock().expect("lock").len() == count }).await;
+    eventually("the device was called", || async { bench.device.calls.lock().expect("lock").len() == count })
+        .await;
     bench.store.close().await;
     runs
 }
 
 async fn outcome_of(bench: &Bench, run: RunId) -> Value {
     let entries = bench.store.audit_from(0, 1_000).await.expect("the audit trail");
-    let mut outcomes = entries.iter().filter(|e| e.draft.details["phase"] == "outcome" && e.draft.details["run"] == json!(run));
+    let mut outcomes = entries
+        .iter()
+        .filter(|e| e.draft.details["phase"] == "outcome" && e.draft.details["run"] == json!(run));
     let entry = outcomes.next().expect("an outcome");
     assert!(outcomes.next().is_none(), "one outcome only");
     assert_eq!(entry.draft.action, "device.executed");
@@ -92,11 +95,18 @@ async fn a_key_survives_the_crash_with_its_run() {
     let caller = bench.caller("ana").await;
     let again = |key: &'static str| bench.executions.execute(bench.may_mix(&caller), mix(5, Some(key)));
 
-    let (finished, never, uncertain) = (again("key-0").await.expect("told"), again("key-1").await.expect("done"), again("key-2").await.expect("told"));
+    let (finished, never, uncertain) = (
+        again("key-0").await.expect("told"),
+        again("key-1").await.expect("done"),
+        again("key-2").await.expect("told"),
+    );
 
     assert_eq!((finished.replayed, finished.run.id, finished.run.result), (true, runs[0], Some(json!(42))));
     assert_eq!((never.replayed, never.run.state), (false, RunState::Succeeded));
     assert_ne!(never.run.id, runs[1]);
-    assert_eq!((uncertain.replayed, uncertain.run.id, uncertain.run.state), (true, runs[2], RunState::Uncertain));
+    assert_eq!(
+        (uncertain.replayed, uncertain.run.id, uncertain.run.state),
+        (true, runs[2], RunState::Uncertain)
+    );
     assert_eq!(bench.device.calls.lock().expect("lock").len(), 1);
 }

@@ -124,8 +124,11 @@ async fn what_does_not_fit_is_counted_exactly_and_the_count_is_on_record() {
 
     let entries = everything(&*real.store).await;
     let written = entries.iter().filter(|entry| entry.draft.action == "test.read").count() as u64;
-    let counts: Vec<u64> =
-        entries.iter().filter(|e| e.draft.action == "audit.sampled").map(|e| e.draft.details["not_recorded"].as_u64().expect("a count")).collect();
+    let counts: Vec<u64> = entries
+        .iter()
+        .filter(|e| e.draft.action == "audit.sampled")
+        .map(|e| e.draft.details["not_recorded"].as_u64().expect("a count"))
+        .collect();
     let lost: u64 = counts.iter().sum();
     assert!(lost > 0, "the test wants an overflow");
     assert_eq!(written + lost, given);
@@ -134,7 +137,10 @@ async fn what_does_not_fit_is_counted_exactly_and_the_count_is_on_record() {
     assert!(numbers.is_sorted_by(|a, b| a < b));
     verify(&*real.store, None).await.expect("the chain is unbroken");
     drop(recorder);
-    tokio::time::timeout(PATIENCE, writing).await.expect("it ends when nobody can give any more").expect("no panic");
+    tokio::time::timeout(PATIENCE, writing)
+        .await
+        .expect("it ends when nobody can give any more")
+        .expect("no panic");
 }
 
 #[tokio::test]
@@ -167,7 +173,8 @@ async fn a_storage_that_fails_for_a_while_loses_nothing_and_repeats_nothing() {
     gated.shut.store(false, Ordering::SeqCst);
     recorder.drained(PATIENCE).await;
 
-    let numbers: Vec<String> = everything(&*real.store).await.into_iter().filter_map(|e| e.draft.subject).collect();
+    let numbers: Vec<String> =
+        everything(&*real.store).await.into_iter().filter_map(|e| e.draft.subject).collect();
     assert_eq!(numbers, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
@@ -187,5 +194,8 @@ async fn a_chain_that_differs_from_what_was_noted_elsewhere_is_found_out() {
         assert_eq!((verified.seq, verified.hash), noted(9));
     }
     assert!(matches!(verify(&*bench.store, Some((6, noted(4).1))).await, Err(VerifyError::Rewritten(6))));
-    assert!(matches!(verify(&*bench.store, Some((11, noted(9).1))).await, Err(VerifyError::CutOff { noted: 11, last: 10 })));
+    assert!(matches!(
+        verify(&*bench.store, Some((11, noted(9).1))).await,
+        Err(VerifyError::CutOff { noted: 11, last: 10 })
+    ));
 }

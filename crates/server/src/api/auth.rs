@@ -55,7 +55,10 @@ async fn login(
     Ok(response)
 }
 
-async fn logout(grant: Granted<LogOut>, State(sessions): State<Arc<Sessions>>) -> Result<Json<Operation>, ApiError> {
+async fn logout(
+    grant: Granted<LogOut>,
+    State(sessions): State<Arc<Sessions>>,
+) -> Result<Json<Operation>, ApiError> {
     sessions.sign_out(&grant).await?;
     Ok(Json(Operation::done("Signed out; the token is dead", None)))
 }

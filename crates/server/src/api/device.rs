@@ -35,15 +35,19 @@ struct ReasonBody {
 pub(super) fn reason(text: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        return Err(ApiError::field(&["body", "reason"], "format", "'reason' must be at most 200 characters on one line"));
+        return Err(ApiError::field(
+            &["body", "reason"],
+            "format",
+            "'reason' must be at most 200 characters on one line",
+        ));
     }
     Ok(Some(text))
 }
 
 fn required_reason(text: Option<String>) -> Result<String, ApiError> {
-    reason(text)?
-        .filter(|text| !text.trim().is_empty())
-        .ok_or_else(|| ApiError::field(&["body", "reason"], "missing", "'reason' is required: say why it is safe"))
+    reason(text)?.filter(|text| !text.trim().is_empty()).ok_or_else(|| {
+        ApiError::field(&["body", "reason"], "missing", "'reason' is required: say why it is safe")
+    })
 }
 
 async fn show_device(grant: Granted<ReadDevice>, State(devices): State<Devices>) -> Json<DeviceStatus> {
@@ -57,7 +61,8 @@ async fn emergency_stop(
     request: Request,
 ) -> Json<StopReport> {
     // A stop is never refused for its words and does not wait for them: an unreadable or late reason is no reason.
-    let body = tokio::time::timeout(REASON_LIMIT, JsonBody::<ReasonBody>::from_request(request, &state)).await;
+    let body =
+        tokio::time::timeout(REASON_LIMIT, JsonBody::<ReasonBody>::from_request(request, &state)).await;
     let reason = body.ok().and_then(Result::ok).and_then(|JsonBody(body)| reason(body.reason).ok().flatten());
     let stopped = devices.emergency_stop(&grant, reason.clone()).await;
     Json(StopReport {
@@ -71,12 +76,20 @@ async fn emergency_stop(
     })
 }
 
-async fn release_stop(grant: Granted<ReleaseStop>, State(devices): State<Devices>, JsonBody(body): JsonBody<ReasonBody>) -> Result<Json<Operation>, ApiError> {
+async fn release_stop(
+    grant: Granted<ReleaseStop>,
+    State(devices): State<Devices>,
+    JsonBody(body): JsonBody<ReasonBody>,
+) -> Result<Json<Operation>, ApiError> {
     devices.release(&grant, &required_reason(body.reason)?).await?;
     Ok(Json(Operation::done("Emergency stop released", None)))
 }
 
-async fn clear_attention(grant: Granted<ClearAttention>, State(devices): State<Devices>, JsonBody(body): JsonBody<ReasonBody>) -> Result<Json<Operation>, ApiError> {
+async fn clear_attention(
+    grant: Granted<ClearAttention>,
+    State(devices): State<Devices>,
+    JsonBody(body): JsonBody<ReasonBody>,
+) -> Result<Json<Operation>, ApiError> {
     devices.clear_attention(&grant, &required_reason(body.reason)?).await?;
     Ok(Json(Operation::done("Attention mark cleared", None)))
 }

@@ -56,7 +56,11 @@ fn shown_default(parameter: &ParamSpec) -> Value {
     if parameter.sensitive { Value::Null } else { parameter.default.clone() }
 }
 
-async fn list_actions(grant: Granted<ListActions>, State(devices): State<Devices>, State(config): State<Arc<ServerConfig>>) -> Json<ActionsAnswer> {
+async fn list_actions(
+    grant: Granted<ListActions>,
+    State(devices): State<Devices>,
+    State(config): State<Arc<ServerConfig>>,
+) -> Json<ActionsAnswer> {
     let catalogue = devices.catalogue(&grant);
     let mut actions = catalogue.declarations.actions.clone();
     for parameter in actions.iter_mut().flat_map(|action| &mut action.parameters) {
@@ -74,12 +78,17 @@ async fn list_actions(grant: Granted<ListActions>, State(devices): State<Devices
 
 /// An unknown action is named back when the name is a plain word: then it is no echo of hostile text.
 fn no_such_task(task: &str) -> ApiError {
-    let plain = (1..=64).contains(&task.len()) && task.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    let plain =
+        (1..=64).contains(&task.len()) && task.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
     let detail = if plain { format!("Task '{task}' not found") } else { "Task not found".to_owned() };
     ApiError::client(StatusCode::NOT_FOUND, "task_not_found", detail)
 }
 
-async fn check(grant: Granted<CheckAction>, State(executions): State<Executions>, JsonObject(parameters): JsonObject) -> Result<Json<Value>, ApiError> {
+async fn check(
+    grant: Granted<CheckAction>,
+    State(executions): State<Executions>,
+    JsonObject(parameters): JsonObject,
+) -> Result<Json<Value>, ApiError> {
     let task = grant.target().task.clone();
     match executions.check(&grant, parameters) {
         Ok(parameters) => Ok(Json(json!({ "task_name": task, "parameters": parameters, "ok": true }))),
@@ -96,7 +105,12 @@ async fn execute(
     JsonObject(parameters): JsonObject,
 ) -> Result<Response, ApiError> {
     let asynchronous = prefers(&headers, "respond-async");
-    let request = Request { parameters, key: idempotency_key(&headers)?, simulated: simulated(&headers)?, wait: !asynchronous };
+    let request = Request {
+        parameters,
+        key: idempotency_key(&headers)?,
+        simulated: simulated(&headers)?,
+        wait: !asynchronous,
+    };
     let task = grant.target().task.clone();
     let Execution { run, replayed } = match executions.execute(grant.into_permit(), request).await {
         Err(ExecuteError::NoSuchAction) => return Err(no_such_task(&task)),
@@ -108,7 +122,9 @@ async fn execute(
         if let Ok(location) = HeaderValue::from_str(&format!("/runs/{id}")) {
             response.headers_mut().insert(header::LOCATION, location);
         }
-        response.headers_mut().insert(HeaderName::from_static("preference-applied"), HeaderValue::from_static("respond-async"));
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("preference-applied"), HeaderValue::from_static("respond-async"));
         response
     } else {
         match (run.state, run.error) {
@@ -140,7 +156,10 @@ async fn execute(
 
 /// A run that did not succeed, as an HTTP answer.
 fn failed(error: Option<RunError>) -> ApiError {
-    let error = error.unwrap_or_else(|| RunError { code: "internal".to_owned(), message: "The run has no recorded end.".to_owned() });
+    let error = error.unwrap_or_else(|| RunError {
+        code: "internal".to_owned(),
+        message: "The run has no recorded end.".to_owned(),
+    });
     let (status, code) = match error.code.as_str() {
         "device_busy" => (StatusCode::CONFLICT, "device_busy"),
         "emergency_stop_engaged" => (StatusCode::CONFLICT, "emergency_stop_engaged"),
@@ -159,7 +178,11 @@ fn failed(error: Option<RunError>) -> ApiError {
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };
     let refusal = ApiError::client(status, code, error.message);
-    if matches!(code, "device_busy" | "device_unavailable" | "unavailable") { refusal.after(1) } else { refusal }
+    if matches!(code, "device_busy" | "device_unavailable" | "unavailable") {
+        refusal.after(1)
+    } else {
+        refusal
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -182,6 +205,10 @@ fn simulated(headers: &HeaderMap) -> Result<bool, ApiError> {
         None | Some(b"false") => Ok(false),
         Some(b"true") => Ok(true),
         // A robot must never move because of a typing mistake in this header.
-        Some(_) => Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", "Interlock-Simulate must be true or false.")),
+        Some(_) => Err(ApiError::client(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "Interlock-Simulate must be true or false.",
+        )),
     }
 }

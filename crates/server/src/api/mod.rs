@@ -44,5 +44,9 @@ async fn not_found(_: Request) -> ApiError {
 
 async fn method_not_allowed(path: Option<MatchedPath>) -> ApiError {
     let _ = path;
-    ApiError::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take this method.")
+    ApiError::client(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "This path does not take this method.",
+    )
 }

@@ -32,7 +32,13 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 /// A page in the contract's envelope.
 pub(super) fn envelope<T: Serialize>(found: Paged<T>, page: interlock_engine::Page) -> Json<PageAnswer<T>> {
     let seen = page.offset.saturating_add(found.items.len() as u64);
-    Json(PageAnswer { has_more: seen < found.total, total: found.total, limit: page.limit, offset: page.offset, items: found.items })
+    Json(PageAnswer {
+        has_more: seen < found.total,
+        total: found.total,
+        limit: page.limit,
+        offset: page.offset,
+        items: found.items,
+    })
 }
 
 fn no_such_run() -> ApiError {
@@ -47,11 +53,17 @@ struct RunsQuery {
     page: PageQuery,
 }
 
-async fn list_runs(grant: Granted<ListRuns>, State(reads): State<Reads>, Query(query): Query<RunsQuery>) -> Result<Json<PageAnswer<RunView>>, ApiError> {
+async fn list_runs(
+    grant: Granted<ListRuns>,
+    State(reads): State<Reads>,
+    Query(query): Query<RunsQuery>,
+) -> Result<Json<PageAnswer<RunView>>, ApiError> {
     let page = query.page.page()?;
     let state = match query.state.as_deref() {
         None => None,
-        Some(text) => Some(parse_state(text).ok_or_else(|| ApiError::field(&["query", "state"], "enum", "'state' is not a state of a run"))?),
+        Some(text) => Some(parse_state(text).ok_or_else(|| {
+            ApiError::field(&["query", "state"], "enum", "'state' is not a state of a run")
+        })?),
     };
     let filter = RunFilter { state, action: query.action };
     Ok(envelope(reads.runs(&grant, &filter, page).await?, page))
@@ -99,17 +111,22 @@ async fn run_events(
     // No run has that many events; the bound keeps absurd numbers out of arithmetic.
     let after = resumed.or(query.after).unwrap_or(0).min(u64::from(u32::MAX));
     let mut following = reads.follow(&grant, after).await?.ok_or_else(no_such_run)?;
-    let streams = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/event-stream"));
+    let streams = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|text| text.contains("text/event-stream"));
     if !streams {
         let limit = query.limit.unwrap_or(200);
         if !(1..=1000).contains(&limit) {
             return Err(ApiError::field(&["query", "limit"], "range", "'limit' must be 1 to 1000"));
         }
         let items = following.ready(limit).await?.into_iter().map(view).collect();
-        return Ok(Json(EventsAnswer { items, next_after: following.after(), done: following.is_over() }).into_response());
+        return Ok(Json(EventsAnswer { items, next_after: following.after(), done: following.is_over() })
+            .into_response());
     }
-    let mut response =
-        Sse::new(stream(following)).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)).text("still here")).into_response();
+    let mut response = Sse::new(stream(following))
+        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)).text("still here"))
+        .into_response();
     // Proxies must not collect events (nginx reads this header).
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -155,16 +172,25 @@ async fn artifact(grant: Granted<ReadArtifact>, State(reads): State<Reads>) -> R
     let missing = || ApiError::client(StatusCode::NOT_FOUND, "artifact_not_found", "Artifact not found");
     let path = reads.artifact(&grant).await?.ok_or_else(missing)?;
     let file = tokio::fs::File::open(&path).await.map_err(|_| missing())?;
-    let length = file.metadata().await.map(|metadata| metadata.len()).map_err(|error| ApiError::internal(&error))?;
+    let length =
+        file.metadata().await.map(|metadata| metadata.len()).map_err(|error| ApiError::internal(&error))?;
     let body = Body::from_stream(tokio_util::io::ReaderStream::new(file));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, length.into());
     // What a robot's script wrote is never shown in our origin: a download of bytes, in a sandbox.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'; frame-ancestors 'none'"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox; default-src 'none'; frame-ancestors 'none'"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let plain: String = grant.target().name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' }).collect();
+    let plain: String = grant
+        .target()
+        .name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' })
+        .collect();
     if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{plain}\"")) {
         headers.insert(header::CONTENT_DISPOSITION, value);
     }

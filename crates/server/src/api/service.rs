@@ -32,19 +32,29 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 }
 
 /// Asks for a permit on a route that is open under a condition.
-fn demand<A: Action<Target = Installation>>(state: &AppState, headers: &HeaderMap, origin: &Origin) -> Result<(), ApiError> {
+fn demand<A: Action<Target = Installation>>(
+    state: &AppState,
+    headers: &HeaderMap,
+    origin: &Origin,
+) -> Result<(), ApiError> {
     let caller = state.guard.authenticate(bearer(headers), origin)?;
     let permit = state.guard.permit::<A>(&caller, Installation {})?;
     state.guard.close(&permit, 200);
     Ok(())
 }
 
-async fn banner(State(state): State<AppState>, Extension(origin): Extension<Arc<Origin>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+async fn banner(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
     // Strangers learn that there is a server, not what it can do. A wrong token is an error, not a stranger.
     let tasks = if headers.contains_key(header::AUTHORIZATION) {
         let caller = state.guard.authenticate(bearer(&headers), &origin)?;
         match state.guard.permit::<ListActions>(&caller, Installation {}) {
-            Ok(permit) => state.devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect(),
+            Ok(permit) => {
+                state.devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect()
+            }
             Err(_) => Vec::new(),
         }
     } else {
@@ -65,7 +75,9 @@ async fn health(State(state): State<AppState>) -> Response {
 }
 
 async fn live(State(state): State<AppState>) -> Json<Value> {
-    Json(json!({ "status": "alive", "timestamp": state.clock.now(), "uptime_seconds": state.started.elapsed().as_secs() }))
+    Json(
+        json!({ "status": "alive", "timestamp": state.clock.now(), "uptime_seconds": state.started.elapsed().as_secs() }),
+    )
 }
 
 async fn ready(State(state): State<AppState>) -> Response {
@@ -76,9 +88,14 @@ async fn ready(State(state): State<AppState>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn metrics(State(state): State<AppState>, Extension(origin): Extension<Arc<Origin>>, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn metrics(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     // A local proxy makes strangers look local: what was forwarded is not from this machine.
-    let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
+    let forwarded =
+        ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
     let local = origin.client_ip.is_loopback() && !forwarded;
     let token = state.config.metrics_token.as_ref();
     let by_token = token.is_some_and(|token| bearer(&headers).is_some_and(|given| token.matches(given)));
@@ -86,7 +103,14 @@ async fn metrics(State(state): State<AppState>, Extension(origin): Extension<Arc
         demand::<ReadMetrics>(&state, &headers, &origin)?;
     }
     let text = state.metrics.render();
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::CACHE_CONTROL, "no-store")], text).into_response())
+    Ok((
+        [
+            (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        text,
+    )
+        .into_response())
 }
 
 /// Documents are open where people develop and for administrators in production.
@@ -94,7 +118,11 @@ fn may_read_docs(state: &AppState, headers: &HeaderMap, origin: &Origin) -> Resu
     if state.config.production { demand::<ReadDocs>(state, headers, origin) } else { Ok(()) }
 }
 
-async fn docs(State(state): State<AppState>, Extension(origin): Extension<Arc<Origin>>, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn docs(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     may_read_docs(&state, &headers, &origin)?;
     Ok(page())
 }

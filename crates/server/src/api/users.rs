@@ -29,10 +29,19 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 }
 
 fn view(user: UserRow) -> UserView {
-    UserView { name: user.name, roles: user.roles, disabled: user.disabled, created_at: user.created_at, updated_at: user.updated_at }
+    UserView {
+        name: user.name,
+        roles: user.roles,
+        disabled: user.disabled,
+        created_at: user.created_at,
+        updated_at: user.updated_at,
+    }
 }
 
-async fn list_users(grant: Granted<ListUsers>, State(users): State<Users>) -> Result<Json<Vec<UserView>>, ApiError> {
+async fn list_users(
+    grant: Granted<ListUsers>,
+    State(users): State<Users>,
+) -> Result<Json<Vec<UserView>>, ApiError> {
     Ok(Json(users.list(&grant).await?.into_iter().map(view).collect()))
 }
 
@@ -43,7 +52,11 @@ struct NewUser {
     roles: Vec<String>,
 }
 
-async fn create_user(grant: Granted<CreateUser>, State(users): State<Users>, JsonBody(body): JsonBody<NewUser>) -> Result<Response, ApiError> {
+async fn create_user(
+    grant: Granted<CreateUser>,
+    State(users): State<Users>,
+    JsonBody(body): JsonBody<NewUser>,
+) -> Result<Response, ApiError> {
     let user = users.create(&grant, &body.name, body.password, &body.roles).await?;
     Ok((StatusCode::CREATED, Json(view(user))).into_response())
 }
@@ -54,7 +67,11 @@ struct UserEdit {
     disabled: Option<bool>,
 }
 
-async fn update_user(grant: Granted<UpdateUser>, State(users): State<Users>, JsonBody(body): JsonBody<UserEdit>) -> Result<Json<UserView>, ApiError> {
+async fn update_user(
+    grant: Granted<UpdateUser>,
+    State(users): State<Users>,
+    JsonBody(body): JsonBody<UserEdit>,
+) -> Result<Json<UserView>, ApiError> {
     let change = UserChange { roles: body.roles, disabled: body.disabled };
     Ok(Json(view(users.update(&grant, change).await?)))
 }
@@ -64,7 +81,11 @@ struct NewPassword {
     password: Secret,
 }
 
-async fn set_password(grant: Granted<SetPassword>, State(users): State<Users>, JsonBody(body): JsonBody<NewPassword>) -> Result<Json<Operation>, ApiError> {
+async fn set_password(
+    grant: Granted<SetPassword>,
+    State(users): State<Users>,
+    JsonBody(body): JsonBody<NewPassword>,
+) -> Result<Json<Operation>, ApiError> {
     users.set_password(&grant, body.password).await?;
     Ok(Json(Operation::done("Password set; every earlier token of this user is dead", None)))
 }
@@ -96,11 +117,21 @@ fn row(entry: AuditEntry) -> AuditView {
     }
 }
 
-async fn read_audit(grant: Granted<ReadAudit>, State(reads): State<Reads>, Query(query): Query<AuditQuery>) -> Result<Json<PageAnswer<AuditView>>, ApiError> {
+async fn read_audit(
+    grant: Granted<ReadAudit>,
+    State(reads): State<Reads>,
+    Query(query): Query<AuditQuery>,
+) -> Result<Json<PageAnswer<AuditView>>, ApiError> {
     let page = query.page.page()?;
-    let filter =
-        AuditFilter { action: query.action, actor: query.actor, subject: query.subject, since: query.since, until: query.until };
+    let filter = AuditFilter {
+        action: query.action,
+        actor: query.actor,
+        subject: query.subject,
+        since: query.since,
+        until: query.until,
+    };
     let found = reads.audit(&grant, &filter, page).await?;
-    let rows = interlock_engine::Paged { items: found.items.into_iter().map(row).collect(), total: found.total };
+    let rows =
+        interlock_engine::Paged { items: found.items.into_iter().map(row).collect(), total: found.total };
     Ok(envelope(rows, page))
 }

@@ -44,11 +44,15 @@ pub fn resolve(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
             break;
         }
     }
-    if !seen && let Some(real) = headers.get("x-real-ip").and_then(|value| parse(value.to_str().ok()?.trim())) {
+    if !seen && let Some(real) = headers.get("x-real-ip").and_then(|value| parse(value.to_str().ok()?.trim()))
+    {
         ip = real;
     }
     let secure = match headers.get("x-forwarded-proto").map(axum::http::HeaderValue::as_bytes) {
-        Some(proto) => proto.rsplit(|&byte| byte == b',').next().is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"https")),
+        Some(proto) => proto
+            .rsplit(|&byte| byte == b',')
+            .next()
+            .is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"https")),
         None => peer.tls,
     };
     Client { ip, secure }
@@ -66,7 +70,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().expect("name"), value.parse().expect("value"))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().expect("name"), value.parse().expect("value")))
+            .collect()
     }
 
     fn peer(address: &str) -> Peer {
@@ -75,7 +82,11 @@ mod tests {
 
     #[test]
     fn a_stranger_s_headers_are_ignored() {
-        let forged = headers(&[("x-forwarded-for", "1.2.3.4"), ("x-real-ip", "1.2.3.4"), ("x-forwarded-proto", "https")]);
+        let forged = headers(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+        ]);
         let client = resolve(peer("203.0.113.7:1"), &forged, &["127.0.0.0/8".parse().expect("net")]);
 
         assert_eq!(client, Client { ip: "203.0.113.7".parse().expect("address"), secure: false });
@@ -100,7 +111,11 @@ mod tests {
     #[test]
     fn the_pair_of_headers_that_ordinary_proxies_send_is_normal() {
         let trusted = ["127.0.0.0/8".parse().expect("net")];
-        let sent = headers(&[("x-real-ip", "203.0.113.7"), ("x-forwarded-for", "203.0.113.7"), ("x-forwarded-proto", "https")]);
+        let sent = headers(&[
+            ("x-real-ip", "203.0.113.7"),
+            ("x-forwarded-for", "203.0.113.7"),
+            ("x-forwarded-proto", "https"),
+        ]);
 
         assert_eq!(
             resolve(peer("127.0.0.1:1"), &sent, &trusted),

@@ -8,7 +8,8 @@ const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-poli
 
 /// Sets them; a page may have set a policy of its own before.
 pub(super) fn secure(headers: &mut HeaderMap, secure: bool, config: &ServerConfig) {
-    let mut set = |name: HeaderName, value: &'static str| headers.insert(name, HeaderValue::from_static(value));
+    let mut set =
+        |name: HeaderName, value: &'static str| headers.insert(name, HeaderValue::from_static(value));
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(header::X_FRAME_OPTIONS, "DENY");
     // The filter that this header steered made side channels; `0` switches it off where it still exists.

@@ -7,7 +7,8 @@ use axum::response::{IntoResponse as _, Response};
 use crate::error::ApiError;
 
 const METHODS: &str = "GET, POST, PATCH";
-const HEADERS: &str = "authorization, content-type, idempotency-key, prefer, interlock-simulate, last-event-id, x-request-id";
+const HEADERS: &str =
+    "authorization, content-type, idempotency-key, prefer, interlock-simulate, last-event-id, x-request-id";
 const EXPOSED: &str = "x-request-id, retry-after, interlock-run, idempotency-replayed, location";
 
 fn refused(reason: &'static str) -> ApiError {
@@ -20,7 +21,9 @@ fn host_of(authority: &str) -> &str {
     if let Some(rest) = authority.strip_prefix('[') {
         return rest.split_once(']').map_or("", |(host, _)| host);
     }
-    authority.rsplit_once(':').map_or(authority, |(host, port)| if port.bytes().all(|c| c.is_ascii_digit()) { host } else { authority })
+    authority.rsplit_once(':').map_or(authority, |(host, port)| {
+        if port.bytes().all(|c| c.is_ascii_digit()) { host } else { authority }
+    })
 }
 
 /// Refuses names that are not ours: a foreign page could have pointed its own name at this address.
@@ -54,7 +57,9 @@ pub(super) fn check(request: &Request, allowed: &[String]) -> Result<(), ApiErro
     if allowed.iter().any(fits) {
         Ok(())
     } else {
-        Err(refused("This server does not answer to this host name. Its administrator can add the name to ALLOWED_HOSTS."))
+        Err(refused(
+            "This server does not answer to this host name. Its administrator can add the name to ALLOWED_HOSTS.",
+        ))
     }
 }
 

@@ -165,11 +165,10 @@ impl Limiter {
             refused: Window::new(now),
             blocked_until: None,
         });
-        let taken = entry
-            .minute
-            .take(now, MINUTE, per_minute)
-            .map_err(|wait| (wait, "minute"))
-            .and_then(|()| entry.hour.take(now, HOUR, self.limits.per_hour).map_err(|wait| (wait, "hour")));
+        let taken =
+            entry.minute.take(now, MINUTE, per_minute).map_err(|wait| (wait, "minute")).and_then(|()| {
+                entry.hour.take(now, HOUR, self.limits.per_hour).map_err(|wait| (wait, "hour"))
+            });
         let Err((wait, limit)) = taken else { return Ok(()) };
         let hammering = entry.refused.take(now, MINUTE, HAMMERING).is_err();
         if hammering && entry.blocked_until.is_none_or(|until| until <= now) {
@@ -186,8 +185,18 @@ impl Limiter {
         };
         metrics::counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint.to_owned(), "limit" => limit).increment(1);
         metrics::counter!("orchestrator_blocked_requests_total", "reason" => "rate_limited").increment(1);
-        security::event(Event::RateLimitExceeded, None, Some(origin), json!({ "endpoint": endpoint, "limit": limit }));
-        Err(ApiError::client(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests. Wait, then try again.").after(wait.as_secs() + 1))
+        security::event(
+            Event::RateLimitExceeded,
+            None,
+            Some(origin),
+            json!({ "endpoint": endpoint, "limit": limit }),
+        );
+        Err(ApiError::client(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            "Too many requests. Wait, then try again.",
+        )
+        .after(wait.as_secs() + 1))
     }
 
     /// Refuses addresses that hammered.
@@ -199,7 +208,9 @@ impl Limiter {
         let address = counted(origin.client_ip);
         let entries = self.lock();
         for key in [Key::Address(address), Key::Health(address), Key::Status(address), Key::SignIn(address)] {
-            if let Some(until) = entries.get(&key).and_then(|entry| entry.blocked_until).filter(|until| *until > now) {
+            if let Some(until) =
+                entries.get(&key).and_then(|entry| entry.blocked_until).filter(|until| *until > now)
+            {
                 return Err(blocked(until - now));
             }
         }
@@ -210,7 +221,12 @@ impl Limiter {
     pub(crate) fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
             metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded").increment(1);
-            ApiError::client(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The server is busy. Nothing was done.").after(1)
+            ApiError::client(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The server is busy. Nothing was done.",
+            )
+            .after(1)
         })
     }
 
@@ -225,7 +241,11 @@ impl Limiter {
         let entries = self.lock();
         let minute = entries.get(&key)?.minute;
         let open_for = now.saturating_duration_since(minute.opened).min(MINUTE);
-        Some(Standing { limit, remaining: limit.saturating_sub(minute.count), resets_in: MINUTE.saturating_sub(open_for).as_secs() })
+        Some(Standing {
+            limit,
+            remaining: limit.saturating_sub(minute.count),
+            resets_in: MINUTE.saturating_sub(open_for).as_secs(),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
@@ -235,8 +255,12 @@ impl Limiter {
 
 fn blocked(rest: Duration) -> ApiError {
     metrics::counter!("orchestrator_blocked_requests_total", "reason" => "client_blocked").increment(1);
-    ApiError::client(StatusCode::FORBIDDEN, "client_blocked", "Too many requests were sent in spite of refusals. Wait, then try again.")
-        .after(rest.as_secs() + 1)
+    ApiError::client(
+        StatusCode::FORBIDDEN,
+        "client_blocked",
+        "Too many requests were sent in spite of refusals. Wait, then try again.",
+    )
+    .after(rest.as_secs() + 1)
 }
 
 /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
@@ -255,7 +279,11 @@ mod tests {
     use super::*;
 
     fn origin(ip: &str) -> Origin {
-        Origin { client_ip: ip.parse().expect("address"), request_id: "req-1".into(), user_agent: String::new() }
+        Origin {
+            client_ip: ip.parse().expect("address"),
+            request_id: "req-1".into(),
+            user_agent: String::new(),
+        }
     }
 
     fn limiter() -> Limiter {

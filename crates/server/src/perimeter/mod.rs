@@ -41,7 +41,10 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
         user_agent: printable(request.headers().get(header::USER_AGENT)),
     });
     request.extensions_mut().insert(Arc::clone(&origin));
-    let template = request.extensions().get::<MatchedPath>().map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let template = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let method = request.method().clone();
     let wants_json = accepts_only_json(request.headers());
     let cross_origin = hosts::cross_origin(request.headers(), &state.config.cors_origins);
@@ -86,7 +89,12 @@ enum Entered {
 }
 
 /// Everything that may refuse a request before its route sees it.
-fn enter(state: &AppState, client: &address::Client, origin: &Origin, request: &Request) -> Result<Entered, ApiError> {
+fn enter(
+    state: &AppState,
+    client: &address::Client,
+    origin: &Origin,
+    request: &Request,
+) -> Result<Entered, ApiError> {
     let path = request.uri().path();
     let exempt = state.limits.is_exempt(path);
     // Clients that were told to wait and did not: refused most cheaply.
@@ -107,7 +115,10 @@ fn enter(state: &AppState, client: &address::Client, origin: &Origin, request: &
         return Ok(Entered::Answered(hosts::preflight(request.headers(), &state.config.cors_origins)));
     }
     // Announced size; what is not announced is cut while it is read.
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > state.config.max_request_size as u64) {
         metrics::counter!("orchestrator_blocked_requests_total", "reason" => "too_large").increment(1);
         return Err(crate::body::too_large(state.config.max_request_size));
@@ -118,7 +129,8 @@ fn enter(state: &AppState, client: &address::Client, origin: &Origin, request: &
 fn request_id(headers: &HeaderMap, state: &AppState) -> String {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let good = |text: &&str| {
-        (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'))
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'))
     };
     given.filter(good).map_or_else(|| format!("req-{}", state.random_id()), str::to_owned)
 }
@@ -126,7 +138,11 @@ fn request_id(headers: &HeaderMap, state: &AppState) -> String {
 /// A header as it may stand in a log: printable ASCII, at most 200 characters.
 fn printable(value: Option<&HeaderValue>) -> String {
     let bytes = value.map_or(&b""[..], HeaderValue::as_bytes);
-    bytes.iter().take(200).map(|&byte| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '?' }).collect()
+    bytes
+        .iter()
+        .take(200)
+        .map(|&byte| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '?' })
+        .collect()
 }
 
 fn accepts_only_json(headers: &HeaderMap) -> bool {
@@ -134,10 +150,20 @@ fn accepts_only_json(headers: &HeaderMap) -> bool {
 }
 
 /// Gives an error its body.
-fn render(error: &ApiError, bare: Response, request_id: &str, plain_json: bool, state: &AppState) -> Response {
+fn render(
+    error: &ApiError,
+    bare: Response,
+    request_id: &str,
+    plain_json: bool,
+    state: &AppState,
+) -> Response {
     let (mut parts, _) = bare.into_parts();
     let body = if state.config.legacy_errors && error.status == StatusCode::UNPROCESSABLE_ENTITY {
-        let whole = FieldError { loc: vec!["request".to_owned()], kind: error.code.to_owned(), msg: error.detail.clone() };
+        let whole = FieldError {
+            loc: vec!["request".to_owned()],
+            kind: error.code.to_owned(),
+            msg: error.detail.clone(),
+        };
         let refused = if error.errors.is_empty() { std::slice::from_ref(&whole) } else { &error.errors };
         let detail: Vec<Value> = refused.iter().map(legacy).collect();
         json!({ "detail": detail })
@@ -173,7 +199,14 @@ fn legacy(error: &FieldError) -> Value {
     json!({ "type": error.kind, "loc": error.loc, "msg": error.msg })
 }
 
-fn observe(method: &Method, template: &str, response: &Response, begun: Instant, origin: &Origin, path: &str) {
+fn observe(
+    method: &Method,
+    template: &str,
+    response: &Response,
+    begun: Instant,
+    origin: &Origin,
+    path: &str,
+) {
     let status = response.status();
     let elapsed = begun.elapsed();
     let method = match method.as_str() {

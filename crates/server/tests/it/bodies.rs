@@ -43,7 +43,12 @@ async fn what_is_not_strict_json_is_refused_without_an_echo() {
         assert_eq!(problem["errors"][0]["loc"], json!(["body"]), "{shown}");
         assert!(!answer.text().contains("sentinel"), "{}", answer.text());
     }
-    let no_text = lab.post("/execute/mix").signed(&token).typed("application/json", &b"{\"volume\": \"\xff\"}"[..]).send().await;
+    let no_text = lab
+        .post("/execute/mix")
+        .signed(&token)
+        .typed("application/json", &b"{\"volume\": \"\xff\"}"[..])
+        .send()
+        .await;
     no_text.refused(422, "invalid_request");
     assert!(lab.device.calls().is_empty());
 }
@@ -63,7 +68,8 @@ async fn sixty_four_levels_pass_the_parser() {
 async fn a_body_over_the_limit_is_refused_announced_or_not() {
     let lab = Lab::start().await;
     let token = lab.token("ana").await;
-    let announced = |length: usize| lab.post("/execute/mix").signed(&token).header("content-length", length.to_string());
+    let announced =
+        |length: usize| lab.post("/execute/mix").signed(&token).header("content-length", length.to_string());
     let padded = |length: usize| {
         let mut text = r#"{"volume": 5"#.to_owned();
         text.push_str(&" ".repeat(length - text.len() - 1));
@@ -75,7 +81,12 @@ async fn a_body_over_the_limit_is_refused_announced_or_not() {
     announced(usize::MAX).send().await.refused(413, "payload_too_large");
     let whole = Bytes::from(padded(LIMIT + 1));
     let in_pieces = vec![whole.slice(..LIMIT / 2), whole.slice(LIMIT / 2..)];
-    lab.post("/execute/mix").signed(&token).typed("application/json", chunked(in_pieces)).send().await.refused(413, "payload_too_large");
+    lab.post("/execute/mix")
+        .signed(&token)
+        .typed("application/json", chunked(in_pieces))
+        .send()
+        .await
+        .refused(413, "payload_too_large");
     assert!(lab.device.calls().is_empty());
 
     let fits = Bytes::from(padded(LIMIT));
@@ -96,16 +107,27 @@ async fn only_json_is_read() {
     let lab = Lab::start().await;
     let token = lab.token("ana").await;
     let good = r#"{"volume": 5}"#;
-    let send = |media_type: &'static str| lab.post("/execute/mix").signed(&token).typed(media_type, good).send();
+    let send =
+        |media_type: &'static str| lab.post("/execute/mix").signed(&token).typed(media_type, good).send();
 
-    for media_type in ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "json", "", "application/json; charset=utf-16"] {
+    for media_type in [
+        "text/plain",
+        "application/xml",
+        "multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded",
+        "json",
+        "",
+        "application/json; charset=utf-16",
+    ] {
         send(media_type).await.refused(415, "unsupported_media_type");
     }
-    let packed = lab.post("/execute/mix").signed(&token).header("content-encoding", "gzip").text(good).send().await;
+    let packed =
+        lab.post("/execute/mix").signed(&token).header("content-encoding", "gzip").text(good).send().await;
     packed.refused(415, "unsupported_media_type");
     assert!(lab.device.calls().is_empty());
 
-    for media_type in ["application/json", "Application/JSON; Charset=\"UTF-8\"", "application/vnd.lab+json"] {
+    for media_type in ["application/json", "Application/JSON; Charset=\"UTF-8\"", "application/vnd.lab+json"]
+    {
         send(media_type).await.ok();
     }
     lab.post("/execute/mix").signed(&token).bare(good).send().await.ok();
@@ -116,7 +138,12 @@ async fn a_form_of_unknown_length_is_no_json() {
     let lab = Lab::start().await;
     let body = chunked(vec![Bytes::from_static(br#"{"volume": 5}"#)]);
 
-    let answer = lab.post("/execute/mix").signed(&lab.token("ana").await).typed("application/x-www-form-urlencoded", body).send().await;
+    let answer = lab
+        .post("/execute/mix")
+        .signed(&lab.token("ana").await)
+        .typed("application/x-www-form-urlencoded", body)
+        .send()
+        .await;
 
     // Browsers send forms across origins without asking first.
     answer.refused(415, "unsupported_media_type");
@@ -126,10 +153,12 @@ async fn a_form_of_unknown_length_is_no_json() {
 #[tokio::test]
 async fn a_body_that_breaks_off_does_nothing() {
     let lab = Lab::start().await;
-    let pieces = vec![Ok(Bytes::from_static(br#"{"volume": 5"#)), Err(std::io::Error::other("the line went dead"))];
+    let pieces =
+        vec![Ok(Bytes::from_static(br#"{"volume": 5"#)), Err(std::io::Error::other("the line went dead"))];
     let body = Body::from_stream(futures::stream::iter(pieces));
 
-    let answer = lab.post("/execute/mix").signed(&lab.token("ana").await).typed("application/json", body).send().await;
+    let answer =
+        lab.post("/execute/mix").signed(&lab.token("ana").await).typed("application/json", body).send().await;
 
     answer.refused(400, "invalid_request");
     assert!(lab.device.calls().is_empty());
@@ -140,7 +169,8 @@ async fn a_body_that_never_ends_has_a_deadline() {
     let lab = Lab::with(|config| config.connections.body = std::time::Duration::from_millis(50)).await;
     let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
 
-    let answer = lab.post("/execute/mix").signed(&lab.token("ana").await).typed("application/json", body).send().await;
+    let answer =
+        lab.post("/execute/mix").signed(&lab.token("ana").await).typed("application/json", body).send().await;
 
     answer.refused(408, "timeout");
     assert!(lab.device.calls().is_empty());
@@ -151,8 +181,18 @@ async fn a_refusal_of_authority_comes_before_the_body_is_read() {
     let lab = Lab::start().await;
 
     lab.post("/execute/mix").text("{broken").send().await.refused(401, "unauthorized");
-    lab.post("/execute/mix").signed("garbage").typed("text/plain", "x").send().await.refused(401, "unauthorized");
-    lab.post("/execute/mix").signed(&lab.token("vic").await).text("{broken").send().await.refused(403, "forbidden");
+    lab.post("/execute/mix")
+        .signed("garbage")
+        .typed("text/plain", "x")
+        .send()
+        .await
+        .refused(401, "unauthorized");
+    lab.post("/execute/mix")
+        .signed(&lab.token("vic").await)
+        .text("{broken")
+        .send()
+        .await
+        .refused(403, "forbidden");
     lab.post("/users").signed(&lab.token("ana").await).text("{broken").send().await.refused(403, "forbidden");
 }
 
@@ -171,7 +211,13 @@ async fn legacy_clients_can_have_their_array_of_refused_fields() {
 
     // A 422 without refused fields says what is wrong all the same.
     lab.mix("ana").await.header("idempotency-key", "k").send().await.ok();
-    let reused = lab.post("/execute/mix").signed(&token).json(&json!({ "volume": 9 })).header("idempotency-key", "k").send().await;
+    let reused = lab
+        .post("/execute/mix")
+        .signed(&token)
+        .json(&json!({ "volume": 9 }))
+        .header("idempotency-key", "k")
+        .send()
+        .await;
     assert_eq!(reused.status.as_u16(), 422);
     assert!(reused.text().contains("Idempotency-Key"), "{}", reused.text());
 }

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use interlock_engine::devices::Device;
 use interlock_model::RunId;
 use interlock_model::device::{
-    Call, Catalogue, Declarations, DeviceStatus, DeviceStop, EventKind, Journaled, Outcome, RunEvent, Rung, StopLatch, WorkerStatus,
+    Call, Catalogue, Declarations, DeviceStatus, DeviceStop, EventKind, Journaled, Outcome, RunEvent, Rung,
+    StopLatch, WorkerStatus,
 };
 use interlock_model::run::RunState;
 use serde_json::json;
@@ -197,7 +198,12 @@ impl Device for FakeDevice {
     async fn emergency_stop(&self, by: &str, reason: Option<&str>) -> DeviceStop {
         self.maybe_panic();
         self.stops.lock().expect("lock").push(reason.map(str::to_owned));
-        *self.latch.lock().expect("lock") = StopLatch { engaged: true, since: None, by: Some(by.to_owned()), reason: reason.map(str::to_owned) };
+        *self.latch.lock().expect("lock") = StopLatch {
+            engaged: true,
+            since: None,
+            by: Some(by.to_owned()),
+            reason: reason.map(str::to_owned),
+        };
         DeviceStop {
             name: "fake".to_owned(),
             confirmed: true,
@@ -248,6 +254,10 @@ impl Device for FakeDevice {
     }
 
     fn artifact_path(&self, _: &RunId, name: &str) -> Option<PathBuf> {
-        self.artifact.lock().expect("lock").clone().filter(|path| path.file_name().is_some_and(|file| file == name))
+        self.artifact
+            .lock()
+            .expect("lock")
+            .clone()
+            .filter(|path| path.file_name().is_some_and(|file| file == name))
     }
 }

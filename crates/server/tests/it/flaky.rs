@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
-use interlock_store::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Work};
+use interlock_store::{
+    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Work,
+};
 
 /// Text of the error: no client may ever see it.
 pub(crate) const CAUSE: &str = "disk full on /var/lib/hidden";
@@ -22,7 +24,12 @@ pub(crate) struct Flaky {
 
 impl Flaky {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner, reads_fail: AtomicBool::new(false), good_writes: AtomicI64::new(-1), writes: AtomicUsize::new(0) })
+        Arc::new(Self {
+            inner,
+            reads_fail: AtomicBool::new(false),
+            good_writes: AtomicI64::new(-1),
+            writes: AtomicUsize::new(0),
+        })
     }
 
     /// From now on nothing can be read or written.

@@ -39,7 +39,8 @@ async fn fifty_at_once_with_one_key_are_one_call() {
     lab.token("ana").await;
     lab.device.hold();
     let asks = futures::future::join_all((0..50).map(|_| lab.mix("ana"))).await;
-    let waiting = futures::future::join_all(asks.into_iter().map(|ask| ask.header("idempotency-key", "key-1").send()));
+    let waiting =
+        futures::future::join_all(asks.into_iter().map(|ask| ask.header("idempotency-key", "key-1").send()));
     let opening = async {
         eventually("the device was called", || async { !lab.device.calls().is_empty() }).await;
         lab.device.let_go();
@@ -53,14 +54,23 @@ async fn fifty_at_once_with_one_key_are_one_call() {
     assert_eq!(fresh, 1);
     assert_eq!(lab.device.calls().len(), 1);
     assert_eq!(lab.get("/runs").signed(&lab.token("vic").await).send().await.ok()["total"], 1);
-    assert_eq!(lab.trail_of("device.executed").await.iter().filter(|entry| entry.draft.details["phase"] == "intent").count(), 1);
+    assert_eq!(
+        lab.trail_of("device.executed")
+            .await
+            .iter()
+            .filter(|entry| entry.draft.details["phase"] == "intent")
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn another_request_under_a_used_key_is_refused() {
     let lab = Lab::start().await;
     let token = lab.token("ana").await;
-    let send = |path: &'static str, body| lab.post(path).signed(&token).header("idempotency-key", "key-1").json(&body);
+    let send = |path: &'static str, body| {
+        lab.post(path).signed(&token).header("idempotency-key", "key-1").json(&body)
+    };
     send("/execute/mix", json!({ "volume": 50 })).send().await.ok();
 
     send("/execute/mix", json!({ "volume": 51 })).send().await.refused(422, "idempotency_key_reused");
@@ -107,7 +117,11 @@ async fn a_run_that_never_started_gives_its_key_free() {
         assert_eq!(answer.header("idempotency-replayed"), None, "{reason:?}");
     }
     // But not for another request.
-    let other = lab.post("/execute/mix").signed(&lab.token("ana").await).header("idempotency-key", "key-1").json(&json!({ "volume": 1 }));
+    let other = lab
+        .post("/execute/mix")
+        .signed(&lab.token("ana").await)
+        .header("idempotency-key", "key-1")
+        .json(&json!({ "volume": 1 }));
     other.send().await.refused(422, "idempotency_key_reused");
 
     let done = send().await;
@@ -160,7 +174,12 @@ async fn the_story_of_a_lost_session_is_one_action() {
     // Form login, execute, token expired (401), login again, execute with the same key.
     let lab = Lab::start().await;
     let token = lab.sign_in("ana").await;
-    let execute = |token: &str| lab.post("/execute/mix").signed(token).json(&json!({ "volume": 50 })).header("idempotency-key", "key-1");
+    let execute = |token: &str| {
+        lab.post("/execute/mix")
+            .signed(token)
+            .json(&json!({ "volume": 50 }))
+            .header("idempotency-key", "key-1")
+    };
     let first = execute(&token).send().await;
 
     lab.clock.advance(std::time::Duration::from_secs(4000));
@@ -179,7 +198,13 @@ async fn a_key_is_forgotten_after_a_day() {
 
     lab.clock.advance(std::time::Duration::from_secs(24 * 3600 + 1));
     let token = lab.sign_in("ana").await;
-    let later = lab.post("/execute/mix").signed(&token).json(&json!({ "volume": 50 })).header("idempotency-key", "key-1").send().await;
+    let later = lab
+        .post("/execute/mix")
+        .signed(&token)
+        .json(&json!({ "volume": 50 }))
+        .header("idempotency-key", "key-1")
+        .send()
+        .await;
 
     later.ok();
     assert_eq!(later.header("idempotency-replayed"), None);

@@ -11,7 +11,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, 
 use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
-use interlock_engine::auth::{Db, Guard, Hasher, Keys, Passwords, Principals, Sessions, SystemPermit, Tokens};
+use interlock_engine::auth::{
+    Db, Guard, Hasher, Keys, Passwords, Principals, Sessions, SystemPermit, Tokens,
+};
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::executions::{Executions, Limits};
 use interlock_engine::reads::Reads;
@@ -21,10 +23,10 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::secret::Secret;
 use interlock_model::time::{TestClock, TestEntropy};
 use interlock_model::{Clock as _, Timestamp};
-use interlock_server::{AppState, Services};
 use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, ServerConfig};
 use interlock_server::listener::Peer;
 use interlock_server::perimeter::limits::Limiter;
+use interlock_server::{AppState, Services};
 use interlock_store::Store;
 use interlock_store::sqlite::Sqlite;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -82,7 +84,12 @@ fn config() -> ServerConfig {
         hsts: Hsts::Secure,
         compat_headers: false,
         legacy_errors: false,
-        allowed_hosts: vec!["localhost".to_owned(), "*.lab.example".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+        allowed_hosts: vec![
+            "localhost".to_owned(),
+            "*.lab.example".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ],
         cors_origins: Vec::new(),
         trusted_proxies: Vec::new(),
         max_request_size: 10 * 1024 * 1024,
@@ -105,7 +112,12 @@ impl Lab {
         Self::over(folder, store, FakeDevice::new(), change).await
     }
 
-    async fn over(folder: TempDir, store: Arc<Flaky>, device: Arc<FakeDevice>, change: impl FnOnce(&mut ServerConfig)) -> Self {
+    async fn over(
+        folder: TempDir,
+        store: Arc<Flaky>,
+        device: Arc<FakeDevice>,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let mut config = config();
         change(&mut config);
         let clock = Arc::new(TestClock::at(epoch()));
@@ -143,7 +155,8 @@ impl Lab {
             SystemPermit::root("system"),
         );
         tokio::spawn(Arc::clone(&hub).follow(port.events()));
-        let roles: Vec<String> = device.catalogue().actions().map(|action| action.role().to_owned()).collect();
+        let roles: Vec<String> =
+            device.catalogue().actions().map(|action| action.role().to_owned()).collect();
         let users = Users::new(db.clone(), ambient.clone(), principals, passwords, roles.into());
         let console = SystemPermit::root("console");
         for (name, roles) in PEOPLE {
@@ -172,7 +185,15 @@ impl Lab {
 
     pub(crate) fn ask(&self, method: Method, path: &str) -> Ask<'_> {
         let peer = Peer { address: SocketAddr::from(([10, 0, 0, 7], 4711)), tls: false };
-        Ask { lab: self, method, path: path.to_owned(), headers: HeaderMap::new(), body: Body::empty(), peer, host: true }
+        Ask {
+            lab: self,
+            method,
+            path: path.to_owned(),
+            headers: HeaderMap::new(),
+            body: Body::empty(),
+            peer,
+            host: true,
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> Ask<'_> {
@@ -302,7 +323,8 @@ impl Ask<'_> {
 
     /// The response with its body still to come.
     pub(crate) async fn open(self) -> Response<Body> {
-        let mut request = Request::builder().method(self.method).uri(self.path).body(self.body).expect("a request");
+        let mut request =
+            Request::builder().method(self.method).uri(self.path).body(self.body).expect("a request");
         *request.headers_mut() = self.headers;
         if self.host {
             request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
@@ -329,7 +351,12 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) async fn read(response: Response<Body>) -> Self {
         let (parts, body) = response.into_parts();
-        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time").expect("a whole body").to_bytes().to_vec();
+        let body = tokio::time::timeout(PATIENCE, body.collect())
+            .await
+            .expect("a body in time")
+            .expect("a whole body")
+            .to_bytes()
+            .to_vec();
         Self { status: parts.status, headers: parts.headers, body }
     }
 
@@ -338,7 +365,8 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

@@ -21,7 +21,11 @@ struct Served {
 async fn serve(lab: &Lab) -> Served {
     let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let listener = Listener::new(tcp, None, ConnectionLimits::default());
-    let served = Served { address: listener.address().expect("an address"), stop: CancellationToken::new(), connections: TaskTracker::new() };
+    let served = Served {
+        address: listener.address().expect("an address"),
+        stop: CancellationToken::new(),
+        connections: TaskTracker::new(),
+    };
     tokio::spawn(listener.serve(lab.router.clone(), served.stop.clone(), served.connections.clone()));
     served
 }
@@ -38,7 +42,10 @@ async fn connect(served: &Served, head: &str, body: &str) -> TcpStream {
 async fn exchange(served: &Served, head: &str, body: &str) -> (u16, String, String) {
     let mut stream = connect(served, head, body).await;
     let mut text = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.expect("an answer in time").expect("text");
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text))
+        .await
+        .expect("an answer in time")
+        .expect("text");
     let (head, body) = text.split_once("\r\n\r\n").expect("a whole answer");
     let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
     (status, head.to_ascii_lowercase(), body.to_owned())
@@ -51,14 +58,22 @@ async fn a_trailing_slash_is_answered_directly() {
     let token = lab.token("zoe").await;
 
     for path in ["/tasks", "/runs", "/health", "/auth/me", "/users", "/docs"] {
-        let plain = exchange(&served, &format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
-        let slashed = exchange(&served, &format!("GET {path}/ HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
+        let plain =
+            exchange(&served, &format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
+        let slashed =
+            exchange(&served, &format!("GET {path}/ HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
         assert_eq!(plain.0, 200, "{path}: {}", plain.2);
         assert_eq!((slashed.0, slashed.2), (plain.0, plain.2), "{path}");
     }
-    let run = exchange(&served, &format!("POST /execute/mix/ HTTP/1.1\r\nAuthorization: Bearer {token}"), r#"{"volume":5}"#).await;
+    let run = exchange(
+        &served,
+        &format!("POST /execute/mix/ HTTP/1.1\r\nAuthorization: Bearer {token}"),
+        r#"{"volume":5}"#,
+    )
+    .await;
     assert_eq!(run.0, 200, "{}", run.2);
-    let queried = exchange(&served, &format!("GET /runs/?limit=1 HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
+    let queried =
+        exchange(&served, &format!("GET /runs/?limit=1 HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
     assert_eq!(serde_json::from_str::<Value>(&queried.2).expect("json")["limit"], 1);
     assert_eq!(exchange(&served, "GET / HTTP/1.1", "").await.0, 200);
     assert_eq!(exchange(&served, "GET // HTTP/1.1", "").await.0, 200);
@@ -102,7 +117,12 @@ async fn a_client_that_vanishes_leaves_its_run_to_end() {
     let served = serve(&lab).await;
     let (token, viewer) = (lab.token("ana").await, lab.token("vic").await);
     lab.device.hold();
-    let stream = connect(&served, &format!("POST /execute/mix HTTP/1.1\r\nAuthorization: Bearer {token}"), r#"{"volume":5}"#).await;
+    let stream = connect(
+        &served,
+        &format!("POST /execute/mix HTTP/1.1\r\nAuthorization: Bearer {token}"),
+        r#"{"volume":5}"#,
+    )
+    .await;
     eventually("the device was called", || async { !lab.device.calls().is_empty() }).await;
 
     drop(stream);
@@ -111,7 +131,11 @@ async fn a_client_that_vanishes_leaves_its_run_to_end() {
     lab.device.let_go();
 
     let run = lab.device.calls()[0].run;
-    eventually("the run is recorded", || async { lab.get(&format!("/runs/{run}")).signed(&viewer).send().await.ok()["result"] == json!({ "mixed": true }) }).await;
+    eventually("the run is recorded", || async {
+        lab.get(&format!("/runs/{run}")).signed(&viewer).send().await.ok()["result"]
+            == json!({ "mixed": true })
+    })
+    .await;
     assert_eq!(lab.trail_of("device.executed").await.len(), 2);
     lab.assert_chain().await;
 }
@@ -123,7 +147,8 @@ async fn a_panic_behind_a_route_does_not_cut_the_connection() {
     let token = lab.token("vic").await;
     lab.device.panics(true);
 
-    let (status, head, body) = exchange(&served, &format!("GET /device HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
+    let (status, head, body) =
+        exchange(&served, &format!("GET /device HTTP/1.1\r\nAuthorization: Bearer {token}"), "").await;
 
     assert_eq!(status, 500, "{body}");
     assert!(head.contains("application/problem+json"), "{head}");
@@ -135,14 +160,25 @@ async fn shutting_down_lets_a_request_under_way_finish() {
     let served = serve(&lab).await;
     let token = lab.token("ana").await;
     lab.device.hold();
-    let mut stream = connect(&served, &format!("POST /execute/mix HTTP/1.1\r\nAuthorization: Bearer {token}"), r#"{"volume":5}"#).await;
+    let mut stream = connect(
+        &served,
+        &format!("POST /execute/mix HTTP/1.1\r\nAuthorization: Bearer {token}"),
+        r#"{"volume":5}"#,
+    )
+    .await;
     eventually("the device was called", || async { !lab.device.calls().is_empty() }).await;
 
     served.stop.cancel();
-    eventually("nothing is accepted any more", || async { TcpStream::connect(served.address).await.is_err() }).await;
+    eventually("nothing is accepted any more", || async {
+        TcpStream::connect(served.address).await.is_err()
+    })
+    .await;
     lab.device.let_go();
     let mut text = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.expect("an answer in time").expect("text");
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text))
+        .await
+        .expect("an answer in time")
+        .expect("text");
 
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
     served.connections.close();

@@ -11,8 +11,14 @@ use serde_json::json;
 use crate::lab::Lab;
 
 const SNAPSHOT: &str = include_str!("routes.snap");
-const CALLERS: [(&str, Option<&str>); 6] =
-    [("none", None), ("garbage", Some("")), ("viewer", Some("vic")), ("operator", Some("ana")), ("admin", Some("ada")), ("auditor", Some("odo"))];
+const CALLERS: [(&str, Option<&str>); 6] = [
+    ("none", None),
+    ("garbage", Some("")),
+    ("viewer", Some("vic")),
+    ("operator", Some("ana")),
+    ("admin", Some("ada")),
+    ("auditor", Some("odo")),
+];
 
 #[tokio::test]
 async fn every_route_answers_every_caller_as_reviewed() {
@@ -21,7 +27,9 @@ async fn every_route_answers_every_caller_as_reviewed() {
     let routes = interlock_server::device_routes(lab.app.clone());
     let mut table: Vec<_> = routes.table().to_vec();
     table.sort_by_key(|route| (route.path, route.method.to_string()));
-    let mut text = String::from("# method path | access | caller status ... ; written by UPDATE_ROUTES=1, reviewed by people\n");
+    let mut text = String::from(
+        "# method path | access | caller status ... ; written by UPDATE_ROUTES=1, reviewed by people\n",
+    );
 
     for route in table {
         let name = if route.path.starts_with("/users") { "ben" } else { "plate.csv" };
@@ -59,7 +67,10 @@ async fn every_route_answers_every_caller_as_reviewed() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/routes.snap");
         std::fs::write(file, &text).expect("the snapshot can be written");
     } else {
-        assert_eq!(text, SNAPSHOT, "routes or rights have changed; if that is meant, run with UPDATE_ROUTES=1 and have routes.snap reviewed");
+        assert_eq!(
+            text, SNAPSHOT,
+            "routes or rights have changed; if that is meant, run with UPDATE_ROUTES=1 and have routes.snap reviewed"
+        );
     }
     lab.assert_chain().await;
 }
@@ -69,13 +80,29 @@ async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
     let lab = Lab::start().await;
     let routes = interlock_server::device_routes(lab.app.clone());
 
-    for route in routes.table().iter().filter(|route| matches!(route.access, Access::Granted(_)) && route.method != "GET") {
-        let path = route.path.replace("{task}", "mix").replace("{run_id}", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d").replace("{name}", "ana");
+    for route in routes
+        .table()
+        .iter()
+        .filter(|route| matches!(route.access, Access::Granted(_)) && route.method != "GET")
+    {
+        let path = route
+            .path
+            .replace("{task}", "mix")
+            .replace("{run_id}", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d")
+            .replace("{name}", "ana");
         let body = json!({ "volume": 5, "reason": "it is safe", "name": "eve", "password": "seven purple pipettes", "roles": ["admin"] });
         lab.ask(route.method.clone(), &path).json(&body).send().await.refused(401, "unauthorized");
     }
 
     let trail = lab.trail().await;
-    assert!(trail.iter().skip(crate::lab::PEOPLE.len()).all(|entry| entry.draft.action == "authentication.failed"), "{trail:?}");
-    assert!(lab.device.calls().is_empty() && lab.device.stops().is_empty() && lab.device.releases().is_empty());
+    assert!(
+        trail
+            .iter()
+            .skip(crate::lab::PEOPLE.len())
+            .all(|entry| entry.draft.action == "authentication.failed"),
+        "{trail:?}"
+    );
+    assert!(
+        lab.device.calls().is_empty() && lab.device.stops().is_empty() && lab.device.releases().is_empty()
+    );
 }

@@ -20,9 +20,16 @@ fn assert_headers(answer: &Answer) {
         assert_eq!(answer.header(name), Some(value), "{name} on {}", answer.status);
         assert_eq!(answer.headers.get_all(name).iter().count(), 1, "{name} on {}", answer.status);
     }
-    assert!(answer.header("content-security-policy").is_some_and(|policy| policy.contains("frame-ancestors 'none'")));
+    assert!(
+        answer
+            .header("content-security-policy")
+            .is_some_and(|policy| policy.contains("frame-ancestors 'none'"))
+    );
     let id = answer.header("x-request-id").expect("a request id");
-    assert!((1..=64).contains(&id.len()) && id.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c)), "{id}");
+    assert!(
+        (1..=64).contains(&id.len()) && id.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c)),
+        "{id}"
+    );
     assert_eq!(answer.header("server"), None);
 }
 
@@ -32,10 +39,8 @@ async fn every_status_carries_id_and_security_headers() {
     let (operator, viewer) = (lab.token("ana").await, lab.token("vic").await);
 
     lab.device.panics(true);
-    let mut answers = vec![
-        lab.get("/device").signed(&viewer).send().await,
-        lab.post("/stop").signed(&viewer).send().await,
-    ];
+    let mut answers =
+        vec![lab.get("/device").signed(&viewer).send().await, lab.post("/stop").signed(&viewer).send().await];
     lab.device.panics(false);
     for answer in &answers {
         answer.refused(500, "internal");
@@ -55,7 +60,11 @@ async fn every_status_carries_id_and_security_headers() {
         lab.post("/execute/mix").signed(&operator).send().await,
         lab.post("/execute/mix").header("content-length", "99999999").send().await,
         lab.get("/health").without_host().header("host", "evil.example").send().await,
-        lab.post("/users").signed(&lab.token("ada").await).json(&json!({ "name": "new", "password": "seven purple pipettes", "roles": ["viewer"] })).send().await,
+        lab.post("/users")
+            .signed(&lab.token("ada").await)
+            .json(&json!({ "name": "new", "password": "seven purple pipettes", "roles": ["viewer"] }))
+            .send()
+            .await,
         lab.get("/docs").send().await,
         lab.get("/docs/app.js").send().await,
         lab.get("/metrics").from("127.0.0.1").send().await,
@@ -124,7 +133,9 @@ async fn an_error_has_the_media_type_that_was_asked_for() {
 
 #[tokio::test]
 async fn hsts_is_sent_where_the_setting_says() {
-    for (hsts, plain, secure) in [(Hsts::Secure, false, true), (Hsts::Always, true, true), (Hsts::Never, false, false)] {
+    for (hsts, plain, secure) in
+        [(Hsts::Secure, false, true), (Hsts::Always, true, true), (Hsts::Never, false, false)]
+    {
         let lab = Lab::with(|config| {
             config.hsts = hsts;
             config.trusted_proxies = vec!["10.9.0.0/16".parse().expect("a network")];
@@ -173,7 +184,10 @@ async fn a_redirect_to_https_goes_to_our_names_only() {
     let redirected = |host: &'static str| lab.get("/tasks").without_host().header("host", host).send();
 
     redirected("evil.example").await.refused(400, "invalid_request");
-    assert_eq!(redirected("ot2.lab.example:8000").await.header("location"), Some("https://ot2.lab.example/tasks"));
+    assert_eq!(
+        redirected("ot2.lab.example:8000").await.header("location"),
+        Some("https://ot2.lab.example/tasks")
+    );
     assert_eq!(redirected("[::1]:8000").await.header("location"), Some("https://[::1]/tasks"));
 }
 
@@ -185,20 +199,38 @@ async fn only_our_host_names_are_answered() {
     for good in ["localhost", "LOCALHOST:8000", "ot2.lab.example", "127.0.0.1:8000", "[::1]:8000"] {
         with(good).await.ok();
     }
-    for bad in ["evil.example", "lab.example", "evillab.example", ".lab.example", "localhost.evil.example", "", "127.0.0.2", "@localhost@evil.example"] {
+    for bad in [
+        "evil.example",
+        "lab.example",
+        "evillab.example",
+        ".lab.example",
+        "localhost.evil.example",
+        "",
+        "127.0.0.2",
+        "@localhost@evil.example",
+    ] {
         let answer = with(bad).await;
         answer.refused(400, "invalid_request");
         assert!(bad.is_empty() || !answer.text().contains(bad), "{}", answer.text());
     }
     lab.get("/health").without_host().send().await.refused(400, "invalid_request");
-    lab.get("/health").header("host", "localhost").without_host().header("host", "localhost").send().await.refused(400, "invalid_request");
+    lab.get("/health")
+        .header("host", "localhost")
+        .without_host()
+        .header("host", "localhost")
+        .send()
+        .await
+        .refused(400, "invalid_request");
 }
 
 #[tokio::test]
 async fn an_origin_may_call_only_if_it_is_listed() {
     let lab = Lab::with(|config| config.cors_origins = vec!["https://lims.example".to_owned()]).await;
     let preflight = |origin: &'static str| {
-        lab.ask(Method::OPTIONS, "/execute/mix").header("origin", origin).header("access-control-request-method", "POST").send()
+        lab.ask(Method::OPTIONS, "/execute/mix")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .send()
     };
     let simple = |origin: &'static str| lab.get("/health").header("origin", origin).send();
 
@@ -207,20 +239,39 @@ async fn an_origin_may_call_only_if_it_is_listed() {
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://lims.example"));
     assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
     assert_eq!(answer.header("access-control-allow-methods"), Some("GET, POST, PATCH"));
-    assert!(answer.header("access-control-allow-headers").is_some_and(|headers| headers.contains("authorization") && headers.contains("idempotency-key")));
+    assert!(
+        answer
+            .header("access-control-allow-headers")
+            .is_some_and(|headers| headers.contains("authorization") && headers.contains("idempotency-key"))
+    );
     assert!(answer.header("vary").is_some_and(|vary| vary.to_ascii_lowercase().contains("origin")));
     assert_headers(&answer);
 
     let answer = simple("https://lims.example").await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://lims.example"));
-    assert!(answer.header("access-control-expose-headers").is_some_and(|headers| headers.contains("interlock-run")));
+    assert!(
+        answer
+            .header("access-control-expose-headers")
+            .is_some_and(|headers| headers.contains("interlock-run"))
+    );
     // Errors can be read across origins too.
     let refused = lab.get("/tasks").header("origin", "https://lims.example").send().await;
     assert_eq!(refused.header("access-control-allow-origin"), Some("https://lims.example"));
 
-    for stranger in ["https://evil.example", "http://lims.example", "https://lims.example.evil.example", "https://LIMS.example", "null", "*"] {
+    for stranger in [
+        "https://evil.example",
+        "http://lims.example",
+        "https://lims.example.evil.example",
+        "https://LIMS.example",
+        "null",
+        "*",
+    ] {
         for answer in [preflight(stranger).await, simple(stranger).await] {
-            assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control-")), "{stranger}: {:?}", answer.headers);
+            assert!(
+                answer.headers.keys().all(|name| !name.as_str().starts_with("access-control-")),
+                "{stranger}: {:?}",
+                answer.headers
+            );
         }
     }
 }
@@ -242,7 +293,16 @@ async fn an_unknown_path_is_not_found_whoever_asks() {
     let lab = Lab::start().await;
     let admin = lab.token("zoe").await;
 
-    for path in ["/nothing", "/execute", "/runs/a/b/c", "/%2e%2e/etc/passwd", "//tasks", "/TASKS", "/docs/other.js", "/Stop"] {
+    for path in [
+        "/nothing",
+        "/execute",
+        "/runs/a/b/c",
+        "/%2e%2e/etc/passwd",
+        "//tasks",
+        "/TASKS",
+        "/docs/other.js",
+        "/Stop",
+    ] {
         for ask in [lab.get(path), lab.get(path).signed(&admin), lab.post(path).signed("garbage")] {
             let answer = ask.send().await;
             let body = answer.refused(404, "not_found");
@@ -270,7 +330,8 @@ async fn a_wrong_method_is_told_which_are_right() {
             let ask = lab.ask(method.parse().expect("a method"), path);
             let answer = if signed { ask.signed(&lab.token("zoe").await) } else { ask }.send().await;
             answer.refused(405, "method_not_allowed");
-            let mut told: Vec<&str> = answer.header("allow").expect("Allow").split(',').map(str::trim).collect();
+            let mut told: Vec<&str> =
+                answer.header("allow").expect("Allow").split(',').map(str::trim).collect();
             told.sort_unstable();
             assert_eq!(told, allowed, "{method} {path}");
             assert_headers(&answer);
@@ -283,7 +344,21 @@ async fn head_works_wherever_get_does() {
     let lab = Lab::start().await;
     let token = lab.token("zoe").await;
 
-    for path in ["/", "/health", "/health/live", "/health/ready", "/tasks", "/actions", "/runs", "/users", "/audit", "/device", "/auth/me", "/docs", "/openapi.json"] {
+    for path in [
+        "/",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/tasks",
+        "/actions",
+        "/runs",
+        "/users",
+        "/audit",
+        "/device",
+        "/auth/me",
+        "/docs",
+        "/openapi.json",
+    ] {
         let get = lab.get(path).signed(&token).send().await;
         let head = lab.ask(Method::HEAD, path).signed(&token).send().await;
         assert_eq!(head.status, get.status, "{path}");
@@ -310,7 +385,13 @@ async fn answers_of_the_interface_allow_no_content_to_run() {
         assert!(policy.contains("script-src 'self'"));
         // A name space is a name, not an address.
         let text = page.text().replace("http://www.w3.org/2000/svg", "");
-        assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("<script>") && !text.contains(" style="), "{path}");
+        assert!(
+            !text.contains("http://")
+                && !text.contains("https://")
+                && !text.contains("<script>")
+                && !text.contains(" style="),
+            "{path}"
+        );
     }
 }
 
@@ -323,7 +404,13 @@ async fn a_proxy_s_pair_of_headers_is_served() {
     .await;
 
     for peer in ["10.9.0.1", "10.0.0.1"] {
-        let answer = lab.get("/health").from(peer).header("x-real-ip", "203.0.113.7").header("x-forwarded-for", "203.0.113.7").send().await;
+        let answer = lab
+            .get("/health")
+            .from(peer)
+            .header("x-real-ip", "203.0.113.7")
+            .header("x-forwarded-for", "203.0.113.7")
+            .send()
+            .await;
         answer.ok();
     }
     let anonymous = lab.get("/health").from("10.9.0.1").send().await;
@@ -332,8 +419,11 @@ async fn a_proxy_s_pair_of_headers_is_served() {
 
 #[tokio::test]
 async fn the_address_in_the_audit_trail_is_the_client_s() {
-    let lab = Lab::with(|config| config.trusted_proxies = vec!["10.9.0.0/16".parse().expect("a network")]).await;
-    let bad = |peer: &'static str| lab.get("/tasks").signed("bad").from(peer).header("x-forwarded-for", "6.6.6.6, 203.0.113.7").send();
+    let lab =
+        Lab::with(|config| config.trusted_proxies = vec!["10.9.0.0/16".parse().expect("a network")]).await;
+    let bad = |peer: &'static str| {
+        lab.get("/tasks").signed("bad").from(peer).header("x-forwarded-for", "6.6.6.6, 203.0.113.7").send()
+    };
 
     bad("10.9.0.1").await.refused(401, "unauthorized");
     bad("198.51.100.9").await.refused(401, "unauthorized");

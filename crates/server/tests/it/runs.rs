@@ -20,7 +20,12 @@ fn story() -> Vec<EventKind> {
     vec![
         progress(1.0),
         EventKind::Log { level: "info".to_owned(), message: "line\nbreak".to_owned() },
-        EventKind::Metric { name: "t".to_owned(), value: 37.5, unit: Some("Cel".to_owned()), labels: BTreeMap::new() },
+        EventKind::Metric {
+            name: "t".to_owned(),
+            value: 37.5,
+            unit: Some("Cel".to_owned()),
+            labels: BTreeMap::new(),
+        },
         EventKind::Artifact { name: "plate.csv".to_owned(), media_type: "text/html".to_owned(), bytes: 4 },
         progress(2.0),
     ]
@@ -51,13 +56,20 @@ fn parse_stream(text: &str) -> Vec<(u64, String, Value)> {
                 let line = block.lines().find_map(|line| line.strip_prefix(name));
                 line.unwrap_or_else(|| panic!("{name} in {block:?}")).trim_start().to_owned()
             };
-            (field("id:").parse().expect("a number"), field("event:"), serde_json::from_str(&field("data:")).expect("json"))
+            (
+                field("id:").parse().expect("a number"),
+                field("event:"),
+                serde_json::from_str(&field("data:")).expect("json"),
+            )
         })
         .collect()
 }
 
 async fn stream(lab: &Lab, run: &str, last: Option<&str>) -> Response<Body> {
-    let ask = lab.get(&format!("/runs/{run}/events")).signed(&lab.token("vic").await).header("accept", "text/event-stream");
+    let ask = lab
+        .get(&format!("/runs/{run}/events"))
+        .signed(&lab.token("vic").await)
+        .header("accept", "text/event-stream");
     let ask = match last {
         Some(last) => ask.header("last-event-id", last),
         None => ask,
@@ -148,7 +160,11 @@ async fn a_stream_tells_everything_in_order_and_ends_with_the_run() {
     let kinds: Vec<&str> = events.iter().map(|(_, kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["state", "state", "progress", "log", "metric", "artifact", "progress", "state"]);
     assert_eq!(events.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
-    let states: Vec<&Value> = events.iter().filter(|(_, kind, _)| kind == "state").map(|(.., data)| &data["data"]["state"]).collect();
+    let states: Vec<&Value> = events
+        .iter()
+        .filter(|(_, kind, _)| kind == "state")
+        .map(|(.., data)| &data["data"]["state"])
+        .collect();
     assert_eq!(states, ["queued", "running", "succeeded"]);
     for (id, kind, data) in &events {
         assert_eq!(data["seq"], *id);
@@ -186,7 +202,10 @@ async fn a_broken_stream_is_resumed_without_gap_or_repetition() {
     lab.device.tells(story());
     lab.device.hold();
     let run = start(&lab).await;
-    let first = read_until(stream(&lab, &run, None).await, |text| text.contains("id: 3\n") || text.contains("id:3\n")).await;
+    let first = read_until(stream(&lab, &run, None).await, |text| {
+        text.contains("id: 3\n") || text.contains("id:3\n")
+    })
+    .await;
     let seen = parse_stream(&first).last().expect("an event").0;
     lab.device.let_go();
 
@@ -194,7 +213,10 @@ async fn a_broken_stream_is_resumed_without_gap_or_repetition() {
     let live = parse_stream(&Answer::read(stream(&lab, &run, Some(&seen.to_string())).await).await.text());
     finished(&lab, &run).await;
     let stored = parse_stream(&Answer::read(stream(&lab, &run, Some(&seen.to_string())).await).await.text());
-    let ask = lab.get(&format!("/runs/{run}/events?after={seen}")).signed(&lab.token("vic").await).header("accept", "text/event-stream");
+    let ask = lab
+        .get(&format!("/runs/{run}/events?after={seen}"))
+        .signed(&lab.token("vic").await)
+        .header("accept", "text/event-stream");
     let queried = parse_stream(&ask.send().await.text());
 
     assert_eq!(live, stored);
@@ -212,7 +234,8 @@ async fn a_follower_that_has_everything_is_told_nothing_more() {
     finished(&lab, &run).await;
 
     let again = Answer::read(stream(&lab, &run, Some("8")).await).await;
-    let polled = lab.get(&format!("/runs/{run}/events?after=8")).signed(&lab.token("vic").await).send().await.ok();
+    let polled =
+        lab.get(&format!("/runs/{run}/events?after=8")).signed(&lab.token("vic").await).send().await.ok();
 
     assert_eq!(parse_stream(&again.text()), []);
     assert_eq!(polled, json!({ "items": [], "next_after": 8, "done": true }));
@@ -232,7 +255,10 @@ async fn an_absurd_place_to_resume_from_ends_with_the_run() {
     let stored = Answer::read(stream(&lab, &run, Some("18446744073709551615")).await).await;
     assert_eq!(stored.status.as_u16(), 200);
     let nonsense = Answer::read(stream(&lab, &run, Some("nonsense")).await).await;
-    assert_eq!(parse_stream(&nonsense.text()).last().map(|(.., data)| data["data"]["state"].clone()), Some(json!("succeeded")));
+    assert_eq!(
+        parse_stream(&nonsense.text()).last().map(|(.., data)| data["data"]["state"].clone()),
+        Some(json!("succeeded"))
+    );
 }
 
 #[tokio::test]
@@ -257,7 +283,8 @@ async fn events_come_as_json_in_pages() {
     assert_eq!(head["next_after"], 3);
     assert_eq!(head["done"], false);
     assert_eq!(tail["done"], true);
-    let joined: Vec<&Value> = head["items"].as_array().into_iter().chain(tail["items"].as_array()).flatten().collect();
+    let joined: Vec<&Value> =
+        head["items"].as_array().into_iter().chain(tail["items"].as_array()).flatten().collect();
     assert_eq!(joined, all["items"].as_array().expect("items").iter().collect::<Vec<_>>());
     for query in ["?limit=0", "?limit=1001", "?limit=x", "?after=-1"] {
         page(query).await.refused(422, "invalid_request");
@@ -271,7 +298,10 @@ async fn events_of_a_live_run_can_be_polled() {
     let run = start(&lab).await;
     let viewer = lab.token("vic").await;
     let poll = |after: u64| lab.get(&format!("/runs/{run}/events?after={after}")).signed(&viewer).send();
-    eventually("the run is told to run", || async { poll(0).await.ok()["items"].as_array().map(Vec::len) == Some(2) }).await;
+    eventually("the run is told to run", || async {
+        poll(0).await.ok()["items"].as_array().map(Vec::len) == Some(2)
+    })
+    .await;
 
     let nothing = poll(2).await.ok();
 
@@ -289,7 +319,11 @@ async fn a_cancelled_run_goes_down_the_ladder_and_the_waiting_caller_is_told() {
     let cancelling = async {
         eventually("the device was called", || async { !lab.device.calls().is_empty() }).await;
         let run = lab.device.calls()[0].run;
-        lab.post(&format!("/runs/{run}/cancel")).signed(&lab.token("ben").await).json(&json!({ "reason": "wrong plate" })).send().await
+        lab.post(&format!("/runs/{run}/cancel"))
+            .signed(&lab.token("ben").await)
+            .json(&json!({ "reason": "wrong plate" }))
+            .send()
+            .await
     };
 
     let (waited, cancelled) = tokio::join!(waiting, cancelling);
@@ -314,9 +348,22 @@ async fn cancelling_a_run_that_is_over_changes_nothing() {
     assert_eq!(answer.status.as_u16(), 202);
     assert_eq!(answer.json()["state"], "succeeded");
     let long = json!({ "reason": "x".repeat(201) });
-    lab.post(&format!("/runs/{run}/cancel")).signed(&operator).json(&long).send().await.refused(422, "invalid_request");
-    lab.post("/runs/run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d/cancel").signed(&operator).send().await.refused(404, "run_not_found");
-    lab.post(&format!("/runs/{run}/cancel")).signed(&lab.token("vic").await).send().await.refused(403, "forbidden");
+    lab.post(&format!("/runs/{run}/cancel"))
+        .signed(&operator)
+        .json(&long)
+        .send()
+        .await
+        .refused(422, "invalid_request");
+    lab.post("/runs/run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d/cancel")
+        .signed(&operator)
+        .send()
+        .await
+        .refused(404, "run_not_found");
+    lab.post(&format!("/runs/{run}/cancel"))
+        .signed(&lab.token("vic").await)
+        .send()
+        .await
+        .refused(403, "forbidden");
 }
 
 #[tokio::test]
@@ -332,14 +379,33 @@ async fn runs_are_listed_newest_first_in_pages() {
 
     let page = list("/runs?limit=2&offset=1").await.ok();
 
-    assert_eq!((&page["total"], &page["limit"], &page["offset"], &page["has_more"]), (&json!(4), &json!(2), &json!(1), &json!(true)));
+    assert_eq!(
+        (&page["total"], &page["limit"], &page["offset"], &page["has_more"]),
+        (&json!(4), &json!(2), &json!(1), &json!(true))
+    );
     assert_eq!(page.as_object().map(serde_json::Map::len), Some(5));
-    let times: Vec<&str> = page["items"].as_array().expect("items").iter().map(|run| run["created_at"].as_str().expect("time")).collect();
+    let times: Vec<&str> = page["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|run| run["created_at"].as_str().expect("time"))
+        .collect();
     assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
     assert_eq!(list("/runs?action=layout").await.ok()["total"], 1);
     assert_eq!(list("/runs?state=succeeded").await.ok()["total"], 4);
-    assert_eq!(list("/runs?state=failed").await.ok(), json!({ "items": [], "total": 0, "limit": 50, "offset": 0, "has_more": false }));
-    for query in ["/runs?limit=0", "/runs?limit=201", "/runs?limit=1e3", "/runs?offset=-1", "/runs?offset=99999999999999999999", "/runs?state=lost", "/runs?limit=1&limit=2"] {
+    assert_eq!(
+        list("/runs?state=failed").await.ok(),
+        json!({ "items": [], "total": 0, "limit": 50, "offset": 0, "has_more": false })
+    );
+    for query in [
+        "/runs?limit=0",
+        "/runs?limit=201",
+        "/runs?limit=1e3",
+        "/runs?offset=-1",
+        "/runs?offset=99999999999999999999",
+        "/runs?state=lost",
+        "/runs?limit=1&limit=2",
+    ] {
         let answer = list(query).await;
         let body = answer.refused(422, "invalid_request");
         assert_eq!(body["errors"][0]["loc"][0], "query", "{query}");
@@ -356,7 +422,11 @@ async fn an_unknown_run_is_not_found() {
     for path in [format!("/runs/{unknown}"), format!("/runs/{unknown}/events")] {
         lab.get(&path).signed(&viewer).send().await.refused(404, "run_not_found");
     }
-    lab.get(&format!("/runs/{unknown}/artifacts/a.csv")).signed(&viewer).send().await.refused(404, "artifact_not_found");
+    lab.get(&format!("/runs/{unknown}/artifacts/a.csv"))
+        .signed(&viewer)
+        .send()
+        .await
+        .refused(404, "artifact_not_found");
     for id in ["x", "run_", "..", "%3Cscript%3E", "RUN_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d"] {
         let answer = lab.get(&format!("/runs/{id}")).signed(&viewer).send().await;
         answer.refused(404, "not_found");
@@ -384,9 +454,17 @@ async fn a_file_of_a_run_is_a_download_and_never_a_page() {
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     assert!(answer.header("content-security-policy").is_some_and(|policy| policy.contains("sandbox")));
     for name in ["other.csv", "..%2F..%2Fetc%2Fpasswd", "%00"] {
-        lab.get(&format!("/runs/{run}/artifacts/{name}")).signed(&viewer).send().await.refused(404, "artifact_not_found");
+        lab.get(&format!("/runs/{run}/artifacts/{name}"))
+            .signed(&viewer)
+            .send()
+            .await
+            .refused(404, "artifact_not_found");
     }
-    lab.get(&format!("/runs/{run}/artifacts/plate.html")).signed(&lab.token("ada").await).send().await.refused(403, "forbidden");
+    lab.get(&format!("/runs/{run}/artifacts/plate.html"))
+        .signed(&lab.token("ada").await)
+        .send()
+        .await
+        .refused(403, "forbidden");
 }
 
 #[tokio::test]

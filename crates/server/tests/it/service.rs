@@ -36,7 +36,11 @@ impl Capture {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             let writer = || CAPTURE.with_borrow(|capture| capture.clone().unwrap_or_default());
-            let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(writer).with_ansi(false).finish();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::DEBUG)
+                .with_writer(writer)
+                .with_ansi(false)
+                .finish();
             tracing::subscriber::set_global_default(subscriber).expect("the only subscriber of this binary");
         });
         CAPTURE.set(Some(self.clone()));
@@ -108,8 +112,16 @@ async fn actions_are_told_in_full() {
 
     let body = lab.get("/actions").signed(&lab.token("vic").await).send().await.ok();
 
-    assert_eq!(body["device"], json!({ "name": "fake", "title": "Test lab", "description": "A device for tests" }));
-    let names: Vec<&str> = body["actions"].as_array().expect("actions").iter().map(|action| action["name"].as_str().expect("a name")).collect();
+    assert_eq!(
+        body["device"],
+        json!({ "name": "fake", "title": "Test lab", "description": "A device for tests" })
+    );
+    let names: Vec<&str> = body["actions"]
+        .as_array()
+        .expect("actions")
+        .iter()
+        .map(|action| action["name"].as_str().expect("a name"))
+        .collect();
     assert_eq!(names, ["mix", "upload", "calibrate", "layout"]);
     assert_eq!(body["actions"][0]["parameters"][0]["unit"], "uL");
     assert_eq!(body["actions"][2]["role"], "calibrator");
@@ -119,7 +131,10 @@ async fn actions_are_told_in_full() {
 async fn health_is_the_documented_three_members() {
     let lab = Lab::start().await;
 
-    assert_eq!(lab.get("/health").send().await.ok(), json!({ "status": "healthy", "timestamp": lab.now(), "tasks_registered": 4 }));
+    assert_eq!(
+        lab.get("/health").send().await.ok(),
+        json!({ "status": "healthy", "timestamp": lab.now(), "tasks_registered": 4 })
+    );
     let ready = lab.get("/health/ready").send().await.ok();
     assert_eq!(ready, json!({ "status": "ready", "api": true, "database": true, "device": true }));
     let live = lab.get("/health/live").send().await.ok();
@@ -177,10 +192,20 @@ async fn the_api_document_describes_every_route() {
         assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{id}");
         assert!(operation["x-interlock-access"].is_string());
         let holes = route.path.matches('{').count();
-        let in_path = operation["parameters"].as_array().expect("parameters").iter().filter(|p| p["in"] == "path").count();
+        let in_path = operation["parameters"]
+            .as_array()
+            .expect("parameters")
+            .iter()
+            .filter(|p| p["in"] == "path")
+            .count();
         assert_eq!(in_path, holes, "{id}");
     }
-    let described: usize = document["paths"].as_object().expect("paths").values().map(|item| item.as_object().expect("an item").len()).sum();
+    let described: usize = document["paths"]
+        .as_object()
+        .expect("paths")
+        .values()
+        .map(|item| item.as_object().expect("an item").len())
+        .sum();
     assert_eq!(described, table.table().len());
     assert_eq!(document["openapi"], "3.1.0");
     let text = document.to_string();
@@ -203,7 +228,11 @@ async fn only_who_may_list_actions_finds_them_in_the_documents() {
         .send()
     };
 
-    for answer in [document(None).await, document(Some("garbage".to_owned())).await, document(Some(lab.token("ana").await)).await] {
+    for answer in [
+        document(None).await,
+        document(Some("garbage".to_owned())).await,
+        document(Some(lab.token("ana").await)).await,
+    ] {
         answer.ok();
         assert!(names.iter().all(|name| !answer.text().contains(name)), "{}", answer.text());
     }
@@ -236,8 +265,18 @@ async fn metrics_want_this_machine_a_token_or_the_right() {
         assert_eq!(answer.status.as_u16(), 200);
         assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     }
-    lab.get("/metrics").from("127.0.0.1").header("x-forwarded-for", "203.0.113.7").send().await.refused(401, "unauthorized");
-    lab.get("/metrics").from("127.0.0.1").header("forwarded", "for=203.0.113.7").send().await.refused(401, "unauthorized");
+    lab.get("/metrics")
+        .from("127.0.0.1")
+        .header("x-forwarded-for", "203.0.113.7")
+        .send()
+        .await
+        .refused(401, "unauthorized");
+    lab.get("/metrics")
+        .from("127.0.0.1")
+        .header("forwarded", "for=203.0.113.7")
+        .send()
+        .await
+        .refused(401, "unauthorized");
 }
 
 /// `name{labels}` to value; panics at anything that is not the text format 0.0.4.
@@ -252,7 +291,10 @@ fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
         let name = series.split('{').next().expect("a name");
         assert!(name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b':'), "{line}");
         assert_eq!(series.contains('{'), series.ends_with('}'), "{line}");
-        assert!(samples.insert(series.to_owned(), value.parse().expect("a number")).is_none(), "{series} is there twice");
+        assert!(
+            samples.insert(series.to_owned(), value.parse().expect("a number")).is_none(),
+            "{series} is there twice"
+        );
     }
     samples
 }
@@ -266,7 +308,9 @@ fn named_series() -> BTreeSet<&'static str> {
 }
 
 /// Runs `story` on a thread of its own whose metrics are its own.
-fn with_metrics<F: Future>(story: impl FnOnce(metrics_exporter_prometheus::PrometheusHandle) -> F) -> F::Output {
+fn with_metrics<F: Future>(
+    story: impl FnOnce(metrics_exporter_prometheus::PrometheusHandle) -> F,
+) -> F::Output {
     let recorder = PrometheusBuilder::new().set_buckets(&[0.01, 1.0]).expect("buckets").build_recorder();
     let handle = recorder.handle();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -310,12 +354,28 @@ fn metrics_count_what_happened_without_names_that_callers_invent() {
         lab.app = lab.app.edited(|services| services.metrics = handle.clone());
         lab.router = interlock_server::router(lab.app.clone());
         lab.mix("ana").await.send().await.ok();
-        lab.post("/auth/login").json(&json!({ "username": "invented-name", "password": "x" })).send().await.refused(401, "unauthorized");
-        lab.post("/execute/invented-task").signed(&lab.token("ana").await).send().await.refused(404, "task_not_found");
+        lab.post("/auth/login")
+            .json(&json!({ "username": "invented-name", "password": "x" }))
+            .send()
+            .await
+            .refused(401, "unauthorized");
+        lab.post("/execute/invented-task")
+            .signed(&lab.token("ana").await)
+            .send()
+            .await
+            .refused(404, "task_not_found");
         lab.get("/invented-path").send().await.refused(404, "not_found");
-        lab.ask("INVENTED".parse().expect("a method"), "/health").send().await.refused(405, "method_not_allowed");
+        lab.ask("INVENTED".parse().expect("a method"), "/health")
+            .send()
+            .await
+            .refused(405, "method_not_allowed");
         lab.mix("vic").await.send().await.refused(403, "forbidden");
-        lab.get("/health").without_host().header("host", "invented.example").send().await.refused(400, "invalid_request");
+        lab.get("/health")
+            .without_host()
+            .header("host", "invented.example")
+            .send()
+            .await
+            .refused(400, "invalid_request");
         for _ in 0..70 {
             lab.get("/nothing").from("10.0.0.99").send().await;
         }
@@ -325,7 +385,8 @@ fn metrics_count_what_happened_without_names_that_callers_invent() {
 
     let samples = parse_metrics(&text);
     let is = |series: &str, count: i32| {
-        let value = samples.get(series).copied().unwrap_or_else(|| panic!("{series} in {:#?}", samples.keys()));
+        let value =
+            samples.get(series).copied().unwrap_or_else(|| panic!("{series} in {:#?}", samples.keys()));
         assert!((value - f64::from(count)).abs() < f64::EPSILON, "{series} is {value}");
     };
     for name in named_series() {
@@ -336,7 +397,10 @@ fn metrics_count_what_happened_without_names_that_callers_invent() {
     is("device_execution_duration_seconds_count{task=\"mix\"}", 1);
     is("orchestrator_authentication_attempts_total{method=\"login\",result=\"failed\"}", 1);
     is("orchestrator_authentication_attempts_total{method=\"login\",result=\"success\"}", 2);
-    is("orchestrator_http_requests_total{method=\"POST\",endpoint=\"/execute/{task}\",status_code=\"404\"}", 1);
+    is(
+        "orchestrator_http_requests_total{method=\"POST\",endpoint=\"/execute/{task}\",status_code=\"404\"}",
+        1,
+    );
     is("orchestrator_http_requests_total{method=\"other\",endpoint=\"/health\",status_code=\"405\"}", 1);
     is("orchestrator_blocked_requests_total{reason=\"rate_limited\"}", 10);
     is("orchestrator_rate_limit_violations_total{endpoint=\"any\",limit=\"minute\"}", 10);
@@ -355,14 +419,36 @@ async fn the_log_holds_no_secret() {
     let word = password("ana");
 
     let token = lab.sign_in("ana").await;
-    lab.post("/auth/login").json(&json!({ "username": "ana", "password": "hunter2" })).send().await.refused(401, "unauthorized");
-    lab.post("/auth/login").json(&json!({ "username": "hunter2", "password": "ana" })).send().await.refused(401, "unauthorized");
+    lab.post("/auth/login")
+        .json(&json!({ "username": "ana", "password": "hunter2" }))
+        .send()
+        .await
+        .refused(401, "unauthorized");
+    lab.post("/auth/login")
+        .json(&json!({ "username": "hunter2", "password": "ana" }))
+        .send()
+        .await
+        .refused(401, "unauthorized");
     lab.post("/auth/login?username=ana&password=hunter2").send().await.refused(400, "invalid_request");
-    lab.post("/execute/mix").signed(&token).header("x-request-id", "find-me").json(&json!({ "volume": 5 })).send().await.ok();
-    lab.get("/tasks").signed("hunter2-token").header("user-agent", "a\tb").send().await.refused(401, "unauthorized");
+    lab.post("/execute/mix")
+        .signed(&token)
+        .header("x-request-id", "find-me")
+        .json(&json!({ "volume": 5 }))
+        .send()
+        .await
+        .ok();
+    lab.get("/tasks")
+        .signed("hunter2-token")
+        .header("user-agent", "a\tb")
+        .send()
+        .await
+        .refused(401, "unauthorized");
 
     let text = logged.text();
-    assert!(text.contains("find-me") && text.contains("authentication_failed") && text.contains("endpoint"), "{text}");
+    assert!(
+        text.contains("find-me") && text.contains("authentication_failed") && text.contains("endpoint"),
+        "{text}"
+    );
     for secret in ["hunter2", word.expose(), &token, token.rsplit('.').next().expect("a signature")] {
         assert!(!text.contains(secret), "{text}");
     }
@@ -379,7 +465,9 @@ async fn no_error_shows_the_inside() {
     }
 
     for text in seen {
-        for inside in ["sqlite", "SELECT", "serde", "panicked", ".rs", "/work", "/tmp", "axum", "rusqlite", "localhost"] {
+        for inside in
+            ["sqlite", "SELECT", "serde", "panicked", ".rs", "/work", "/tmp", "axum", "rusqlite", "localhost"]
+        {
             assert!(!text.contains(inside), "{inside} in {text}");
         }
     }

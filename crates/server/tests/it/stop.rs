@@ -13,7 +13,13 @@ async fn every_built_in_role_can_stop_and_the_report_has_the_documented_members(
     let lab = Lab::start().await;
 
     for name in ["ada", "ana", "vic", "odo"] {
-        let body = lab.post("/stop").signed(&lab.token(name).await).json(&json!({ "reason": "smoke" })).send().await.ok();
+        let body = lab
+            .post("/stop")
+            .signed(&lab.token(name).await)
+            .json(&json!({ "reason": "smoke" }))
+            .send()
+            .await
+            .ok();
         let device = json!({
             "name": "fake", "confirmed": true, "killed_ms": 3.0, "safe_state": "done", "safe_state_entered_ms": 4.0,
             "safe_state_done_ms": 5.0, "error": null, "cancelled_run": null,
@@ -71,10 +77,21 @@ async fn release_needs_an_administrator_and_a_reason() {
     let release = |body: Value| lab.post("/stop/release").signed(&admin).json(&body).send();
 
     for name in ["ana", "vic", "odo", "cal"] {
-        let answer = lab.post("/stop/release").signed(&lab.token(name).await).json(&json!({ "reason": "it is safe" })).send().await;
+        let answer = lab
+            .post("/stop/release")
+            .signed(&lab.token(name).await)
+            .json(&json!({ "reason": "it is safe" }))
+            .send()
+            .await;
         assert_eq!(answer.refused(403, "forbidden")["detail"], "Role 'admin' required");
     }
-    for body in [json!({}), json!({ "reason": null }), json!({ "reason": "  " }), json!({ "reason": "x".repeat(201) }), json!({ "reason": "a\u{7}b" })] {
+    for body in [
+        json!({}),
+        json!({ "reason": null }),
+        json!({ "reason": "  " }),
+        json!({ "reason": "x".repeat(201) }),
+        json!({ "reason": "a\u{7}b" }),
+    ] {
         let refused = release(body).await.refused(422, "invalid_request");
         assert_eq!(refused["errors"][0]["loc"], json!(["body", "reason"]));
     }
@@ -85,8 +102,18 @@ async fn release_needs_an_administrator_and_a_reason() {
     assert_eq!(body["success"], true);
     assert_eq!(lab.device.releases(), ["the smoke was steam"]);
     let trail = lab.trail_of("device.released").await;
-    let done: Vec<&Value> = trail.iter().map(|entry| &entry.draft.details).filter(|details| details["phase"].is_string()).collect();
-    assert_eq!(done, [&json!({ "phase": "intent", "reason": "the smoke was steam" }), &json!({ "phase": "outcome", "done": true })]);
+    let done: Vec<&Value> = trail
+        .iter()
+        .map(|entry| &entry.draft.details)
+        .filter(|details| details["phase"].is_string())
+        .collect();
+    assert_eq!(
+        done,
+        [
+            &json!({ "phase": "intent", "reason": "the smoke was steam" }),
+            &json!({ "phase": "outcome", "done": true })
+        ]
+    );
 }
 
 #[tokio::test]
@@ -94,11 +121,19 @@ async fn a_device_that_will_not_be_released_says_why() {
     let lab = Lab::start().await;
     lab.device.refuses();
 
-    let answer = lab.post("/stop/release").signed(&lab.token("ada").await).json(&json!({ "reason": "it is safe" })).send().await;
+    let answer = lab
+        .post("/stop/release")
+        .signed(&lab.token("ada").await)
+        .json(&json!({ "reason": "it is safe" }))
+        .send()
+        .await;
 
     assert_eq!(answer.refused(409, "conflict")["detail"], "the safe-state hook failed; look at the robot");
     let trail = lab.trail_of("device.released").await;
-    assert_eq!(trail.last().map(|entry| entry.draft.details.clone()), Some(json!({ "phase": "outcome", "done": false })));
+    assert_eq!(
+        trail.last().map(|entry| entry.draft.details.clone()),
+        Some(json!({ "phase": "outcome", "done": false }))
+    );
 }
 
 #[tokio::test]
@@ -109,17 +144,24 @@ async fn the_latch_is_seen_in_the_status() {
 
     let body = lab.get("/device").signed(&viewer).send().await.ok();
 
-    assert_eq!(body["emergency_stop"], json!({ "engaged": true, "since": null, "by": "vic", "reason": "smoke" }));
+    assert_eq!(
+        body["emergency_stop"],
+        json!({ "engaged": true, "since": null, "by": "vic", "reason": "smoke" })
+    );
     let mut members: Vec<&str> = body.as_object().expect("an object").keys().map(String::as_str).collect();
     members.sort_unstable();
-    assert_eq!(members, ["actions", "attention", "emergency_stop", "name", "queued", "running", "state", "title", "worker"]);
+    assert_eq!(
+        members,
+        ["actions", "attention", "emergency_stop", "name", "queued", "running", "state", "title", "worker"]
+    );
     lab.get("/device").signed(&lab.token("cal").await).send().await.refused(403, "forbidden");
 }
 
 #[tokio::test]
 async fn attention_is_cleared_by_operators_with_a_reason() {
     let lab = Lab::start().await;
-    let clear = |token: String, body: Value| lab.post("/device/attention/clear").signed(&token).json(&body).send();
+    let clear =
+        |token: String, body: Value| lab.post("/device/attention/clear").signed(&token).json(&body).send();
 
     clear(lab.token("vic").await, json!({ "reason": "looked" })).await.refused(403, "forbidden");
     clear(lab.token("ana").await, json!({})).await.refused(422, "invalid_request");

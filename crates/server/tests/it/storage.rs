@@ -41,7 +41,8 @@ async fn every_route_that_needs_the_database_says_unavailable() {
         lab.get(&format!("/runs/{run}/artifacts/a.csv")),
         lab.get("/users"),
         lab.get("/audit"),
-        lab.post("/users").json(&json!({ "name": "new", "password": "seven purple pipettes", "roles": ["viewer"] })),
+        lab.post("/users")
+            .json(&json!({ "name": "new", "password": "seven purple pipettes", "roles": ["viewer"] })),
         lab.ask("PATCH".parse().expect("a method"), "/users/ana").json(&json!({ "disabled": true })),
         lab.post("/users/ana/password").json(&json!({ "password": "nine yellow burettes" })),
         lab.post("/stop/release").json(&json!({ "reason": "it is safe" })),
@@ -52,7 +53,11 @@ async fn every_route_that_needs_the_database_says_unavailable() {
         answer.refused(503, "unavailable");
         assert!(!answer.text().contains("disk"), "{}", answer.text());
     }
-    let login = lab.post("/auth/login").json(&json!({ "username": "ana", "password": password("ana").expose() })).send().await;
+    let login = lab
+        .post("/auth/login")
+        .json(&json!({ "username": "ana", "password": password("ana").expose() }))
+        .send()
+        .await;
     login.refused(503, "unavailable");
     assert!(lab.device.releases().is_empty());
     // Whoever is known stays known: tokens are judged from memory.
@@ -102,12 +107,18 @@ async fn a_release_that_was_done_is_not_reported_as_undone() {
     // The intent is recorded, the outcome is not.
     lab.store.fail_writes_after(1);
 
-    let answer = lab.post("/stop/release").signed(&token).json(&json!({ "reason": "it is safe" })).send().await;
+    let answer =
+        lab.post("/stop/release").signed(&token).json(&json!({ "reason": "it is safe" })).send().await;
 
     assert_eq!(lab.device.releases().len(), 1);
     answer.ok();
     lab.store.mend();
-    let phases: Vec<Value> = lab.trail_of("device.released").await.iter().map(|entry| entry.draft.details["phase"].clone()).collect();
+    let phases: Vec<Value> = lab
+        .trail_of("device.released")
+        .await
+        .iter()
+        .map(|entry| entry.draft.details["phase"].clone())
+        .collect();
     assert_eq!(phases, ["intent", "outcome"]);
 }
 

@@ -25,7 +25,13 @@ async fn an_administrator_makes_lists_and_changes_users() {
     assert!(users.as_array().expect("users").contains(&expected));
     assert!(!listed.text().contains("argon2") && !listed.text().contains("hash"), "{}", listed.text());
 
-    let changed = lab.ask(Method::PATCH, "/users/EVE.lab").signed(&admin).json(&json!({ "roles": ["calibrator"], "disabled": true })).send().await.ok();
+    let changed = lab
+        .ask(Method::PATCH, "/users/EVE.lab")
+        .signed(&admin)
+        .json(&json!({ "roles": ["calibrator"], "disabled": true }))
+        .send()
+        .await
+        .ok();
     assert_eq!((&changed["roles"], &changed["disabled"]), (&json!(["calibrator"]), &json!(true)));
 }
 
@@ -57,9 +63,15 @@ async fn what_cannot_be_a_user_is_refused_by_field() {
     }
     let mut incomplete = new_user("eve");
     incomplete.as_object_mut().expect("an object").remove("roles");
-    assert_eq!(create(incomplete).await.refused(422, "invalid_request")["errors"][0]["loc"], json!(["body", "roles"]));
+    assert_eq!(
+        create(incomplete).await.refused(422, "invalid_request")["errors"][0]["loc"],
+        json!(["body", "roles"])
+    );
     create(new_user("ANA")).await.refused(409, "conflict");
-    assert_eq!(lab.get("/users").signed(&admin).send().await.ok().as_array().map(Vec::len), Some(PEOPLE.len()));
+    assert_eq!(
+        lab.get("/users").signed(&admin).send().await.ok().as_array().map(Vec::len),
+        Some(PEOPLE.len())
+    );
 }
 
 #[tokio::test]
@@ -68,9 +80,19 @@ async fn an_unknown_user_is_not_found_and_not_echoed() {
     let admin = lab.token("ada").await;
 
     for name in ["nobody", "%3Cscript%3E", "a%00b"] {
-        let patched = lab.ask(Method::PATCH, &format!("/users/{name}")).signed(&admin).json(&json!({ "disabled": true })).send().await;
+        let patched = lab
+            .ask(Method::PATCH, &format!("/users/{name}"))
+            .signed(&admin)
+            .json(&json!({ "disabled": true }))
+            .send()
+            .await;
         patched.refused(404, "user_not_found");
-        let set = lab.post(&format!("/users/{name}/password")).signed(&admin).json(&json!({ "password": "seven purple pipettes" })).send().await;
+        let set = lab
+            .post(&format!("/users/{name}/password"))
+            .signed(&admin)
+            .json(&json!({ "password": "seven purple pipettes" }))
+            .send()
+            .await;
         set.refused(404, "user_not_found");
         assert!(!patched.text().contains("script") && !set.text().contains("script"));
     }
@@ -81,7 +103,8 @@ async fn an_unknown_user_is_not_found_and_not_echoed() {
 async fn the_last_administrator_stays() {
     let lab = Lab::start().await;
     let admin = lab.token("ada").await;
-    let patch = |name: &'static str, body: Value| lab.ask(Method::PATCH, name).signed(&admin).json(&body).send();
+    let patch =
+        |name: &'static str, body: Value| lab.ask(Method::PATCH, name).signed(&admin).json(&body).send();
 
     patch("/users/zoe", json!({ "roles": ["operator"] })).await.ok();
     patch("/users/ada", json!({ "roles": ["viewer"] })).await.refused(409, "conflict");
@@ -97,8 +120,18 @@ async fn a_change_of_a_user_is_on_record_without_secrets() {
     let lab = Lab::start().await;
     let admin = lab.token("ada").await;
     lab.post("/users").signed(&admin).json(&new_user("eve")).send().await;
-    lab.ask(Method::PATCH, "/users/eve").signed(&admin).json(&json!({ "roles": ["operator"] })).send().await.ok();
-    lab.post("/users/eve/password").signed(&admin).json(&json!({ "password": "nine yellow burettes" })).send().await.ok();
+    lab.ask(Method::PATCH, "/users/eve")
+        .signed(&admin)
+        .json(&json!({ "roles": ["operator"] }))
+        .send()
+        .await
+        .ok();
+    lab.post("/users/eve/password")
+        .signed(&admin)
+        .json(&json!({ "password": "nine yellow burettes" }))
+        .send()
+        .await
+        .ok();
 
     let trail = lab.trail().await;
 
@@ -106,7 +139,10 @@ async fn a_change_of_a_user_is_on_record_without_secrets() {
         let entry = trail.iter().rev().find(|entry| entry.draft.action == action).expect(action);
         assert_eq!(entry.draft.actor.as_deref(), Some("ada"));
         let text = format!("{entry:?}");
-        assert!(!text.contains("pipettes") && !text.contains("burettes") && !text.contains("argon2"), "{text}");
+        assert!(
+            !text.contains("pipettes") && !text.contains("burettes") && !text.contains("argon2"),
+            "{text}"
+        );
     }
     let updated = trail.iter().find(|entry| entry.draft.action == "user.updated").expect("an update");
     assert_eq!(updated.draft.subject.as_deref(), Some("eve"));

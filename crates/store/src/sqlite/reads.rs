@@ -48,12 +48,7 @@ pub(super) fn runs(
 }
 
 pub(super) fn open_runs(connection: &Connection) -> Result<Vec<RunRow>, Error> {
-    all(
-        connection,
-        &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY id"),
-        [],
-        run_row,
-    )
+    all(connection, &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY id"), [], run_row)
 }
 
 pub(super) fn run_events(
