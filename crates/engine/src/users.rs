@@ -13,6 +13,7 @@ use crate::Ambient;
 use crate::auth::{
     Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit, accept_password,
 };
+use crate::security::{self, Event};
 
 /// Why a user was not made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -246,13 +247,14 @@ impl Users {
     {
         let name = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
         let now = self.ambient.clock.now();
-        let user = self
+        let (user, tokens) = self
             .db
             .write(proof, move |tx| {
                 Box::pin(async move {
                     let before = tx.user(&name).await?.ok_or(UserError::NoSuchUser)?;
                     let mut after = before.clone();
-                    if edit(&mut after) == Tokens::Die {
+                    let tokens = edit(&mut after);
+                    if tokens == Tokens::Die {
                         // The epoch must differ even when two changes share a microsecond or the clock went back.
                         after.tokens_valid_from =
                             now.max(Timestamp::from_micros(before.tokens_valid_from.micros() + 1));
@@ -273,10 +275,20 @@ impl Users {
                         "old_data": { "roles": before.roles, "disabled": before.disabled },
                         "new_data": { "roles": after.roles, "disabled": after.disabled },
                     });
-                    Ok(Recorded { value: after, details })
+                    Ok(Recorded { value: (after, tokens), details })
                 })
             })
             .await?;
+        if tokens == Tokens::Die {
+            let reason = if user.disabled { "agent_disabled" } else { "credentials" };
+            metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).increment(1);
+            security::event(
+                Event::TokenRevoked,
+                Some(&user.name),
+                None,
+                json!({ "reason": reason, "tokens": "all" }),
+            );
+        }
         self.principals.put(user.clone());
         Ok(user)
     }

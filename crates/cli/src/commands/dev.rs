@@ -22,6 +22,9 @@ pub(crate) struct DevArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 7443)]
     port: u16,
+    /// Address and port in one, such as 127.0.0.1:0; loopback only
+    #[arg(long, conflicts_with = "port")]
+    listen: Option<std::net::SocketAddr>,
     /// Folder for everything that is kept
     #[arg(long)]
     state: Option<PathBuf>,
@@ -38,6 +41,12 @@ pub(crate) struct DevArgs {
 /// # Errors
 /// As `device serve`.
 pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
+    let address = args.listen.unwrap_or_else(|| ([127, 0, 0, 1], args.port).into());
+    if !address.ip().is_loopback() {
+        anyhow::bail!(
+            "a development server listens on this machine only; use `interlock device serve` for the network"
+        );
+    }
     let state = args.state.unwrap_or_else(|| installation::default_state("dev"));
     installation::prepare(&state)?;
     let file = if let Some(file) = args.file {
@@ -58,8 +67,8 @@ pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
         name: None,
         title: None,
         description: None,
-        host: Some("127.0.0.1".to_owned()),
-        port: Some(args.port),
+        host: Some(address.ip().to_string()),
+        port: Some(address.port()),
         listen: None,
         tls_cert: None,
         tls_key: None,

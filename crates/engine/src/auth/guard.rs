@@ -93,6 +93,12 @@ impl Guard {
         }
     }
 
+    /// As [`Guard::permit`] where a refusal is no incident: an answer merely holds less for callers who may see less.
+    pub fn permit_if_allowed<A: Action>(&self, caller: &Arc<Caller>, target: A::Target) -> Option<Permit<A>> {
+        let needs = A::needs(&target, &*self.world);
+        policy::decide(caller.grants(), &needs).ok().map(|()| Permit::new(Arc::clone(caller), target))
+    }
+
     /// Records how a permitted request ended, unless the use case has recorded more than that itself.
     pub fn close<A: Action>(&self, permit: &Permit<A>, status: u16) {
         if permit.is_recorded() {

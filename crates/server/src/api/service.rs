@@ -51,12 +51,10 @@ async fn banner(
     // Strangers learn that there is a server, not what it can do. A wrong token is an error, not a stranger.
     let tasks = if headers.contains_key(header::AUTHORIZATION) {
         let caller = state.guard.authenticate(bearer(&headers), &origin)?;
-        match state.guard.permit::<ListActions>(&caller, Installation {}) {
-            Ok(permit) => {
-                state.devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect()
-            }
-            Err(_) => Vec::new(),
-        }
+        let permit = state.guard.permit_if_allowed::<ListActions>(&caller, Installation {});
+        permit.map_or_else(Vec::new, |permit| {
+            state.devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect()
+        })
     } else {
         Vec::new()
     };
@@ -160,7 +158,7 @@ async fn document(
     // Actions are named to those only who may list them.
     let listed = bearer(&headers)
         .and_then(|token| state.guard.authenticate(Some(token), &origin).ok())
-        .and_then(|caller| state.guard.permit::<ListActions>(&caller, Installation {}).ok())
+        .and_then(|caller| state.guard.permit_if_allowed::<ListActions>(&caller, Installation {}))
         .map(|permit| state.devices.catalogue(&permit));
     Ok(Json(openapi::document(&state.config, &table, listed.as_deref())))
 }

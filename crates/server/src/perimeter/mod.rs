@@ -119,7 +119,7 @@ fn enter(
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > state.config.max_request_size as u64) {
+    if !exempt && announced.is_some_and(|length| length > state.config.max_request_size as u64) {
         metrics::counter!("orchestrator_blocked_requests_total", "reason" => "too_large").increment(1);
         return Err(crate::body::too_large(state.config.max_request_size));
     }
