@@ -14,10 +14,10 @@
 //! | `armed`, same boot of the machine | never started | a process that is killed loses nothing it has written: the page cache belongs to the kernel, so the missing mark proves that it was never written |
 //! | `armed`, another boot | started | a power cut may have taken the mark, because nobody waited for it |
 //! | nothing | never started | the call waits for `armed` to be on disk |
-//! | nothing, and no file at all | started | it was lost or removed; the caller's runs are older than it |
 //!
 //! With [`crate::Durability::Caller`] nothing is armed and nothing flushed, because the caller's own record does that work: a
-//! run without a mark was never sent if the machine has not been off since, and counts as started if it has.
+//! run without a mark was never sent if the machine has not been off since, and counts as started if it has, or if the
+//! journal itself is gone.
 //!
 //! Nothing about a run that is older than the *horizon* (a record was dropped unasked after a day, or the file was damaged)
 //! counts as started. An idempotent action is not armed: repeating it is as good as doing it once.

@@ -109,10 +109,10 @@ impl Recovered {
         self
     }
 
-    /// Whether a run of an earlier host that is missing here may have been sent all the same: the file is gone, or nobody
-    /// flushed it and the machine has been off since.
+    /// Whether a run that the caller has open and that is missing here may have been sent all the same: the file is gone, or
+    /// nobody flushed it and the machine has been off since.
     pub(super) fn doubts_absence(&self) -> bool {
-        self.fresh || (self.by_caller && !self.absence_proves)
+        self.by_caller && (self.fresh || !self.absence_proves)
     }
 
     /// Whether the old file had a hole.
