@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -369,7 +368,6 @@ class Contexts(WithServer):
         self.assertIn("chmod 600", str(caught[0].message))
 
 
-@unittest.skipUnless(shutil.which("openssl"), "needs the openssl program to make a certificate")
 class Tls(unittest.TestCase):
     def test_a_private_authority_must_be_named(self):
         with tempfile.TemporaryDirectory() as folder:
