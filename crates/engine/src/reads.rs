@@ -7,7 +7,6 @@ use interlock_model::RunId;
 use interlock_model::action::{CancelRun, ListRuns, ReadArtifact, ReadAudit, ReadRun};
 use interlock_model::audit::AuditEntry;
 use interlock_model::device::EventKind;
-use interlock_model::run::RunState;
 use interlock_model::wire::{Artifact, Progress, RunView};
 use interlock_store::{AuditFilter, Error, Page, Paged, RunFilter, RunRow, StoredEvent};
 
@@ -246,9 +245,4 @@ impl Following {
             }
         }
     }
-}
-
-/// Whether a text names a state.
-pub fn parse_state(text: &str) -> Option<RunState> {
-    RunState::parse(text)
 }

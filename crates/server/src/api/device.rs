@@ -26,9 +26,10 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::POST, "/device/attention/clear", clear_attention)
 }
 
+/// Words that go with an act.
 #[derive(Debug, Deserialize)]
-struct ReasonBody {
-    reason: Option<String>,
+pub(super) struct ReasonBody {
+    pub(super) reason: Option<String>,
 }
 
 /// A reason in a person's words: at most 200 characters, no control characters.

@@ -8,7 +8,6 @@ mod service;
 mod users;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 
@@ -38,12 +37,11 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-async fn not_found(_: Request) -> ApiError {
+async fn not_found() -> ApiError {
     ApiError::client(StatusCode::NOT_FOUND, "not_found", "Not found")
 }
 
-async fn method_not_allowed(path: Option<MatchedPath>) -> ApiError {
-    let _ = path;
+async fn method_not_allowed() -> ApiError {
     ApiError::client(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",

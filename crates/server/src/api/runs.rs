@@ -10,10 +10,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use interlock_engine::executions::Executions;
-use interlock_engine::reads::{Following, Reads, parse_state};
+use interlock_engine::reads::{Following, Reads};
 use interlock_engine::{Paged, RunFilter, StoredEvent};
 use interlock_model::action::{CancelRun, ListRuns, ReadArtifact, ReadRun};
 use interlock_model::device::EventKind;
+use interlock_model::run::RunState;
 use interlock_model::wire::{EventsAnswer, PageAnswer, RunEventView, RunView};
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +62,7 @@ async fn list_runs(
     let page = query.page.page()?;
     let state = match query.state.as_deref() {
         None => None,
-        Some(text) => Some(parse_state(text).ok_or_else(|| {
+        Some(text) => Some(RunState::parse(text).ok_or_else(|| {
             ApiError::field(&["query", "state"], "enum", "'state' is not a state of a run")
         })?),
     };
@@ -73,16 +74,11 @@ async fn show_run(grant: Granted<ReadRun>, State(reads): State<Reads>) -> Result
     reads.run(&grant).await?.map(Json).ok_or_else(no_such_run)
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct ReasonBody {
-    reason: Option<String>,
-}
-
 async fn cancel_run(
     grant: Granted<CancelRun>,
     State(executions): State<Executions>,
     State(reads): State<Reads>,
-    JsonBody(body): JsonBody<ReasonBody>,
+    JsonBody(body): JsonBody<super::device::ReasonBody>,
 ) -> Result<Response, ApiError> {
     let reason = super::device::reason(body.reason)?.unwrap_or_else(|| "cancelled by request".to_owned());
     executions.cancel(&grant, &reason).await?.ok_or_else(no_such_run)?;

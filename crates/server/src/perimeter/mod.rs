@@ -73,7 +73,7 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    observe(&method, &template, &response, begun, &origin, &path);
+    observe(&method, &template, &response, begun, &origin);
     response
 }
 
@@ -199,14 +199,7 @@ fn legacy(error: &FieldError) -> Value {
     json!({ "type": error.kind, "loc": error.loc, "msg": error.msg })
 }
 
-fn observe(
-    method: &Method,
-    template: &str,
-    response: &Response,
-    begun: Instant,
-    origin: &Origin,
-    path: &str,
-) {
+fn observe(method: &Method, template: &str, response: &Response, begun: Instant, origin: &Origin) {
     let status = response.status();
     let elapsed = begun.elapsed();
     let method = match method.as_str() {
@@ -223,7 +216,6 @@ fn observe(
         "orchestrator_http_request_duration_seconds", "method" => method.to_owned(), "endpoint" => template.to_owned()
     )
     .record(elapsed.as_secs_f64());
-    let _ = path;
     tracing::info!(
         target: "access",
         method, endpoint = template, status = status.as_u16(), duration_ms = elapsed.as_secs_f64() * 1000.0,
