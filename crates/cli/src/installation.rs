@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use interlock_engine::Ambient;
-use interlock_engine::auth::{Db, Hasher, Keys, Passwords, Principals, SystemPermit};
+use interlock_engine::auth::{Db, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens};
+use interlock_engine::identity::Identity;
 use interlock_engine::users::Users;
 use interlock_model::secret::Secret;
 use interlock_store::Store;
 
 use crate::ambient::ambient;
-use crate::config::DeviceSettings;
+use crate::config::ServerSettings;
 
 /// Creates the state folder for its owner only, or checks that it is usable.
 ///
@@ -86,28 +87,69 @@ pub(crate) async fn open_store(state: &Path, url: Option<&Secret>) -> anyhow::Re
     }
 }
 
-/// The token signing key that the settings or the state folder give.
-///
-/// # Errors
-/// When it is weak, published or damaged.
-pub(crate) fn signing_keys(state: &Path, settings: &DeviceSettings) -> anyhow::Result<Keys> {
+/// Where the private signing key lies.
+pub(crate) fn key_path(state: &Path) -> PathBuf {
+    state.join("keys/token-signing.pk8")
+}
+
+fn signing_keys(state: &Path, settings: &ServerSettings) -> anyhow::Result<Keys> {
     if let Some(secret) = &settings.jwt_secret {
         return Ok(Keys::hs256(secret, settings.jwt_secret_previous.as_ref())?);
     }
-    let path = state.join("keys/token-signing.pk8");
+    let path = key_path(state);
     let key = keep(&path, || Ok(Keys::generate()?))?;
     Keys::ed25519(&key).with_context(|| format!("use {}", path.display()))
 }
 
-/// A name that no other installation has: tokens are bound to it.
+/// What issues and reads tokens, with the key that the settings or the state folder give.
 ///
 /// # Errors
-/// When it cannot be stored.
-pub(crate) fn audience(state: &Path, ambient: &Ambient) -> anyhow::Result<String> {
+/// When the key is weak, published or damaged, or the installation's name cannot be stored.
+pub(crate) async fn tokens(state: &Path, settings: &ServerSettings, parts: &Parts) -> anyhow::Result<Tokens> {
+    let keys = signing_keys(state, settings)?;
+    let lifetimes = Lifetimes {
+        user_seconds: settings.token_hours * 3600,
+        agent_seconds: settings.access_minutes * 60,
+        refresh_seconds: settings.refresh_days * 86_400,
+    };
+    Ok(Tokens::new(keys, audience(state, parts).await?, lifetimes))
+}
+
+/// A name that no other installation has: tokens are bound to it. It is in the database, so that servers that share one are
+/// one installation.
+async fn audience(state: &Path, parts: &Parts) -> anyhow::Result<String> {
     let bytes = keep(&state.join("keys/installation-id"), || {
-        Ok(interlock_model::id::random_hex(&*ambient.entropy, 16).into_bytes())
+        Ok(interlock_model::id::random_hex(&*parts.ambient.entropy, 16).into_bytes())
     })?;
-    Ok(format!("interlock:{}", String::from_utf8_lossy(&bytes).trim()))
+    let own = String::from_utf8_lossy(&bytes).trim().to_owned();
+    let name = interlock_engine::identity::installation_name(&parts.db, &SystemPermit::root("system"), own)
+        .await
+        .context("name the installation")?;
+    Ok(format!("interlock:{name}"))
+}
+
+/// Signs with another key as soon as its file is exchanged (`interlock keys rotate`). Runs until dropped.
+pub(crate) async fn follow_key(state: PathBuf, identity: Identity) {
+    let path = key_path(&state);
+    let mut known = fs::read(&path).ok();
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let Ok(found) = fs::read(&path) else { continue };
+        if known.as_ref() == Some(&found) {
+            continue;
+        }
+        match identity.sessions.tokens().keys().exchange(&found) {
+            Ok(()) => {
+                let permit = SystemPermit::root("system");
+                if let Err(error) = identity.publish_key(&permit, false).await {
+                    tracing::error!(%error, "the new signing key could not be published");
+                }
+                tracing::info!("tokens are signed with a new key");
+            }
+            Err(error) => tracing::error!(%error, "the new signing key cannot be used; the old one stays"),
+        }
+        known = Some(found);
+    }
 }
 
 /// The parts that both the server and the local command line need.

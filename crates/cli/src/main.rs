@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use commands::{config as config_command, dev, doctor, serve};
+use commands::{config as config_command, dev, doctor, net, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,6 +34,8 @@ struct Cli {
 enum Command {
     /// Start a device server on this machine to try things out
     Dev(dev::DevArgs),
+    /// Serve the orchestrator: agents, tokens, people, roles
+    Server(Box<net::NetArgs>),
     /// Serve devices
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -98,6 +100,7 @@ async fn dispatch(cli: Cli) -> u8 {
             told(dev::dev(args).await)
         }
         Command::Device(DeviceCommand::Serve(args)) => told(serve_device(*args).await),
+        Command::Server(args) => told(serve_orchestrator(*args).await),
         Command::Config(command) => told(config_command::config(&command)),
         Command::Doctor(args) => match doctor::doctor(&args).await {
             Ok(true) => 0,
@@ -119,11 +122,25 @@ async fn dispatch(cli: Cli) -> u8 {
 }
 
 async fn serve_device(args: serve::ServeArgs) -> anyhow::Result<()> {
-    let config = args.settings()?;
+    let config = args.net.settings()?;
+    start(args.net, Some(args.device), config).await
+}
+
+async fn serve_orchestrator(args: net::NetArgs) -> anyhow::Result<()> {
+    let mut config = args.settings()?;
+    config.default_port(8080);
+    start(args, None, config).await
+}
+
+async fn start(
+    net: net::NetArgs,
+    device: Option<serve::DeviceArgs>,
+    config: config::Config,
+) -> anyhow::Result<()> {
     let (level, text) = config.logging()?;
     logging::start(level, text);
     // On standard output: standard error is the log, which collectors keep, and the first password is shown once.
-    serve::serve(args, config, |ready| print_out(&serve::banner(ready))).await
+    serve::serve(net, device, config, |ready| print_out(&serve::banner(ready))).await
 }
 
 /// Prints a failure as what, why and what to do.

@@ -50,11 +50,34 @@ pub trait Device: Send + Sync {
 }
 
 /// Facts for decisions, from the device's catalogue.
-pub struct DeviceWorld(pub Arc<dyn Device>);
+pub struct DeviceWorld {
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// Its short name.
+    pub name: String,
+}
 
 impl World for DeviceWorld {
     fn action_role(&self, action: &str) -> Option<String> {
-        self.0.catalogue().action(action).map(|action| action.role().to_owned())
+        self.device.catalogue().action(action).map(|action| action.role().to_owned())
+    }
+
+    fn device(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Facts of a server that has no device of its own.
+#[derive(Debug)]
+pub struct NoDevice;
+
+impl World for NoDevice {
+    fn action_role(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn device(&self) -> &'static str {
+        ""
     }
 }
 

@@ -244,7 +244,8 @@ impl Executions {
     pub async fn cancel(&self, permit: &Permit<CancelRun>, reason: &str) -> Result<Option<RunRow>, Error> {
         let inner = &self.inner;
         let id = permit.target().run_id;
-        let Some(run) = inner.db.read().run(id).await? else { return Ok(None) };
+        let found = inner.db.read().run(id).await?;
+        let Some(run) = found.filter(|run| permit.caller().reaches(&run.actor)) else { return Ok(None) };
         if run.state.is_final() {
             return Ok(Some(run));
         }

@@ -3,10 +3,13 @@
 //! Every use case takes a [`auth::Permit`], which only [`auth::Guard`] can make, and every write goes through [`auth::Db`],
 //! which wants a proof and appends the audit entry to the same transaction. Read [`executions`] for the way of one run.
 
+pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod devices;
+pub mod evidence;
 pub mod executions;
+pub mod identity;
 pub mod janitor;
 pub mod metrics;
 pub mod reads;

@@ -1,8 +1,35 @@
 //! The metrics of this profile, under the names that alert rules use, described and present from the start.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use interlock_model::policy::PrincipalKind;
 use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
 
+use crate::auth::TokenKind;
 use crate::security::Event;
+
+/// Agents that have a label of their own; the rest share `other`.
+const NAMED_AGENTS: usize = 50;
+static NAMED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+
+/// Counts a token. People share one label; agents have one each as long as there is room.
+pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKind) {
+    let label = match kind {
+        PrincipalKind::User => "user".to_owned(),
+        PrincipalKind::Agent => {
+            let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+            let named = named.get_or_insert_default();
+            if named.contains(principal) || named.len() < NAMED_AGENTS && named.insert(principal.to_owned()) {
+                principal.to_owned()
+            } else {
+                "other".to_owned()
+            }
+        }
+    };
+    counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => label, "token_type" => token.name())
+        .increment(1);
+}
 
 /// Describes every series and sets every bounded label combination to zero, so that alert rules find their series.
 pub fn describe() {
@@ -11,15 +38,17 @@ pub fn describe() {
         counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity()).absolute(0);
     }
     describe_counter!("orchestrator_authentication_attempts_total", "Attempts to authenticate.");
-    for method in ["login", "token"] {
+    for method in ["login", "token", "credentials", "refresh"] {
         for result in ["success", "failed", "error"] {
             counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result)
                 .absolute(0);
         }
     }
     describe_counter!("orchestrator_jwt_tokens_issued_total", "Tokens issued.");
-    counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => "access")
-        .absolute(0);
+    for token_type in ["access", "refresh"] {
+        counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => token_type)
+            .absolute(0);
+    }
     describe_counter!("orchestrator_jwt_tokens_revoked_total", "Tokens revoked.");
     for reason in ["manual", "rotated", "reuse", "credentials", "agent_disabled"] {
         counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).absolute(0);

@@ -1,16 +1,15 @@
-//! Looking at what is stored: runs, their events and files, the audit trail.
+//! Looking at what is stored of runs: their events and files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use interlock_model::RunId;
-use interlock_model::action::{CancelRun, ListRuns, ReadArtifact, ReadAudit, ReadRun};
-use interlock_model::audit::AuditEntry;
+use interlock_model::action::{CancelRun, ListRuns, ReadArtifact, ReadRun};
 use interlock_model::device::EventKind;
 use interlock_model::wire::{Artifact, Progress, RunView};
-use interlock_store::{AuditFilter, Error, Page, Paged, RunFilter, RunRow, StoredEvent};
+use interlock_store::{Error, Page, Paged, RunFilter, RunRow, StoredEvent};
 
-use crate::auth::{Db, Permit};
+use crate::auth::{Caller, Db, Permit};
 use crate::devices::Device;
 use crate::executions::final_event;
 use crate::runs::{Hub, LiveRun};
@@ -20,7 +19,7 @@ const EVENTS: u32 = 1_000;
 /// Events of a run that had states only.
 const PLAIN_EVENTS: u64 = 3;
 
-/// Reads runs and the audit trail.
+/// Reads runs.
 #[derive(Clone)]
 pub struct Reads {
     db: Db,
@@ -50,17 +49,22 @@ impl Reads {
         Self { db, hub, device }
     }
 
-    /// Runs, newest first.
+    /// Runs, newest first. Agents see their own, unless they administer.
     ///
     /// # Errors
     /// The storage's.
     pub async fn runs(
         &self,
-        _permit: &Permit<ListRuns>,
+        permit: &Permit<ListRuns>,
         filter: &RunFilter,
         page: Page,
     ) -> Result<Paged<RunView>, Error> {
-        let found = self.db.read().runs(filter, page).await?;
+        let caller = permit.caller();
+        let mut filter = filter.clone();
+        if !caller.grants().reaches_others() {
+            filter.actor = Some(caller.name().to_owned());
+        }
+        let found = self.db.read().runs(&filter, page).await?;
         let items = found.items.into_iter().map(|run| self.present(run, None)).collect();
         Ok(Paged { items, total: found.total })
     }
@@ -70,7 +74,7 @@ impl Reads {
     /// # Errors
     /// The storage's.
     pub async fn run(&self, permit: &Permit<ReadRun>) -> Result<Option<RunView>, Error> {
-        self.view(permit.target().run_id).await
+        self.view(permit.caller(), permit.target().run_id).await
     }
 
     /// The run that was asked to end.
@@ -78,7 +82,7 @@ impl Reads {
     /// # Errors
     /// The storage's.
     pub async fn cancelled(&self, permit: &Permit<CancelRun>) -> Result<Option<RunView>, Error> {
-        self.view(permit.target().run_id).await
+        self.view(permit.caller(), permit.target().run_id).await
     }
 
     /// The run as a caller sees it who has just made it.
@@ -106,8 +110,13 @@ impl Reads {
         }
     }
 
-    async fn view(&self, id: RunId) -> Result<Option<RunView>, Error> {
-        let Some(run) = self.db.read().run(id).await? else { return Ok(None) };
+    /// A run that the caller may see; one that it may not is as if it were not there.
+    async fn visible(&self, caller: &Caller, id: RunId) -> Result<Option<RunRow>, Error> {
+        Ok(self.db.read().run(id).await?.filter(|run| caller.reaches(&run.actor)))
+    }
+
+    async fn view(&self, caller: &Caller, id: RunId) -> Result<Option<RunView>, Error> {
+        let Some(run) = self.visible(caller, id).await? else { return Ok(None) };
         let stored = if self.hub.live(&id).is_some() { None } else { Some(self.summary(id).await?) };
         Ok(Some(self.present(run, stored)))
     }
@@ -140,7 +149,9 @@ impl Reads {
     pub async fn follow(&self, permit: &Permit<ReadRun>, after: u64) -> Result<Option<Following>, Error> {
         let id = permit.target().run_id;
         let live = self.hub.live(&id);
-        if live.is_none() && self.db.read().run(id).await?.is_none() {
+        let caller = permit.caller();
+        let known = live.is_some() && caller.grants().reaches_others();
+        if !known && self.visible(caller, id).await?.is_none() {
             return Ok(None);
         }
         Ok(Some(Following { db: self.db.clone(), hub: Arc::clone(&self.hub), id, live, after, over: false }))
@@ -152,28 +163,10 @@ impl Reads {
     /// The storage's.
     pub async fn artifact(&self, permit: &Permit<ReadArtifact>) -> Result<Option<PathBuf>, Error> {
         let target = permit.target();
-        if self.db.read().run(target.run_id).await?.is_none() {
+        if self.visible(permit.caller(), target.run_id).await?.is_none() {
             return Ok(None);
         }
         Ok(self.device.artifact_path(&target.run_id, &target.name))
-    }
-
-    /// The audit trail, newest first.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub async fn audit(
-        &self,
-        _permit: &Permit<ReadAudit>,
-        filter: &AuditFilter,
-        page: Page,
-    ) -> Result<Paged<AuditEntry>, Error> {
-        self.db.read().audit(filter, page).await
-    }
-
-    /// Whether the database answers.
-    pub async fn storage_is_up(&self) -> bool {
-        self.db.read().ping().await.is_ok()
     }
 }
 

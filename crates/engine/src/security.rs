@@ -19,6 +19,14 @@ pub enum Event {
     TokenIssued,
     /// A token was revoked.
     TokenRevoked,
+    /// A refresh token was used twice: one of the two was a thief.
+    TokenReuseDetected,
+    /// An agent that was silent for long is active again.
+    DormantAgentActive,
+    /// An agent uses a scope that it has not used for long.
+    ScopeUsageUnusual,
+    /// The account for emergencies was used.
+    BreakGlassUsed,
     /// An authenticated caller lacks the right.
     AuthorizationDenied,
     /// A limit was passed.
@@ -37,7 +45,11 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
+        Self::TokenReuseDetected,
+        Self::DormantAgentActive,
+        Self::ScopeUsageUnusual,
+        Self::BreakGlassUsed,
         Self::AuthenticationSucceeded,
         Self::AuthenticationFailed,
         Self::AccountLocked,
@@ -60,6 +72,10 @@ impl Event {
             Self::AccountLocked => "account_locked",
             Self::TokenIssued => "token_issued",
             Self::TokenRevoked => "token_revoked",
+            Self::TokenReuseDetected => "token_reuse_detected",
+            Self::DormantAgentActive => "dormant_agent_active",
+            Self::ScopeUsageUnusual => "scope_usage_unusual",
+            Self::BreakGlassUsed => "break_glass_used",
             Self::AuthorizationDenied => "authorization_denied",
             Self::RateLimitExceeded => "rate_limit_exceeded",
             Self::RequestBlocked => "request_blocked",
@@ -74,13 +90,18 @@ impl Event {
     pub const fn severity(self) -> &'static str {
         match self {
             Self::AuthenticationSucceeded | Self::TokenIssued | Self::TokenRevoked => "low",
-            Self::AuthenticationFailed | Self::AuthorizationDenied | Self::RateLimitExceeded => "medium",
+            Self::AuthenticationFailed
+            | Self::ScopeUsageUnusual
+            | Self::AuthorizationDenied
+            | Self::RateLimitExceeded => "medium",
             Self::AccountLocked
+            | Self::TokenReuseDetected
+            | Self::DormantAgentActive
             | Self::RequestBlocked
             | Self::IpBlocked
             | Self::ConfigInsecure
             | Self::EmergencyStop => "high",
-            Self::AuditFailed => "critical",
+            Self::AuditFailed | Self::BreakGlassUsed => "critical",
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use crate::RunId;
+use crate::{AgentId, RunId};
 
 /// How an act gets into the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,13 @@ pub enum Recording {
 pub enum Needs {
     /// A scope.
     Scope(&'static str),
-    /// A role, by name: a device action may ask for its own.
-    Role(String),
+    /// To execute this device action.
+    Execute {
+        /// `device/action`.
+        target: String,
+        /// The role that may; a scope that covers the target will do as well.
+        role: String,
+    },
     /// To be signed in, nothing more.
     SignedIn,
 }
@@ -33,6 +38,8 @@ pub enum Needs {
 pub trait World: Send + Sync {
     /// The role that may execute this device action, if the action exists.
     fn action_role(&self, action: &str) -> Option<String>;
+    /// Short name of the device that `/execute` reaches.
+    fn device(&self) -> &str;
 }
 
 /// A kind of act.
@@ -117,6 +124,45 @@ impl Target for UserTarget {
     }
 }
 
+/// An agent.
+#[derive(Debug, Deserialize)]
+pub struct AgentTarget {
+    /// The agent.
+    pub agent_id: AgentId,
+}
+
+impl Target for AgentTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.agent_id.to_string())
+    }
+}
+
+/// A thing with a short id of our own making: an API key, a session, an invitation.
+#[derive(Debug, Deserialize)]
+pub struct IdTarget {
+    /// The id as the caller wrote it; it may not exist.
+    pub id: String,
+}
+
+impl Target for IdTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.id.chars().take(64).collect())
+    }
+}
+
+/// A role, by name.
+#[derive(Debug, Deserialize)]
+pub struct RoleTarget {
+    /// The name.
+    pub role: String,
+}
+
+impl Target for RoleTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.role.chars().take(64).collect())
+    }
+}
+
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $target:ty, $recording:ident, $needs:expr;)*) => {$(
         $(#[$doc])*
@@ -147,8 +193,8 @@ actions! {
     ReadArtifact = "run.artifact_read", ArtifactTarget, Read, Needs::Scope("runs:read");
     /// Cancel a queued or running run.
     CancelRun = "run.cancelled", RunTarget, Act, Needs::Scope("runs:cancel");
-    /// Engage the emergency stop. Every role may.
-    EmergencyStop = "device.stopped", Installation, Act, Needs::Scope("devices:stop");
+    /// Engage the emergency stop. Whoever is signed in may.
+    EmergencyStop = "device.stopped", Installation, Act, Needs::SignedIn;
     /// Release the emergency stop.
     ReleaseStop = "device.released", Installation, Act, Needs::Scope("devices:release");
     /// Confirm that a person has looked at the device.
@@ -171,6 +217,44 @@ actions! {
     WhoAmI = "session.read", Installation, Read, Needs::SignedIn;
     /// End one's own session.
     LogOut = "token.revoked", Installation, Change, Needs::SignedIn;
+    /// See agents.
+    ListAgents = "agents.listed", Installation, Read, Needs::Scope("agents:read");
+    /// See one agent. An agent may always see itself; the use case hides the others.
+    ReadAgent = "agent.read", AgentTarget, Read, Needs::SignedIn;
+    /// Make an agent.
+    CreateAgent = "agent.created", Installation, Change, Needs::Scope("agents:manage");
+    /// Change an agent.
+    UpdateAgent = "agent.updated", AgentTarget, Change, Needs::Scope("agents:manage");
+    /// Disable an agent for good.
+    DeleteAgent = "agent.deleted", AgentTarget, Change, Needs::Scope("agents:manage");
+    /// Make or set an agent's secret.
+    SetAgentSecret = "agent.credentials_created", AgentTarget, Change, Needs::Scope("agents:manage");
+    /// Register an agent's public keys.
+    SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage");
+    /// End every token of somebody.
+    RevokeTokens = "token.revoked", Installation, Change, Needs::Scope("tokens:manage");
+    /// Ask what a token stands for (RFC 7662).
+    Introspect = "token.introspected", Installation, Read, Needs::Scope("tokens:introspect");
+    /// See API keys: one's own, or everybody's with `keys:manage`.
+    ListApiKeys = "api_keys.listed", Installation, Read, Needs::SignedIn;
+    /// Make an API key for oneself, or for another with `keys:manage`.
+    CreateApiKey = "api_key.created", Installation, Change, Needs::SignedIn;
+    /// End an API key: one's own, or any with `keys:manage`.
+    RevokeApiKey = "api_key.revoked", IdTarget, Change, Needs::SignedIn;
+    /// See sessions: one's own, or everybody's with `sessions:manage`.
+    ListSessions = "sessions.listed", Installation, Read, Needs::SignedIn;
+    /// End a session: one's own, or any with `sessions:manage`.
+    EndSession = "session.ended", IdTarget, Change, Needs::SignedIn;
+    /// End all of one's own sessions.
+    EndSessions = "sessions.ended", Installation, Change, Needs::SignedIn;
+    /// See roles and their scopes.
+    ListRoles = "roles.listed", Installation, Read, Needs::Scope("users:read");
+    /// Make or change a custom role.
+    PutRole = "role.changed", RoleTarget, Change, Needs::Scope("roles:manage");
+    /// Delete a custom role.
+    DeleteRole = "role.deleted", RoleTarget, Change, Needs::Scope("roles:manage");
+    /// Ask why somebody may or may not do something.
+    TestPolicy = "policy.tested", Installation, Read, Needs::Scope("users:read");
 }
 
 /// Execute a device action. The action may ask for a role of its own.
@@ -183,7 +267,8 @@ impl Action for ExecuteAction {
     const RECORDING: Recording = Recording::Act;
 
     fn needs(target: &DeviceActionTarget, world: &dyn World) -> Needs {
-        Needs::Role(world.action_role(&target.task).unwrap_or_else(|| crate::policy::OPERATOR.to_owned()))
+        let role = world.action_role(&target.task).unwrap_or_else(|| crate::policy::OPERATOR.to_owned());
+        Needs::Execute { target: format!("{}/{}", world.device(), target.task), role }
     }
 }
 

@@ -9,9 +9,11 @@ pub mod audit;
 pub mod device;
 pub mod id;
 pub mod policy;
+pub mod principal;
 pub mod rule;
 pub mod run;
 pub mod schema;
+pub mod scope;
 pub mod secret;
 pub mod strict_json;
 pub mod time;
@@ -19,4 +21,5 @@ pub mod unit;
 pub mod wire;
 
 pub use id::RunId;
+pub use principal::AgentId;
 pub use time::{Clock, Entropy, Timestamp};

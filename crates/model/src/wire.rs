@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::device::{ActionSpec, DeviceStop, EventKind};
+use crate::policy::PrincipalKind;
 use crate::run::{RunError, RunState};
+use crate::scope::Scope;
 use crate::secret::Secret;
 use crate::{RunId, Timestamp};
 
@@ -22,6 +24,9 @@ pub struct LoginRequest {
 pub struct LoginAnswer {
     /// The token.
     pub access_token: String,
+    /// Exchanged at `/auth/refresh` for a new pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
     /// Always `bearer`.
     pub token_type: String,
     /// Lifetime in seconds.
@@ -39,6 +44,12 @@ pub struct WhoAmIAnswer {
     pub user: String,
     /// Roles in force now.
     pub roles: Vec<String>,
+    /// Scopes in force now.
+    #[serde(default)]
+    pub scopes: Vec<Scope>,
+    /// Person or agent.
+    #[serde(default)]
+    pub kind: PrincipalKind,
     /// End of the token.
     pub expires_at: Timestamp,
 }

@@ -4,6 +4,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use interlock_model::secret::Secret;
 use interlock_model::strict_json;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -191,27 +192,90 @@ impl FromRequest<AppState> for Credentials {
         let kind = kind(request.headers())?;
         let strict = prefers(request.headers(), "handling=strict");
         let bytes = read(request, state).await?;
-        let value = match kind {
-            Kind::Json => strict_json::parse(&bytes)?,
-            Kind::Form => {
-                let pairs: Vec<(String, String)> = axum::extract::RawForm(bytes).pairs()?;
-                let mut object = Map::new();
-                for (name, text) in pairs {
-                    if object.insert(name, Value::String(text)).is_some() {
-                        return Err(ApiError::field(&["body"], "duplicate", "The form names a field twice."));
-                    }
-                }
-                Value::Object(object)
+        let object = match kind {
+            Kind::Form => form(bytes)?,
+            Kind::Json => {
+                let Value::Object(object) = strict_json::parse(&bytes)? else {
+                    let text = "The body must be an object with username and password.";
+                    return Err(ApiError::field(&["body"], "type", text));
+                };
+                object
             }
         };
-        let Value::Object(object) = value else {
-            return Err(ApiError::field(
-                &["body"],
-                "type",
-                "The body must be an object with username and password.",
-            ));
-        };
         typed(object, strict).map(Self)
+    }
+}
+
+/// A form of a known shape, as OAuth clients send it (RFC 6749 appendix B). A repeated field is refused.
+#[derive(Debug)]
+pub(crate) struct FormBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for FormBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        if kind(request.headers())? != Kind::Form {
+            return Err(ApiError::client(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "Send the body as application/x-www-form-urlencoded.",
+            ));
+        }
+        let object = form(read(request, state).await?)?;
+        typed(object, false).map(Self).map_err(|error| ApiError {
+            status: StatusCode::BAD_REQUEST,
+            oauth: true,
+            ..error
+        })
+    }
+}
+
+fn form(bytes: Bytes) -> Result<Map<String, Value>, ApiError> {
+    let pairs: Vec<(String, String)> = axum::extract::RawForm(bytes).pairs()?;
+    let mut object = Map::new();
+    for (name, text) in pairs {
+        if object.insert(name, Value::String(text)).is_some() {
+            return Err(ApiError::field(&["body"], "duplicate", "The form names a field twice."));
+        }
+    }
+    Ok(object)
+}
+
+/// The body that sets a secret: nothing, a JSON string, or an object.
+#[derive(Debug)]
+pub(crate) struct SecretBody(pub(crate) SecretRequest);
+
+/// What it may say.
+#[derive(Debug, Default, serde::Deserialize)]
+pub(crate) struct SecretRequest {
+    /// The caller's own secret; else one is made.
+    pub(crate) password: Option<Secret>,
+    /// How long the one before goes on working, in seconds.
+    pub(crate) overlap_seconds: Option<u64>,
+    /// When the new one ends.
+    pub(crate) expires_at: Option<interlock_model::Timestamp>,
+}
+
+impl FromRequest<AppState> for SecretBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        if kind(request.headers())? == Kind::Form {
+            return Err(unsupported());
+        }
+        let strict = prefers(request.headers(), "handling=strict");
+        let bytes = read(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(Self(SecretRequest::default()));
+        }
+        match strict_json::parse(&bytes)? {
+            Value::String(text) => {
+                Ok(Self(SecretRequest { password: Some(Secret::new(text)), ..SecretRequest::default() }))
+            }
+            Value::Null => Ok(Self(SecretRequest::default())),
+            Value::Object(object) => typed(object, strict).map(Self),
+            _ => Err(ApiError::field(&["body"], "type", "The body must be empty, a string or an object.")),
+        }
     }
 }
 
@@ -235,7 +299,8 @@ impl Pairs for axum::extract::RawForm {
     }
 }
 
-fn decode(text: &str) -> Option<String> {
+/// Percent-decoding of forms; `None` if malformed or not UTF-8.
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

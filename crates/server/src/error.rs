@@ -3,6 +3,8 @@
 //! Every `From` names its cases one by one, without a wildcard, so that a new failure must be placed before it compiles. The
 //! perimeter renders the body, because request id and time belong to the request.
 
+mod identity;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use interlock_engine::auth::{Refused, SignInError, TokenError};
@@ -27,12 +29,27 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
     /// `WWW-Authenticate` challenge.
     pub challenge: Option<&'static str>,
+    /// In the form of OAuth: `application/json` with `error_description` (RFC 6749 section 5.2).
+    pub oauth: bool,
 }
 
 impl ApiError {
     /// A refusal that the client caused or can mend.
     pub fn client(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, challenge: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            challenge: None,
+            oauth: false,
+        }
+    }
+
+    /// A refusal of the OAuth endpoints.
+    pub fn oauth(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { oauth: true, ..Self::client(status, code, detail) }
     }
 
     /// A failure of ours: the cause goes to the log under the request id, never to the caller.
@@ -118,9 +135,19 @@ impl From<TokenError> for ApiError {
 
 impl From<Refused> for ApiError {
     fn from(error: Refused) -> Self {
-        let mut refusal = Self::client(StatusCode::FORBIDDEN, "forbidden", error.message);
-        refusal.challenge = Some("Bearer error=\"insufficient_scope\"");
-        refusal
+        match error {
+            Refused::Denied(message) => {
+                let mut refusal = Self::client(StatusCode::FORBIDDEN, "forbidden", message);
+                refusal.challenge = Some("Bearer error=\"insufficient_scope\"");
+                refusal
+            }
+            Refused::Stale => Self::client(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The server cannot know at the moment which credentials were revoked. Nothing was done.",
+            )
+            .after(1),
+        }
     }
 }
 
@@ -142,6 +169,11 @@ impl From<SignInError> for ApiError {
                 )
                 .after(seconds)
             }
+            SignInError::Scope => Self::client(
+                StatusCode::BAD_REQUEST,
+                "invalid_scope",
+                "A scope was asked for that is not granted.",
+            ),
             SignInError::Store(cause) => Self::storage(&cause),
         }
     }

@@ -13,5 +13,5 @@ pub mod routes;
 pub mod state;
 pub mod tls;
 
-pub use api::{device_routes, router};
-pub use state::{AppState, Services};
+pub use api::{router, routes};
+pub use state::{AppState, DeviceServices, Services};

@@ -3,6 +3,8 @@
 //! Paths, methods and access come from the table, so they cannot differ from what is served; a test asserts that every route
 //! has a description here.
 
+mod identity;
+
 use axum::http::Method;
 use interlock_model::device::{Catalogue, DeviceAction};
 use serde_json::{Map, Value, json};
@@ -172,7 +174,7 @@ fn insert(paths: &mut Map<String, Value>, path: &str, method: &Method, operation
 }
 
 fn described(method: &Method, path: &str) -> Option<&'static Entry> {
-    OPERATIONS.iter().find(|entry| entry.0 == method.as_str() && entry.1 == path)
+    OPERATIONS.iter().chain(identity::OPERATIONS).find(|entry| entry.0 == method.as_str() && entry.1 == path)
 }
 
 fn operation(route: &RouteEntry) -> Value {
@@ -189,6 +191,11 @@ fn operation(route: &RouteEntry) -> Value {
     match (route.method.as_str(), route.path) {
         ("POST", "/execute/{task}") => parameters.extend(execute_headers()),
         ("GET", "/runs") => parameters.extend(["state", "action", "limit", "offset"].map(query)),
+        ("GET", "/agents") => {
+            parameters.extend(["name_filter", "scope_filter", "limit", "offset"].map(query));
+        }
+        ("GET", "/auth/sessions") => parameters.push(query("all")),
+        ("DELETE", "/auth/sessions") => parameters.push(query("keep_current")),
         ("GET", "/audit") => {
             parameters.extend(["action", "actor", "subject", "since", "until", "limit", "offset"].map(query));
         }
@@ -196,7 +203,7 @@ fn operation(route: &RouteEntry) -> Value {
         _ => {}
     }
     let success = match (route.method.as_str(), route.path) {
-        ("POST", "/users") => "201",
+        ("POST", "/users" | "/agents" | "/auth/keys") => "201",
         ("POST", "/runs/{run_id}/cancel") => "202",
         _ => "200",
     };
@@ -209,9 +216,11 @@ fn operation(route: &RouteEntry) -> Value {
         "x-interlock-access": access(route.access),
     });
     if !body.is_empty() {
+        let form = body.ends_with("Form");
+        let media_type = if form { "application/x-www-form-urlencoded" } else { "application/json" };
         operation["requestBody"] = json!({
-            "required": !matches!(body, "Reason" | "Object"),
-            "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{body}") } } },
+            "required": !matches!(body, "Reason" | "Object" | "AgentSecretRequest"),
+            "content": { media_type: { "schema": { "$ref": format!("#/components/schemas/{body}") } } },
         });
     }
     if let Access::Public(_) = route.access {
@@ -230,6 +239,7 @@ fn access(access: Access) -> String {
 fn query(name: &str) -> Value {
     let schema = match name {
         "limit" | "offset" | "after" => json!({ "type": "integer", "minimum": 0 }),
+        "all" | "keep_current" => json!({ "type": "boolean" }),
         "since" | "until" => json!({ "type": "string", "format": "date-time" }),
         _ => json!({ "type": "string" }),
     };
@@ -345,11 +355,11 @@ fn schemas() -> Value {
             &[],
         )
     };
-    json!({
+    let mut schemas = json!({
         "Object": { "type": "object" },
         "LoginRequest": object(&[("username", "string"), ("password", "string")], &[]),
-        "LoginAnswer": object(&[("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"), ("user", "string"), ("roles", "[string]")], &[]),
-        "WhoAmI": object(&[("user", "string"), ("roles", "[string]"), ("expires_at", "time")], &[]),
+        "LoginAnswer": object(&[("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"), ("user", "string"), ("roles", "[string]")], &[("refresh_token", "string")]),
+        "WhoAmI": object(&[("user", "string"), ("roles", "[string]"), ("scopes", "[string]"), ("kind", "string"), ("expires_at", "time")], &[]),
         "Operation": object(&[("success", "boolean"), ("message", "string"), ("details", "object?")], &[]),
         "Actions": object(&[("device", "object"), ("actions", "[object]")], &[]),
         "ExecuteAnswer": object(&[("task_name", "string"), ("parameters", "object"), ("result", "any"), ("status", "string"), ("executed_by", "string"),
@@ -376,7 +386,14 @@ fn schemas() -> Value {
         "Health": object(&[("status", "string"), ("timestamp", "time"), ("tasks_registered", "integer")], &[]),
         "Problem": object(&[("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"), ("error", "string"), ("message", "string"),
             ("code", "string"), ("details", "object?"), ("request_id", "string"), ("timestamp", "time")], &[("errors", "[object]"), ("retry_after", "integer?")]),
-    })
+    });
+    for (name, required, optional) in identity::SHAPES {
+        schemas[*name] = object(required, optional);
+    }
+    for (name, item) in identity::LISTS {
+        schemas[*name] = json!({ "type": "array", "items": one(item) });
+    }
+    schemas
 }
 
 /// Routes without a description: there must be none.

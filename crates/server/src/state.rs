@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::FromRef;
-use interlock_engine::auth::{Guard, Sessions};
+use interlock_engine::auth::Guard;
 use interlock_engine::devices::Devices;
+use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::Executions;
+use interlock_engine::identity::Identity;
 use interlock_engine::reads::Reads;
 use interlock_engine::users::Users;
 use interlock_model::{Clock, Entropy};
@@ -48,14 +50,12 @@ impl std::ops::Deref for AppState {
 pub struct Services {
     /// Decides.
     pub guard: Arc<Guard>,
-    /// Signs in and out.
-    pub sessions: Arc<Sessions>,
-    /// Executes actions.
-    pub executions: Executions,
-    /// Reads runs and the audit trail.
-    pub reads: Reads,
-    /// The device as a whole.
-    pub devices: Devices,
+    /// Who acts.
+    pub identity: Identity,
+    /// Reads the audit trail.
+    pub evidence: Evidence,
+    /// The device, on a server that has one.
+    pub device: Option<DeviceServices>,
     /// People.
     pub users: Users,
     /// Limits of addresses and principals.
@@ -74,6 +74,23 @@ pub struct Services {
     pub started: Instant,
 }
 
+/// The services of a device.
+#[derive(Clone, Debug)]
+pub struct DeviceServices {
+    /// Executes actions.
+    pub executions: Executions,
+    /// Reads runs.
+    pub reads: Reads,
+    /// The device as a whole.
+    pub devices: Devices,
+}
+
+impl Services {
+    fn device(&self) -> &DeviceServices {
+        self.device.as_ref().expect("routes of a device are added only on a server that has one")
+    }
+}
+
 impl std::fmt::Debug for AppState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AppState")
@@ -81,21 +98,22 @@ impl std::fmt::Debug for AppState {
 }
 
 macro_rules! from_state {
-    ($($field:ident: $type:ty),* $(,)?) => {$(
+    ($($type:ty: $state:ident => $get:expr),* $(,)?) => {$(
         impl FromRef<AppState> for $type {
-            fn from_ref(state: &AppState) -> Self {
-                state.$field.clone()
+            fn from_ref($state: &AppState) -> Self {
+                $get.clone()
             }
         }
     )*};
 }
 
 from_state! {
-    sessions: Arc<Sessions>,
-    executions: Executions,
-    reads: Reads,
-    devices: Devices,
-    users: Users,
-    config: Arc<ServerConfig>,
-    clock: Arc<dyn Clock>,
+    Identity: state => state.identity,
+    Evidence: state => state.evidence,
+    Executions: state => state.device().executions,
+    Reads: state => state.device().reads,
+    Devices: state => state.device().devices,
+    Users: state => state.users,
+    Arc<ServerConfig>: state => state.config,
+    Arc<dyn Clock>: state => state.clock,
 }

@@ -4,6 +4,7 @@
 //! each; the list there is the only one, so no backend can leave a case out.
 
 pub mod audit;
+pub mod identity;
 pub mod keys;
 pub mod runs;
 pub mod users;
@@ -45,6 +46,12 @@ macro_rules! conformance_suite {
             keys::a_claim_that_is_rolled_back_frees_the_key,
             keys::an_expired_key_can_be_taken_again,
             keys::a_key_is_rebound,
+            identity::a_record_is_read_back,
+            identity::an_id_and_an_alias_are_taken_once,
+            identity::a_record_is_changed_by_one_of_many,
+            identity::the_feed_misses_nothing,
+            identity::a_record_is_forgotten_after_its_end,
+            identity::a_document_keeps_its_type,
             audit::the_chain_verifies_under_concurrent_appenders,
             audit::a_rolled_back_entry_leaves_no_gap,
             audit::details_read_back_to_the_same_hash,

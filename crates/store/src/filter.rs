@@ -30,6 +30,7 @@ impl Conditions {
         let mut conditions = Self::new(sign);
         conditions.text("state =", filter.state.map(|state| state.as_str().to_owned()));
         conditions.text("action =", filter.action.clone());
+        conditions.text("actor =", filter.actor.clone());
         conditions
     }
 

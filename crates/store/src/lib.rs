@@ -14,12 +14,15 @@ use interlock_model::run::{RunError, RunState};
 use interlock_model::{RunId, Timestamp};
 use serde_json::Value;
 
+use self::identity::{Put, Record};
+
 pub mod codec;
 #[cfg(feature = "conformance")]
 #[expect(clippy::missing_panics_doc, reason = "a case panics where a rule is broken; that is what it is for")]
 pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod filter;
+pub mod identity;
 pub mod migrations;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -145,6 +148,8 @@ pub struct RunFilter {
     pub state: Option<RunState>,
     /// Only this action.
     pub action: Option<String>,
+    /// Only what this principal asked for.
+    pub actor: Option<String>,
 }
 
 /// Part of a list, newest first.
@@ -255,6 +260,12 @@ pub trait Store: Send + Sync {
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error>;
     /// A number that changes when another process has changed users or revocations. Own changes move it too.
     async fn change_mark(&self) -> Result<i64, Error>;
+    /// One identity record.
+    async fn record(&self, kind: &str, id: &str) -> Result<Option<Record>, Error>;
+    /// Identity records of a kind, or those of one owner, by id.
+    async fn records(&self, kind: &str, owner: Option<&str>) -> Result<Vec<Record>, Error>;
+    /// Identity records that changed after `mark`, in the order of their marks, at most `limit`.
+    async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error>;
     /// Answers if the database does.
     async fn ping(&self) -> Result<(), Error>;
     /// Ends writers and connections after what was begun is durable.
@@ -294,11 +305,16 @@ pub trait Tx: Send {
     /// Revokes a token; revoking it twice keeps the first row.
     async fn insert_revocation(&mut self, revocation: &Revocation) -> Result<(), Error>;
 
+    /// Stores version 1 of an identity record, or the next version of one. The mark of the change is the storage's.
+    async fn put_record(&mut self, record: &Record) -> Result<Put, Error>;
+    /// One identity record, as this transaction sees it; no other write changes it until this one has ended.
+    async fn record(&mut self, kind: &str, id: &str) -> Result<Option<Record>, Error>;
+
     /// Appends to the audit chain and returns the entry with its number and hashes. Numbers have no gaps. U+0000 in the plain
     /// texts becomes U+FFFD.
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error>;
 
-    /// Deletes keys and revocations that have expired at `now`; returns how many.
+    /// Deletes keys, revocations and identity records that have expired at `now`; returns how many.
     async fn delete_expired(&mut self, now: Timestamp) -> Result<u64, Error>;
 }
 

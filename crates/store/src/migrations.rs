@@ -27,13 +27,17 @@ pub struct Applied {
 
 /// The steps of the SQLite backend.
 #[cfg(feature = "sqlite")]
-pub const SQLITE: &[Step] =
-    &[Step { name: "0001_first", sql: include_str!("../migrations/sqlite/0001_first.sql") }];
+pub const SQLITE: &[Step] = &[
+    Step { name: "0001_first", sql: include_str!("../migrations/sqlite/0001_first.sql") },
+    Step { name: "0002_identity", sql: include_str!("../migrations/sqlite/0002_identity.sql") },
+];
 
 /// The steps of the PostgreSQL backend.
 #[cfg(feature = "postgres")]
-pub const POSTGRES: &[Step] =
-    &[Step { name: "0001_first", sql: include_str!("../migrations/postgres/0001_first.sql") }];
+pub const POSTGRES: &[Step] = &[
+    Step { name: "0001_first", sql: include_str!("../migrations/postgres/0001_first.sql") },
+    Step { name: "0002_identity", sql: include_str!("../migrations/postgres/0002_identity.sql") },
+];
 
 /// What is recorded for a step.
 pub fn fingerprint(step: &Step) -> [u8; 32] {

@@ -44,7 +44,7 @@ pub(crate) fn config(command: &ConfigCommand) -> anyhow::Result<()> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     match command {
         ConfigCommand::Check { config } => {
-            Config::load(config.as_deref(), &environment, &[])?.device()?;
+            Config::load(config.as_deref(), &environment, &[])?.server()?;
             print_out("The settings are good.\n");
         }
         ConfigCommand::Show { config, origin, json } => {

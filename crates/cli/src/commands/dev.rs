@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use interlock_model::secret::Secret;
 
-use super::serve::{self, ServeArgs};
+use super::net::NetArgs;
+use super::serve::{self, DeviceArgs};
 use crate::installation;
 use crate::remote::contexts;
 
@@ -62,28 +63,24 @@ pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
         Ok(interlock_model::id::random_hex(&*ambient.entropy, 16).into_bytes())
     })?;
     let password = Secret::new(String::from_utf8_lossy(&kept).trim());
-    let serve_args = ServeArgs {
-        file,
-        name: None,
-        title: None,
-        description: None,
+    let net = NetArgs {
         host: Some(address.ip().to_string()),
         port: Some(address.port()),
-        listen: None,
-        tls_cert: None,
-        tls_key: None,
-        tls: None,
         state: Some(state),
         ready_file: args.ready_file,
-        config: None,
+        ..NetArgs::default()
+    };
+    let device = DeviceArgs {
+        file,
+        name: None,
         python: args.python,
         environment: Vec::new(),
         simulate: false,
         no_standby: false,
     };
-    let mut config = serve_args.settings()?;
+    let mut config = net.settings()?;
     config.for_development(&password);
-    serve::serve(serve_args, config, move |told| {
+    serve::serve(net, Some(device), config, move |told| {
         let url = told.url.clone();
         crate::print_err(&format!(
             "\n  Interlock {} · development · this machine only\n  Panel     {url}/panel   (admin / {})\n  Try       interlock action list\n            interlock run {}\n",

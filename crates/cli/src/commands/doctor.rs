@@ -37,7 +37,7 @@ pub(crate) async fn doctor(args: &DoctorArgs) -> anyhow::Result<bool> {
     let environment = std::env::vars().collect();
     findings.push(
         match crate::config::Config::load(None, &environment, &[])
-            .and_then(|config| config.device().map(drop))
+            .and_then(|config| config.server().map(drop))
         {
             Ok(()) => finding(true, "settings from the environment are usable", ""),
             Err(error) => finding(

@@ -3,4 +3,5 @@
 pub(crate) mod config;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod net;
 pub(crate) mod serve;

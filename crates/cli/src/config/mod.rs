@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use interlock_model::secret::Secret;
 
 pub(crate) use table::{Kind, SETTINGS, Setting};
-pub(crate) use typed::{DeviceSettings, TlsMode};
+pub(crate) use typed::{ServerSettings, TlsMode};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +201,13 @@ impl Config {
             if self.origin(key) == Origin::Default {
                 self.set(key, value.to_owned(), Origin::Default);
             }
+        }
+    }
+
+    /// The port of another profile, where nothing is said.
+    pub(crate) fn default_port(&mut self, port: u16) {
+        if self.origin("server.port") == Origin::Default {
+            self.set("server.port", port.to_string(), Origin::Default);
         }
     }
 

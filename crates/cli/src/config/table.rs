@@ -40,7 +40,7 @@ const fn setting(
     Setting { key, variables, kind, default, doc }
 }
 
-/// Every setting of the device server.
+/// Every setting.
 pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "server.bind",
@@ -54,7 +54,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["PORT", "UVICORN_PORT"],
         Kind::Integer,
         "8000",
-        "Port, 0 to 65535; 0 takes a free one.",
+        "Port, 0 to 65535; 0 takes a free one. 8080 for the orchestrator.",
     ),
     setting("server.title", &[], Kind::Text, "", "Title in documents; empty: the device file's own title."),
     setting("server.description", &[], Kind::Text, "", "Text below the title."),
@@ -165,14 +165,28 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["ACCESS_TOKEN_EXPIRE_HOURS"],
         Kind::Integer,
         "1",
-        "Lifetime of an access token in hours, 1 to 24.",
+        "Lifetime of a person's access token in hours, 1 to 24.",
+    ),
+    setting(
+        "identity.access_token_expire_minutes",
+        &["JWT_ACCESS_TOKEN_EXPIRE_MINUTES"],
+        Kind::Integer,
+        "60",
+        "Lifetime of an agent's access token in minutes, 1 to 1440.",
+    ),
+    setting(
+        "identity.refresh_token_expire_days",
+        &["JWT_REFRESH_TOKEN_EXPIRE_DAYS"],
+        Kind::Integer,
+        "30",
+        "Lifetime of a refresh token in days, 1 to 365; each use begins it anew.",
     ),
     setting(
         "identity.bootstrap_admin_secret",
         &["BOOTSTRAP_ADMIN_SECRET"],
         Kind::Secret,
         "",
-        "Password of the user admin at the first start; empty: one is made and shown once.",
+        "Password of the user admin and secret of the agent system at the first start; empty: a password is made and shown once, the agent has none.",
     ),
     setting(
         "device.execute_queue_seconds",

@@ -26,10 +26,10 @@ pub(crate) enum TlsMode {
     },
 }
 
-/// Everything that a device server needs to know.
+/// Everything that a server needs to know.
 #[expect(clippy::struct_excessive_bools, reason = "settings are independent switches")]
 #[derive(Debug, Clone)]
-pub(crate) struct DeviceSettings {
+pub(crate) struct ServerSettings {
     pub(crate) bind: IpAddr,
     pub(crate) port: u16,
     pub(crate) title: String,
@@ -49,6 +49,8 @@ pub(crate) struct DeviceSettings {
     pub(crate) jwt_secret: Option<Secret>,
     pub(crate) jwt_secret_previous: Option<Secret>,
     pub(crate) token_hours: i64,
+    pub(crate) access_minutes: i64,
+    pub(crate) refresh_days: i64,
     pub(crate) bootstrap_admin_secret: Option<Secret>,
     pub(crate) queue: Duration,
     pub(crate) default_timeout: Duration,
@@ -112,18 +114,18 @@ impl Config {
         Ok((level, self.choice("log.format", &[("json", false), ("text", true)])?))
     }
 
-    /// All settings of a device server.
+    /// All settings of a server.
     ///
     /// # Errors
     /// The first value that cannot be used.
-    pub(crate) fn device(&self) -> Result<DeviceSettings, ConfigError> {
+    pub(crate) fn server(&self) -> Result<ServerSettings, ConfigError> {
         let bind = match self.text("server.bind").trim() {
             "localhost" => IpAddr::from([127, 0, 0, 1]),
             text => text
                 .parse::<IpAddr>()
                 .map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
         };
-        let settings = DeviceSettings {
+        let settings = ServerSettings {
             bind,
             port: u16::try_from(self.integer("server.port", 0, 65_535)?).unwrap_or(0),
             title: self.text("server.title").to_owned(),
@@ -154,6 +156,10 @@ impl Config {
             jwt_secret_previous: self.secret("identity.jwt_secret_key_previous"),
             token_hours: i64::try_from(self.integer("identity.access_token_expire_hours", 1, 24)?)
                 .unwrap_or(1),
+            access_minutes: i64::try_from(self.integer("identity.access_token_expire_minutes", 1, 1_440)?)
+                .unwrap_or(60),
+            refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
+                .unwrap_or(30),
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
             queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
             default_timeout: Duration::from_secs(self.integer(
@@ -244,10 +250,10 @@ mod tests {
     use super::super::Config;
     use super::*;
 
-    fn with(pairs: &[(&str, &str)]) -> Result<DeviceSettings, ConfigError> {
+    fn with(pairs: &[(&str, &str)]) -> Result<ServerSettings, ConfigError> {
         let environment =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Config::load(None, &environment, &[]).expect("known names").device()
+        Config::load(None, &environment, &[]).expect("known names").server()
     }
 
     #[test]

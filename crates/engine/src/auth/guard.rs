@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use interlock_model::action::{Action, Recording, World};
+use interlock_model::action::{
+    Action, DeviceActionTarget, EmergencyStop, ExecuteAction, Needs, Recording, World,
+};
 use interlock_model::policy;
 use serde_json::{Value, json};
 
@@ -14,10 +16,13 @@ use crate::security;
 
 /// The caller may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refused {
-    /// What to tell the caller.
-    pub message: String,
+pub enum Refused {
+    /// It lacks the right. The text is for the caller.
+    #[error("{0}")]
+    Denied(String),
+    /// Nobody can know whether its credential was revoked: the database has not answered for too long.
+    #[error("revocations are not known")]
+    Stale,
 }
 
 /// Makes callers and permits.
@@ -74,6 +79,10 @@ impl Guard {
     pub fn permit<A: Action>(&self, caller: &Arc<Caller>, target: A::Target) -> Result<Permit<A>, Refused> {
         let needs = A::needs(&target, &*self.world);
         let permit = Permit::<A>::new(Arc::clone(caller), target);
+        // The emergency stop works without the database.
+        if !self.sessions.is_fresh() && A::NAME != EmergencyStop::NAME {
+            return Err(Refused::Stale);
+        }
         match policy::decide(caller.grants(), &needs) {
             Ok(()) => Ok(permit),
             Err(denied) => {
@@ -88,9 +97,14 @@ impl Guard {
                 "authorization.denied".clone_into(&mut draft.action);
                 draft.subject = Some(A::NAME.to_owned());
                 self.recorder.record(draft);
-                Err(Refused { message: denied.message })
+                Err(Refused::Denied(denied.message))
             }
         }
+    }
+
+    /// What executing a device action needs, for explanations.
+    pub fn needs_to_execute(&self, action: &str) -> Needs {
+        ExecuteAction::needs(&DeviceActionTarget { task: action.to_owned() }, &*self.world)
     }
 
     /// As [`Guard::permit`] where a refusal is no incident: an answer merely holds less for callers who may see less.

@@ -3,26 +3,39 @@
 //! The way of a request: a token becomes a [`Caller`] ([`Guard::authenticate`]); a caller and a target become a [`Permit`]
 //! ([`Guard::permit`]); a permit opens a transaction ([`Db::write`]). Each step exists only if the one before succeeded.
 
+mod assertion;
 mod db;
+pub mod documents;
 mod guard;
+mod keys;
+mod manage;
 mod password;
 mod permit;
+mod principals;
 mod sessions;
+mod sign_in;
 mod throttle;
 mod tokens;
 
+pub use assertion::{BadKey, check_keys};
 pub use db::{Db, Recorded};
 pub use guard::{Guard, Refused};
-pub use password::{Hasher, PasswordRefused, Passwords, accept_password};
+pub(crate) use keys::new_agent_secret;
+pub use keys::{ApiKeys, KeyError, NewKey};
+pub use manage::{Manage, ManageError, Revoke};
+pub use password::{Hasher, PasswordRefused, Passwords, accept_password, accept_secret};
 pub use permit::{Permit, Proof, SystemPermit};
-pub use sessions::{Principals, Sessions, SignInError, SignedIn};
+pub use principals::Principals;
+pub use sessions::{Issued, RefreshError, Sessions};
+pub use sign_in::{AgentProof, SignInError, SignIns, SignedIn};
 pub use throttle::Throttle;
-pub use tokens::{Keys, KeysError, TokenError, Tokens};
+pub use tokens::{Keys, KeysError, Lifetimes, TokenError, TokenKind, Tokens};
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use interlock_model::Timestamp;
-use interlock_model::policy::Grants;
+use interlock_model::policy::{Grants, PrincipalKind};
 
 /// Where a request comes from, resolved once by the perimeter.
 #[derive(Clone, Debug)]
@@ -38,17 +51,30 @@ pub struct Origin {
 /// An authenticated principal with the rights it has at this moment.
 #[derive(Clone, Debug)]
 pub struct Caller {
+    kind: PrincipalKind,
     name: String,
-    grants: Grants,
-    jti: String,
+    grants: Arc<Grants>,
+    session: String,
+    auth_time: Option<Timestamp>,
+    amr: Vec<String>,
     expires_at: Timestamp,
     origin: Origin,
 }
 
 impl Caller {
-    /// Name of the principal.
+    /// Person or agent.
+    pub fn kind(&self) -> PrincipalKind {
+        self.kind
+    }
+
+    /// Name of the user, or id of the agent: the actor in the audit trail.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether a thing of this owner may be seen and changed, given the scope for it.
+    pub(crate) fn reaches(&self, owner: &str) -> bool {
+        self.grants.reaches_others() || owner == self.name
     }
 
     /// Rights in force.
@@ -56,7 +82,7 @@ impl Caller {
         &self.grants
     }
 
-    /// End of the token.
+    /// End of the credential.
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
     }
@@ -66,7 +92,18 @@ impl Caller {
         &self.origin
     }
 
-    pub(crate) fn jti(&self) -> &str {
-        &self.jti
+    /// The session that the token belongs to; empty for API keys.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// When the principal last proved who it is; `None` for API keys.
+    pub fn auth_time(&self) -> Option<Timestamp> {
+        self.auth_time
+    }
+
+    /// The factors of that proof (RFC 8176).
+    pub fn amr(&self) -> &[String] {
+        &self.amr
     }
 }

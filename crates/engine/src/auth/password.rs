@@ -119,6 +119,14 @@ pub fn accept_password(user: &str, password: &Secret) -> Result<(), PasswordRefu
     Ok(())
 }
 
+/// Checks a secret that somebody supplies for an agent: long enough that guessing at the permitted rate is hopeless.
+///
+/// # Errors
+/// The first reason against it.
+pub fn accept_secret(secret: &Secret) -> Result<(), PasswordRefused> {
+    accept_password("", secret)
+}
+
 /// How passwords are hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hasher {

@@ -1,150 +1,162 @@
-//! Signing in, tokens in use, and the principals behind them, all answered from memory.
+//! Sessions: one proof of identity and the tokens that follow from it, and what is asked of a token on every request.
 //!
-//! A verified token is cached by its digest; whether it is revoked and what its owner may do is asked on every request.
+//! A session is also the family of its refresh tokens: each use rotates the token, a second use of an old one ends the whole
+//! session, except that the same client repeating within [`GRACE`] gets the same successor (RFC 9700 section 4.14.2). A
+//! verified token is cached by its digest; whether it is revoked and what its owner may do is asked on every request.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use interlock_model::Timestamp;
 use interlock_model::action::LogOut;
-use interlock_model::policy::Grants;
+use interlock_model::policy::{self, Grants, PrincipalKind};
+use interlock_model::scope::Scope;
 use interlock_model::secret::Secret;
-use interlock_store::{Error, Revocation, Store, UserRow};
-use serde_json::json;
+use interlock_model::{AgentId, Timestamp};
+use interlock_store::identity::{self, Put, Versioned};
+use interlock_store::{Error, Revocation, Tx, UserRow};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::tokens::Claims;
-use super::{Caller, Db, Origin, Passwords, Permit, Recorded, SystemPermit, Throttle, TokenError, Tokens};
+use super::documents::{Agent, ApiKey, Session};
+use super::tokens::{Claims, Issue, TokenKind};
+use super::{Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
 use crate::Ambient;
-use crate::audit::Recorder;
 use crate::security::{self, Event};
 
 /// Verified tokens remembered at most.
 const CACHE: usize = 10_000;
+/// The same client may repeat a refresh within this time.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
-/// Users and revocations, kept current with the database.
-pub struct Principals {
-    store: Arc<dyn Store>,
-    ambient: Ambient,
-    users: RwLock<HashMap<String, Arc<UserRow>>>,
-    revoked: RwLock<HashMap<String, Timestamp>>,
+/// Tokens of a session, shown once.
+#[derive(Debug)]
+pub struct Issued {
+    /// For requests.
+    pub access: Secret,
+    /// For the next pair.
+    pub refresh: Option<Secret>,
+    /// Lifetime of the access token in seconds.
+    pub expires_in: i64,
+    /// What they stand for.
+    pub session: Session,
 }
 
-impl std::fmt::Debug for Principals {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Principals")
-    }
-}
-
-impl Principals {
-    /// Loads everyone.
-    ///
-    /// # Errors
-    /// The storage's.
-    pub async fn load(store: Arc<dyn Store>, ambient: Ambient) -> Result<Arc<Self>, Error> {
-        let principals = Self { store, ambient, users: RwLock::default(), revoked: RwLock::default() };
-        principals.reload().await?;
-        Ok(Arc::new(principals))
-    }
-
-    /// Reads users and revocations again.
-    ///
-    /// # Errors
-    /// The storage's; what was known stays.
-    pub async fn reload(&self) -> Result<(), Error> {
-        let users = self.store.users().await?;
-        let revoked = self.store.revocations(self.ambient.clock.now()).await?;
-        let users = users.into_iter().map(|user| (user.name.clone(), Arc::new(user))).collect();
-        let revoked = revoked.into_iter().map(|revocation| (revocation.jti, revocation.expires_at)).collect();
-        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users;
-        // Never lose one that was added while the database was read.
-        let mut current = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        let now = self.ambient.clock.now().seconds();
-        let kept: HashMap<String, Timestamp> =
-            current.drain().filter(|(_, end)| end.seconds() + 60 > now).collect();
-        *current = revoked;
-        current.extend(kept);
-        Ok(())
-    }
-
-    /// Watches for changes by other processes until dropped. Run it as a background task.
-    pub async fn watch(self: Arc<Self>, period: Duration) {
-        let mut seen = self.store.change_mark().await.unwrap_or(i64::MIN);
-        loop {
-            tokio::time::sleep(period).await;
-            match self.store.change_mark().await {
-                Ok(mark) if mark != seen => match self.reload().await {
-                    Ok(()) => seen = mark,
-                    Err(error) => tracing::error!(%error, "users and revocations could not be read again"),
-                },
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the database does not tell whether it changed"),
-            }
-        }
-    }
-
-    /// One user, from memory.
-    pub fn user(&self, name: &str) -> Option<Arc<UserRow>> {
-        self.users.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    /// Puts a committed change in force at once. Changes may arrive in another order than they were committed in: the newest
-    /// stays.
-    pub fn put(&self, user: UserRow) {
-        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
-        if users.get(&user.name).is_none_or(|known| known.version < user.version) {
-            users.insert(user.name.clone(), Arc::new(user));
-        }
-    }
-
-    fn revoke(&self, jti: &str, expires_at: Timestamp) {
-        self.revoked.write().unwrap_or_else(PoisonError::into_inner).insert(jti.to_owned(), expires_at);
-    }
-
-    fn is_revoked(&self, jti: &str) -> bool {
-        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains_key(jti)
-    }
-}
-
-/// Why nobody was signed in.
+/// Why there are no new tokens. To the outside all but the storage's error look the same.
 #[derive(Debug, thiserror::Error)]
-pub enum SignInError {
-    /// Wrong name or password, or the user is disabled. One answer for all.
-    #[error("incorrect username or password")]
-    Refused,
-    /// Too many guesses.
-    #[error("too many sign-in attempts")]
-    Wait(Duration),
-    /// The session cannot be recorded.
-    #[error("record the sign-in")]
+pub enum RefreshError {
+    /// The token is not in force.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// It was used before: the session is ended.
+    #[error("invalid authentication credentials")]
+    Reused,
+    /// The storage's.
+    #[error("record the new tokens")]
     Store(#[from] Error),
 }
 
-/// A fresh session.
-#[derive(Debug)]
-pub struct SignedIn {
-    /// The token. Shown once.
-    pub token: Secret,
-    /// Lifetime in seconds.
-    pub expires_in: i64,
-    /// Who.
-    pub user: String,
-    /// Roles of the token.
-    pub roles: Vec<String>,
+/// Who opens a session.
+pub(crate) struct Opening<'a> {
+    pub(crate) kind: PrincipalKind,
+    pub(crate) principal: String,
+    pub(crate) name: String,
+    pub(crate) epoch: Timestamp,
+    pub(crate) roles: Vec<String>,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) limited: bool,
+    /// How identity was proved.
+    pub(crate) method: &'static str,
+    pub(crate) amr: Vec<String>,
+    pub(crate) with_refresh: bool,
+    pub(crate) origin: &'a Origin,
+    /// Name of the act in the audit trail.
+    pub(crate) action: &'static str,
 }
 
-/// Signs people in and out and turns tokens into callers.
+impl<'a> Opening<'a> {
+    /// A person's session, with all of the person's roles.
+    pub(crate) fn user(
+        user: &UserRow,
+        roles: &policy::CustomRoles,
+        method: &'static str,
+        amr: &[&str],
+        origin: &'a Origin,
+    ) -> Self {
+        Self {
+            kind: PrincipalKind::User,
+            principal: user.name.clone(),
+            name: user.name.clone(),
+            epoch: user.tokens_valid_from,
+            roles: user.roles.clone(),
+            scopes: policy::scopes_of(&user.roles, roles),
+            limited: false,
+            method,
+            amr: amr.iter().map(|&factor| factor.to_owned()).collect(),
+            with_refresh: true,
+            origin,
+            action: "device.login",
+        }
+    }
+
+    /// An agent's session with these of its scopes.
+    pub(crate) fn agent(agent: &Agent, scopes: Vec<Scope>, method: &'static str, origin: &'a Origin) -> Self {
+        Self {
+            kind: PrincipalKind::Agent,
+            principal: agent.id.to_string(),
+            name: agent.name.clone(),
+            epoch: agent.tokens_valid_from,
+            roles: Vec::new(),
+            limited: scopes != agent.scopes,
+            scopes,
+            method,
+            amr: vec![method.to_owned()],
+            with_refresh: true,
+            origin,
+            action: "agent.authenticated",
+        }
+    }
+}
+
+/// A principal as it is now.
+enum Present {
+    User(Arc<UserRow>),
+    Agent(Arc<Agent>),
+}
+
+impl Present {
+    fn epoch(&self) -> Timestamp {
+        match self {
+            Self::User(user) => user.tokens_valid_from,
+            Self::Agent(agent) => agent.tokens_valid_from,
+        }
+    }
+
+    fn is_disabled(&self) -> bool {
+        match self {
+            Self::User(user) => user.disabled,
+            Self::Agent(agent) => agent.disabled,
+        }
+    }
+}
+
+/// A verified token with what was last derived from it.
+struct Verified {
+    claims: Claims,
+    /// Generation of the principals and the rights under it.
+    derived: Mutex<(u64, Arc<Grants>)>,
+}
+
+/// Opens, continues and ends sessions, and turns tokens and keys into callers.
 pub struct Sessions {
     db: Db,
     ambient: Ambient,
     principals: Arc<Principals>,
-    passwords: Passwords,
     tokens: Tokens,
-    throttle: Throttle,
-    recorder: Recorder,
     system: SystemPermit,
-    cache: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+    cache: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
+    /// API keys used since the last flush.
+    used_keys: Mutex<BTreeMap<String, Timestamp>>,
 }
 
 impl std::fmt::Debug for Sessions {
@@ -159,167 +171,490 @@ impl Sessions {
         db: Db,
         ambient: Ambient,
         principals: Arc<Principals>,
-        passwords: Passwords,
         tokens: Tokens,
-        recorder: Recorder,
         system: SystemPermit,
     ) -> Arc<Self> {
-        let cache = Mutex::new(HashMap::new());
-        let throttle = Throttle::default();
-        Arc::new(Self { db, ambient, principals, passwords, tokens, throttle, recorder, system, cache })
-    }
-
-    /// Checks name and password and issues a token. The attempt is counted before anything is hashed.
-    ///
-    /// # Errors
-    /// [`SignInError`]; unknown, wrong and disabled are alike in text and time.
-    pub async fn sign_in(
-        &self,
-        username: &str,
-        password: Secret,
-        origin: &Origin,
-    ) -> Result<SignedIn, SignInError> {
-        let name: String =
-            crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
-        if let Err(wait) = self.throttle.admit(&name, origin.client_ip, self.ambient.clock.now()) {
-            self.note_failure(&name, origin, "throttled", Event::AccountLocked);
-            return Err(SignInError::Wait(wait));
-        }
-        let user = self.principals.user(&name);
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let too_long = password.expose().len() > 1024;
-        let guess = if too_long { Secret::new("too long") } else { password };
-        let right = self
-            .passwords
-            .verify(guess, hash)
-            .await
-            .map_err(|_| SignInError::Wait(Duration::from_secs(1)))?;
-        let Some(user) = user.filter(|user| right && !too_long && !user.disabled) else {
-            self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed);
-            return Err(SignInError::Refused);
-        };
-        self.throttle.succeeded(&name, origin.client_ip);
-        let now = self.ambient.clock.now();
-        let (token, claims) = self
-            .tokens
-            .issue(&user.name, &user.roles, user.tokens_valid_from, now, &*self.ambient.entropy)
-            .map_err(|error| SignInError::Store(Error::Corrupt(error.to_string())))?;
-        let proof = self.system.acting("device.login", Some(user.name.clone())).on_behalf(&user.name, origin);
-        let details = json!({ "result": "success", "token_type": "access", "jti": claims.jti });
-        self.db
-            .write(&proof, move |_| Box::pin(async move { Ok::<_, Error>(Recorded { value: (), details }) }))
-            .await?;
-        security::authentication("login", "success");
-        security::event(
-            Event::AuthenticationSucceeded,
-            Some(&user.name),
-            Some(origin),
-            json!({ "method": "login" }),
-        );
-        security::event(
-            Event::TokenIssued,
-            Some(&user.name),
-            Some(origin),
-            json!({ "token_type": "access", "jti": claims.jti }),
-        );
-        metrics::counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => "user", "token_type" => "access").increment(1);
-        Ok(SignedIn {
-            token: Secret::new(token),
-            expires_in: self.tokens.lifetime_seconds(),
-            user: user.name.clone(),
-            roles: claims.roles,
+        Arc::new(Self {
+            db,
+            ambient,
+            principals,
+            tokens,
+            system,
+            cache: Mutex::default(),
+            used_keys: Mutex::default(),
         })
     }
 
-    fn note_failure(&self, name: &str, origin: &Origin, reason: &'static str, event: Event) {
-        security::authentication("login", "failed");
-        // Only names that exist are written down: people type passwords into the wrong field.
-        let known = self.principals.user(name).map(|user| user.name.clone());
-        security::event(
-            event,
-            known.as_deref(),
-            Some(origin),
-            json!({ "reason": reason, "method": "login" }),
-        );
-        self.recorder.note(
-            origin,
-            known.as_deref(),
-            "device.login",
-            known.clone(),
-            json!({ "result": "failed", "reason": reason }),
-        );
+    /// What signs and reads the tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
-    /// Ends the caller's session: its token is dead from here on, also after a restart.
-    ///
-    /// # Errors
-    /// The storage's; then the token lives on.
-    pub async fn sign_out(&self, permit: &Permit<LogOut>) -> Result<(), Error> {
-        let caller = permit.caller();
-        let revocation = Revocation {
-            jti: caller.jti().to_owned(),
-            expires_at: caller.expires_at().plus(Duration::from_mins(1)),
-            reason: "manual".to_owned(),
-            at: self.ambient.clock.now(),
+    fn fresh_jti(&self) -> String {
+        interlock_model::id::random_hex(&*self.ambient.entropy, 16)
+    }
+
+    fn end_of(&self, kind: PrincipalKind, with_refresh: bool, now: Timestamp) -> Timestamp {
+        let seconds = if with_refresh {
+            self.tokens.lifetimes().refresh_seconds
+        } else {
+            self.tokens.access_seconds(kind)
         };
-        let (jti, expires_at) = (revocation.jti.clone(), revocation.expires_at);
+        now.plus(Duration::from_secs(seconds.unsigned_abs()))
+    }
+
+    /// Opens a session and issues its first tokens. `also` may store more in the same transaction.
+    pub(crate) async fn open<F>(&self, opening: Opening<'_>, also: F) -> Result<Issued, Error>
+    where
+        F: for<'t> FnOnce(&'t mut dyn Tx) -> futures::future::BoxFuture<'t, Result<(), Error>>
+            + Send
+            + 'static,
+    {
+        let now = self.ambient.clock.now();
+        let Opening { kind, origin, action, with_refresh, .. } = opening;
+        let session = Session {
+            id: self.fresh_jti(),
+            kind,
+            principal: opening.principal,
+            name: opening.name,
+            method: opening.method.to_owned(),
+            amr: opening.amr,
+            auth_time: now,
+            roles: opening.roles,
+            scopes: opening.scopes,
+            limited: opening.limited,
+            epoch: opening.epoch,
+            client_ip: origin.client_ip.to_string(),
+            user_agent: origin.user_agent.clone(),
+            created_at: now,
+            issued_at: now,
+            refresh_jti: with_refresh.then(|| self.fresh_jti()),
+            previous_jti: None,
+            access_jti: self.fresh_jti(),
+            expires_at: self.end_of(kind, with_refresh, now),
+            ended_at: None,
+            ended_reason: None,
+        };
+        let issued = self.issue(session)?;
+        let session = issued.session.clone();
+        let details = json!({
+            "result": "success", "method": session.method, "token_type": "access", "jti": session.access_jti,
+            "session": session.id,
+        });
+        let subject = Some(session.principal.clone());
+        let proof = self.system.acting(action, subject).on_behalf(&session.principal, origin);
         self.db
-            .write(permit, move |tx| {
+            .write(&proof, move |tx| {
                 Box::pin(async move {
-                    tx.insert_revocation(&revocation).await?;
-                    Ok::<_, Error>(Recorded {
-                        value: (),
-                        details: json!({ "token_type": "access", "jti": revocation.jti }),
-                    })
+                    also(&mut *tx).await?;
+                    identity::insert(tx, &session).await?;
+                    Ok::<_, Error>(Recorded { value: (), details })
                 })
             })
             .await?;
-        self.principals.revoke(&jti, expires_at);
-        metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => "manual").increment(1);
-        security::event(
-            Event::TokenRevoked,
-            Some(caller.name()),
-            Some(caller.origin()),
-            json!({ "reason": "manual", "jti": jti }),
-        );
+        let (name, session) = (&issued.session.principal, &issued.session);
+        let details = json!({ "method": session.method });
+        security::event(Event::AuthenticationSucceeded, Some(name), Some(origin), details);
+        Self::note_issued(session, origin);
+        Ok(issued)
+    }
+
+    fn note_issued(session: &Session, origin: &Origin) {
+        let details = json!({ "token_type": "access", "jti": session.access_jti, "session": session.id });
+        security::event(Event::TokenIssued, Some(&session.principal), Some(origin), details);
+        crate::metrics::token_issued(session.kind, &session.principal, TokenKind::Access);
+        if session.refresh_jti.is_some() {
+            crate::metrics::token_issued(session.kind, &session.principal, TokenKind::Refresh);
+        }
+    }
+
+    /// The tokens of a session as it stands: nothing here is random, so the same session gives the same tokens.
+    fn issue(&self, session: Session) -> Result<Issued, Error> {
+        let sign = |kind, jti: &str| {
+            let issue = Issue { session: &session, kind, jti };
+            self.tokens
+                .sign(&issue)
+                .map(|(token, _)| token)
+                .map_err(|error| Error::Corrupt(error.to_string()))
+        };
+        let access = sign(TokenKind::Access, &session.access_jti)?;
+        let refresh = session.refresh_jti.as_ref().map(|jti| sign(TokenKind::Refresh, jti)).transpose()?;
+        Ok(Issued { access, refresh, expires_in: self.tokens.access_seconds(session.kind), session })
+    }
+
+    /// Exchanges a refresh token for a new pair. `authenticated` is the agent that has proved who it is with this very
+    /// request, if any: then it may repeat from anywhere.
+    ///
+    /// # Errors
+    /// [`RefreshError`].
+    pub async fn refresh(
+        &self,
+        token: &str,
+        authenticated: Option<AgentId>,
+        origin: &Origin,
+    ) -> Result<Issued, RefreshError> {
+        let rotated = self.rotate(token, authenticated, origin).await;
+        match &rotated {
+            Ok(issued) => {
+                security::authentication("refresh", "success");
+                Self::note_issued(&issued.session, origin);
+            }
+            Err(error) => {
+                security::authentication(
+                    "refresh",
+                    if matches!(error, RefreshError::Store(_)) { "error" } else { "failed" },
+                );
+            }
+        }
+        rotated
+    }
+
+    async fn rotate(
+        &self,
+        token: &str,
+        authenticated: Option<AgentId>,
+        origin: &Origin,
+    ) -> Result<Issued, RefreshError> {
+        let now = self.ambient.clock.now();
+        let claims = self.tokens.read(token, TokenKind::Refresh)?;
+        Tokens::check_time(&claims, now)?;
+        let present = self.present(&claims)?;
+        if authenticated.is_some_and(|agent| agent.to_string() != claims.sub) {
+            return Err(TokenError::Principal.into());
+        }
+        if let Present::Agent(agent) = &present {
+            let same = |scope: &Scope| claims.scopes.iter().any(|held| held == scope.as_str());
+            let held = |scope: &String| agent.scopes.iter().any(|now| now.covers(scope));
+            let unchanged = if claims.limited {
+                claims.scopes.iter().all(held)
+            } else {
+                agent.scopes.len() == claims.scopes.len() && agent.scopes.iter().all(same)
+            };
+            if !unchanged {
+                return Err(TokenError::Principal.into());
+            }
+        }
+        let next = Rotation {
+            jti: claims.jti.clone(),
+            refresh: self.fresh_jti(),
+            access: self.fresh_jti(),
+            now,
+            end: self.end_of(claims.principal, true, now),
+            from: (origin.client_ip.to_string(), origin.user_agent.clone()),
+            authenticated: authenticated.is_some(),
+        };
+        let proof =
+            self.system.acting("token.refreshed", Some(claims.sub.clone())).on_behalf(&claims.sub, origin);
+        let family = claims.fam.clone();
+        let rotated =
+            self.db.write(&proof, move |tx| Box::pin(async move { next.apply(tx, &family).await })).await;
+        match rotated {
+            Ok(session) => Ok(self.issue(session)?),
+            Err(RefreshError::Reused) => {
+                self.reuse_detected(&claims, origin).await?;
+                Err(RefreshError::Reused)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reuse_detected(&self, claims: &Claims, origin: &Origin) -> Result<(), Error> {
+        let proof = self
+            .system
+            .acting("token.reuse_detected", Some(claims.sub.clone()))
+            .on_behalf(&claims.sub, origin);
+        self.end(&proof, &claims.fam, "reuse").await?;
+        let details = json!({ "token_type": "refresh", "jti": claims.jti, "session": claims.fam });
+        security::event(Event::TokenReuseDetected, Some(&claims.sub), Some(origin), details);
         Ok(())
     }
 
-    /// Turns a token into a caller with the rights it has now. Reads memory only.
-    pub(super) fn caller(&self, token: &str, origin: &Origin) -> Result<Caller, TokenError> {
-        let claims = self.claims(token)?;
-        Tokens::check_time(&claims, self.ambient.clock.now())?;
-        if self.principals.is_revoked(&claims.jti) {
+    /// Ends a session: all its tokens are dead from here on, also after a restart. `false` if there is none.
+    pub(crate) async fn end<P>(&self, proof: &P, session: &str, reason: &'static str) -> Result<bool, Error>
+    where
+        P: super::Proof + ?Sized,
+    {
+        let (id, now) = (session.to_owned(), self.ambient.clock.now());
+        let ended = self
+            .db
+            .write(proof, move |tx| {
+                Box::pin(async move {
+                    let details = json!({ "session": id, "reason": reason });
+                    let Some(mut found) = identity::get::<Session>(tx, &id).await? else {
+                        return Ok::<_, Error>(Recorded { value: None, details });
+                    };
+                    if found.ended_at.is_none() {
+                        found.document.ended_at = Some(now);
+                        found.document.ended_reason = Some(reason.to_owned());
+                        identity::update(tx, &found).await?;
+                    }
+                    Ok(Recorded { value: Some(found.document), details })
+                })
+            })
+            .await?;
+        let Some(session) = ended else { return Ok(false) };
+        self.principals.put_session(&session);
+        metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).increment(1);
+        let details = json!({ "reason": reason, "session": session.id });
+        security::event(Event::TokenRevoked, Some(&session.principal), None, details);
+        Ok(true)
+    }
+
+    /// Ends the caller's session.
+    ///
+    /// # Errors
+    /// The storage's; then its tokens live on.
+    pub async fn sign_out(&self, permit: &Permit<LogOut>) -> Result<(), Error> {
+        self.end(permit, permit.caller().session(), "manual").await.map(drop)
+    }
+
+    /// Revokes whatever token this is, as RFC 7009 has it: with a refresh token its whole session, with an access token that
+    /// token. A text that is no token of ours is not an error. `client` limits it to tokens of one agent.
+    ///
+    /// # Errors
+    /// The storage's; then the token lives on.
+    pub async fn revoke(&self, token: &str, client: Option<AgentId>, origin: &Origin) -> Result<(), Error> {
+        let own = |claims: &Claims| client.is_none_or(|client| client.to_string() == claims.sub);
+        let proof = |claims: &Claims| {
+            self.system.acting("token.revoked", Some(claims.sub.clone())).on_behalf(&claims.sub, origin)
+        };
+        if let Ok(claims) = self.tokens.read(token, TokenKind::Refresh) {
+            if own(&claims) {
+                self.end(&proof(&claims), &claims.fam, "manual").await?;
+            }
+        } else if let Ok(claims) = self.tokens.read(token, TokenKind::Access)
+            && own(&claims)
+        {
+            self.revoke_jti(&proof(&claims), &claims.jti, Timestamp::from_seconds(claims.exp), "manual")
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Revokes one token by its id.
+    pub(crate) async fn revoke_jti<P>(
+        &self,
+        proof: &P,
+        jti: &str,
+        expires_at: Timestamp,
+        reason: &'static str,
+    ) -> Result<(), Error>
+    where
+        P: super::Proof + ?Sized,
+    {
+        let revocation = Revocation {
+            jti: jti.to_owned(),
+            expires_at: expires_at.plus(Duration::from_mins(1)),
+            reason: reason.to_owned(),
+            at: self.ambient.clock.now(),
+        };
+        let end = revocation.expires_at;
+        self.db
+            .write(proof, move |tx| {
+                Box::pin(async move {
+                    tx.insert_revocation(&revocation).await?;
+                    let details = json!({ "jti": revocation.jti, "reason": reason });
+                    Ok::<_, Error>(Recorded { value: (), details })
+                })
+            })
+            .await?;
+        self.principals.revoke(jti, end);
+        metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).increment(1);
+        security::event(Event::TokenRevoked, None, None, json!({ "reason": reason, "jti": jti }));
+        Ok(())
+    }
+
+    /// Spends something that may be used once. `false` if it was spent before.
+    pub(crate) async fn use_once(&self, used: super::documents::Used) -> Result<bool, Error> {
+        let proof = self.system.acting("assertion.used", None);
+        self.db
+            .write(&proof, move |tx| {
+                Box::pin(async move {
+                    let first = identity::insert(tx, &used).await? == Put::Done;
+                    Ok::<_, Error>(Recorded { value: first, details: json!({ "first": first }) })
+                })
+            })
+            .await
+    }
+
+    /// What a token stands for, if it is in force (RFC 7662).
+    pub fn introspect(&self, token: &str) -> Option<Value> {
+        let claims = self
+            .tokens
+            .read(token, TokenKind::Access)
+            .or_else(|_| self.tokens.read(token, TokenKind::Refresh))
+            .ok()?;
+        Tokens::check_time(&claims, self.ambient.clock.now()).ok()?;
+        let present = self.present(&claims).ok()?;
+        let grants = self.derive(&claims, &present);
+        let scope: Vec<&str> = grants.scopes().iter().map(Scope::as_str).collect();
+        Some(json!({
+            "active": true, "scope": scope.join(" "), "client_id": claims.client_id, "username": claims.name,
+            "token_type": claims.kind.name(), "exp": claims.exp, "iat": claims.iat, "nbf": claims.nbf,
+            "sub": claims.sub, "aud": claims.aud, "iss": claims.iss, "jti": claims.jti,
+        }))
+    }
+
+    /// The owner of a token as it is now, if the token is not revoked.
+    fn present(&self, claims: &Claims) -> Result<Present, TokenError> {
+        if self.principals.is_revoked(&claims.jti, &claims.fam, claims.iat) {
             return Err(TokenError::Revoked);
         }
-        let user = self.principals.user(&claims.sub).ok_or(TokenError::Principal)?;
-        if user.disabled || user.tokens_valid_from.micros() != claims.epo {
-            return Err(TokenError::Principal);
+        let present = self.principal(claims.principal, &claims.sub)?;
+        if present.epoch().micros() == claims.epo { Ok(present) } else { Err(TokenError::Principal) }
+    }
+
+    fn principal(&self, kind: PrincipalKind, id: &str) -> Result<Present, TokenError> {
+        let present = match kind {
+            PrincipalKind::User => self.principals.user(id).map(Present::User),
+            PrincipalKind::Agent => {
+                id.parse().ok().and_then(|id| self.principals.agent(id)).map(Present::Agent)
+            }
+        };
+        present.filter(|present| !present.is_disabled()).ok_or(TokenError::Principal)
+    }
+
+    fn derive(&self, claims: &Claims, present: &Present) -> Grants {
+        let scopes = || claims.scopes.iter().filter_map(|scope| scope.parse().ok()).collect::<Vec<Scope>>();
+        match present {
+            Present::User(user) => {
+                let limit = claims.limited.then(scopes);
+                Grants::of_user(&claims.roles, &user.roles, &self.principals.roles(), limit.as_deref())
+            }
+            Present::Agent(agent) => Grants::of_agent(&scopes(), &agent.scopes),
+        }
+    }
+
+    /// Turns a token or an API key into a caller with the rights it has now. Reads memory only.
+    pub(super) fn caller(&self, credential: &str, origin: &Origin) -> Result<Caller, TokenError> {
+        if credential.starts_with(super::keys::API_KEY_PREFIX) {
+            return self.key_caller(credential, origin);
+        }
+        let verified = self.verified(credential)?;
+        let claims = &verified.claims;
+        Tokens::check_time(claims, self.ambient.clock.now())?;
+        let present = self.present(claims)?;
+        let generation = self.principals.generation();
+        let mut derived = verified.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        if derived.0 != generation {
+            *derived = (generation, Arc::new(self.derive(claims, &present)));
         }
         Ok(Caller {
+            kind: claims.principal,
             name: claims.sub.clone(),
-            grants: Grants::intersect(&claims.roles, &user.roles),
-            jti: claims.jti.clone(),
+            grants: Arc::clone(&derived.1),
+            session: claims.fam.clone(),
+            auth_time: Some(Timestamp::from_seconds(claims.auth_time)),
+            amr: claims.amr.clone(),
             expires_at: Timestamp::from_seconds(claims.exp),
             origin: origin.clone(),
         })
     }
 
-    fn claims(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
-        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        if let Some(claims) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&digest) {
-            return Ok(Arc::clone(claims));
+    fn key_caller(&self, key: &str, origin: &Origin) -> Result<Caller, TokenError> {
+        let digest = super::keys::digest_of_key(key).ok_or(TokenError::Invalid)?;
+        let found = self.principals.api_key(&digest).ok_or(TokenError::Invalid)?;
+        let now = self.ambient.clock.now();
+        if found.revoked_at.is_some() {
+            return Err(TokenError::Revoked);
         }
-        let claims = Arc::new(self.tokens.read(token)?);
+        if found.expires_at <= now {
+            return Err(TokenError::Expired);
+        }
+        let ApiKey { kind, principal, scopes, .. } = &*found;
+        let grants = match self.principal(*kind, principal)? {
+            Present::User(user) => {
+                Grants::of_user(&user.roles, &user.roles, &self.principals.roles(), Some(scopes))
+            }
+            Present::Agent(agent) => Grants::of_agent(scopes, &agent.scopes),
+        };
+        self.used_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(found.id.clone(), now);
+        Ok(Caller {
+            kind: *kind,
+            name: principal.clone(),
+            grants: Arc::new(grants),
+            session: String::new(),
+            auth_time: None,
+            amr: vec!["api_key".to_owned()],
+            expires_at: found.expires_at,
+            origin: origin.clone(),
+        })
+    }
+
+    /// Whether what is known of revocations is fresh enough to rely on.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.principals.is_fresh()
+    }
+
+    /// Takes the keys that were used since last time.
+    pub(super) fn take_used_keys(&self) -> BTreeMap<String, Timestamp> {
+        std::mem::take(&mut *self.used_keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn verified(&self, token: &str) -> Result<Arc<Verified>, TokenError> {
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        if let Some(found) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&digest) {
+            return Ok(Arc::clone(found));
+        }
+        let claims = self.tokens.read(token, TokenKind::Access)?;
+        // A generation that never was: rights are derived at first use.
+        let verified = Arc::new(Verified { claims, derived: Mutex::new((u64::MAX, Arc::default())) });
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHE {
             let now = self.ambient.clock.now();
-            cache.retain(|_, claims| Tokens::check_time(claims, now).is_ok());
+            cache.retain(|_, verified| Tokens::check_time(&verified.claims, now).is_ok());
             if cache.len() >= CACHE {
                 cache.clear();
             }
         }
-        cache.insert(digest, Arc::clone(&claims));
-        Ok(claims)
+        cache.insert(digest, Arc::clone(&verified));
+        Ok(verified)
+    }
+}
+
+/// One use of a refresh token.
+struct Rotation {
+    /// The token that was shown.
+    jti: String,
+    refresh: String,
+    access: String,
+    now: Timestamp,
+    end: Timestamp,
+    from: (String, String),
+    /// The client has proved who it is.
+    authenticated: bool,
+}
+
+impl Rotation {
+    async fn apply(self, tx: &mut dyn Tx, family: &str) -> Result<Recorded<Session>, RefreshError> {
+        let found = identity::get::<Session>(tx, family).await?.ok_or(TokenError::Revoked)?;
+        let Versioned { document: mut session, version } = found;
+        if session.ended_at.is_some() {
+            return Err(TokenError::Revoked.into());
+        }
+        let details = |session: &Session, repeated: bool| json!({ "token_type": "refresh", "jti": session.access_jti, "session": session.id, "repeated": repeated });
+        if session.refresh_jti.as_ref() == Some(&self.jti) {
+            session.previous_jti = session.refresh_jti.replace(self.refresh);
+            session.access_jti = self.access;
+            session.issued_at = self.now;
+            session.expires_at = self.end;
+            (session.client_ip, session.user_agent) = self.from;
+            let session = Versioned { document: session, version };
+            if identity::update(tx, &session).await? != Put::Done {
+                return Err(Error::Corrupt("a session changed under its own lock".to_owned()).into());
+            }
+            let details = details(&session, false);
+            return Ok(Recorded { value: session.document, details });
+        }
+        let same_client =
+            self.authenticated || (&session.client_ip, &session.user_agent) == (&self.from.0, &self.from.1);
+        let repeats = session.previous_jti.as_ref() == Some(&self.jti)
+            && same_client
+            && self.now.since(session.issued_at) <= GRACE;
+        if !repeats {
+            return Err(RefreshError::Reused);
+        }
+        let details = details(&session, true);
+        Ok(Recorded { value: session, details })
     }
 }

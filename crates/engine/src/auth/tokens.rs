@@ -3,11 +3,18 @@
 //! The header of a token never chooses the algorithm and may name nothing but `alg`, `typ` and `kid`. Times are judged by our
 //! clock. What a token says is only half of an answer: [`super::Sessions`] asks whether its owner still has those rights.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use interlock_model::Timestamp;
+use interlock_model::policy::PrincipalKind;
 use interlock_model::secret::Secret;
-use interlock_model::{Entropy, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use super::Principals;
+use super::documents::Session;
 
 /// Longest token that is looked at, in bytes.
 const MAX_BYTES: usize = 4096;
@@ -47,18 +54,27 @@ pub enum KeysError {
     Damaged,
 }
 
-/// A signing key and the keys that verify.
+/// The signing key, which can be exchanged while the server runs, and the keys that only verify.
 pub struct Keys {
+    current: ArcSwap<Signing>,
+    /// A configured key that still verifies (HS256).
+    previous: Option<(String, DecodingKey)>,
+}
+
+/// A key that signs, and its half that verifies.
+struct Signing {
     algorithm: Algorithm,
     kid: String,
-    signing: EncodingKey,
+    private: EncodingKey,
     verifying: DecodingKey,
-    previous: Option<DecodingKey>,
+    /// The public key, where there is one.
+    public: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Keys({:?}, kid {})", self.algorithm, self.kid)
+        let current = self.current.load();
+        write!(f, "Keys({:?}, kid {})", current.algorithm, current.kid)
     }
 }
 
@@ -85,13 +101,18 @@ impl Keys {
             }
         }
         let bytes = secret.expose().as_bytes();
-        Ok(Self {
+        let current = Signing {
             algorithm: Algorithm::HS256,
             kid: kid_of(bytes),
-            signing: EncodingKey::from_secret(bytes),
+            private: EncodingKey::from_secret(bytes),
             verifying: DecodingKey::from_secret(bytes),
-            previous: previous.map(|previous| DecodingKey::from_secret(previous.expose().as_bytes())),
-        })
+            public: None,
+        };
+        let previous = previous.map(|previous| {
+            let bytes = previous.expose().as_bytes();
+            (kid_of(bytes), DecodingKey::from_secret(bytes))
+        });
+        Ok(Self { current: ArcSwap::from_pointee(current), previous })
     }
 
     /// EdDSA with a stored key in PKCS#8 form.
@@ -99,16 +120,22 @@ impl Keys {
     /// # Errors
     /// [`KeysError::Damaged`].
     pub fn ed25519(pkcs8: &[u8]) -> Result<Self, KeysError> {
-        use aws_lc_rs::signature::KeyPair as _;
-        let pair = aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| KeysError::Damaged)?;
-        let public = pair.public_key().as_ref();
-        Ok(Self {
-            algorithm: Algorithm::EdDSA,
-            kid: kid_of(public),
-            signing: EncodingKey::from_ed_der(pkcs8),
-            verifying: DecodingKey::from_ed_der(public),
-            previous: None,
-        })
+        Ok(Self { current: ArcSwap::from_pointee(Signing::ed25519(pkcs8)?), previous: None })
+    }
+
+    /// Signs with another EdDSA key from here on. The one before verifies as long as its public half is published.
+    ///
+    /// # Errors
+    /// [`KeysError::Damaged`]; then the old key stays.
+    pub fn exchange(&self, pkcs8: &[u8]) -> Result<(), KeysError> {
+        self.current.store(Arc::new(Signing::ed25519(pkcs8)?));
+        Ok(())
+    }
+
+    /// Key id and public half of the signing key, for EdDSA.
+    pub fn public(&self) -> Option<(String, String)> {
+        let current = self.current.load();
+        current.public.as_ref().map(|public| (current.kid.clone(), interlock_model::id::hexadecimal(public)))
     }
 
     /// A new key for [`Keys::ed25519`], in PKCS#8 form, to be stored with mode 0600.
@@ -124,24 +151,75 @@ impl Keys {
 
     /// `EdDSA` or `HS256`.
     pub fn algorithm(&self) -> &'static str {
-        if self.algorithm == Algorithm::EdDSA { "EdDSA" } else { "HS256" }
+        if self.current.load().algorithm == Algorithm::EdDSA { "EdDSA" } else { "HS256" }
     }
 }
 
-/// What an access token says.
+impl Signing {
+    fn ed25519(pkcs8: &[u8]) -> Result<Self, KeysError> {
+        use aws_lc_rs::signature::KeyPair as _;
+        let pair = aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| KeysError::Damaged)?;
+        let public = pair.public_key().as_ref();
+        Ok(Self {
+            algorithm: Algorithm::EdDSA,
+            kid: kid_of(public),
+            private: EncodingKey::from_ed_der(pkcs8),
+            verifying: DecodingKey::from_ed_der(public),
+            public: Some(public.to_vec()),
+        })
+    }
+}
+
+/// Which of the two a token is. They are never exchangeable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenKind {
+    /// Sent with requests.
+    Access,
+    /// Exchanged for a new pair.
+    Refresh,
+}
+
+impl TokenKind {
+    /// As in claims, log and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Refresh => "refresh",
+        }
+    }
+}
+
+/// What a token says (RFC 9068 names where it has one).
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Claims {
-    /// Sign-in name.
+    /// User name or agent id.
     pub sub: String,
-    /// Always `access` here.
+    /// Access or refresh.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: TokenKind,
+    /// What kind of principal `sub` is.
+    pub principal: PrincipalKind,
     /// Roles at issue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
     /// Scopes at issue.
     pub scopes: Vec<String>,
-    /// Name for people.
+    /// The scopes are a limit on what the roles give.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub limited: bool,
+    /// Name for people; in access tokens.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// The client, for agents the same as `sub` (RFC 9068).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub client_id: String,
+    /// The session, which is the refresh token's family.
+    pub fam: String,
+    /// When the principal last proved who it is, seconds.
+    pub auth_time: i64,
+    /// How (RFC 8176).
+    pub amr: Vec<String>,
     /// Issued at, seconds.
     pub iat: i64,
     /// Not before, seconds.
@@ -193,8 +271,19 @@ pub struct Tokens {
     keys: Keys,
     issuer: String,
     audience: String,
-    lifetime_seconds: i64,
-    validation: Validation,
+    lifetimes: Lifetimes,
+    principals: Option<Arc<Principals>>,
+}
+
+/// How long tokens live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Access tokens of people, in seconds.
+    pub user_seconds: i64,
+    /// Access tokens of agents, in seconds.
+    pub agent_seconds: i64,
+    /// Refresh tokens, in seconds.
+    pub refresh_seconds: i64,
 }
 
 #[derive(Deserialize)]
@@ -207,20 +296,38 @@ struct StrictHeader {
     kid: Option<String>,
 }
 
+/// What the issued token shall say beside what the issuer adds.
+#[derive(Debug, Clone)]
+pub(super) struct Issue<'a> {
+    pub(super) session: &'a Session,
+    pub(super) kind: TokenKind,
+    pub(super) jti: &'a str,
+}
+
 impl Tokens {
     /// Tokens of one installation. `audience` is unique to it, so that no other installation's token is taken.
-    pub fn new(keys: Keys, audience: String, lifetime_seconds: i64) -> Self {
-        let mut validation = Validation::new(keys.algorithm);
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        Self { keys, issuer: "interlock".to_owned(), audience, lifetime_seconds, validation }
+    pub fn new(keys: Keys, audience: String, lifetimes: Lifetimes) -> Self {
+        Self { keys, issuer: "interlock".to_owned(), audience, lifetimes, principals: None }
     }
 
-    /// Lifetime of an access token, in seconds.
-    pub fn lifetime_seconds(&self) -> i64 {
-        self.lifetime_seconds
+    /// Takes the published keys of the installation's other servers too.
+    #[must_use]
+    pub fn shared(mut self, principals: Arc<Principals>) -> Self {
+        self.principals = Some(principals);
+        self
+    }
+
+    /// How long tokens live.
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
+    }
+
+    /// Seconds that an access token of such a principal lives.
+    pub fn access_seconds(&self, kind: PrincipalKind) -> i64 {
+        match kind {
+            PrincipalKind::User => self.lifetimes.user_seconds,
+            PrincipalKind::Agent => self.lifetimes.agent_seconds,
+        }
     }
 
     /// `EdDSA` or `HS256`.
@@ -228,70 +335,98 @@ impl Tokens {
         self.keys.algorithm()
     }
 
-    /// Signs a new access token.
-    ///
-    /// # Errors
-    /// [`KeysError::Damaged`] when the key cannot sign.
-    pub fn issue(
-        &self,
-        name: &str,
-        roles: &[String],
-        epoch: Timestamp,
-        now: Timestamp,
-        entropy: &dyn Entropy,
-    ) -> Result<(String, Claims), KeysError> {
-        let scopes = interlock_model::policy::ROLES
-            .iter()
-            .filter(|(role, _)| roles.iter().any(|held| held == role))
-            .flat_map(|(_, scopes)| scopes.iter().map(|&scope| scope.to_owned()))
-            .collect::<std::collections::BTreeSet<_>>();
-        let claims = Claims {
-            sub: name.to_owned(),
-            kind: "access".to_owned(),
-            roles: roles.to_vec(),
-            scopes: scopes.into_iter().collect(),
-            name: name.to_owned(),
-            iat: now.seconds(),
-            nbf: now.seconds(),
-            exp: now.seconds() + self.lifetime_seconds,
-            jti: interlock_model::id::random_hex(entropy, 16),
-            iss: self.issuer.clone(),
-            aud: self.audience.clone(),
-            epo: epoch.micros(),
-        };
-        let mut header = Header::new(self.keys.algorithm);
-        header.kid = Some(self.keys.kid.clone());
-        header.typ = Some("at+jwt".to_owned());
-        let token =
-            jsonwebtoken::encode(&header, &claims, &self.keys.signing).map_err(|_| KeysError::Damaged)?;
-        Ok((token, claims))
+    /// The signing keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
-    /// Reads a token: form, header, signature, issuer, audience, type. Time is checked by [`Tokens::check_time`], because it
-    /// passes.
+    /// Who issues, and for which installation.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.issuer, &self.audience)
+    }
+
+    /// Signs. The same session gives the same token: nothing here is random.
+    pub(super) fn sign(&self, issue: &Issue<'_>) -> Result<(Secret, Claims), KeysError> {
+        let Issue { session, kind, jti } = *issue;
+        let iat = session.issued_at.seconds();
+        let lifetime = match kind {
+            TokenKind::Access => self.access_seconds(session.kind),
+            TokenKind::Refresh => self.lifetimes.refresh_seconds,
+        };
+        let claims = Claims {
+            sub: session.principal.clone(),
+            kind,
+            principal: session.kind,
+            roles: session.roles.clone(),
+            scopes: session.scopes.iter().map(ToString::to_string).collect(),
+            limited: session.limited,
+            name: if kind == TokenKind::Access { session.name.clone() } else { String::new() },
+            client_id: session.principal.clone(),
+            fam: session.id.clone(),
+            auth_time: session.auth_time.seconds(),
+            amr: session.amr.clone(),
+            iat,
+            nbf: iat,
+            exp: iat + lifetime,
+            jti: jti.to_owned(),
+            iss: self.issuer.clone(),
+            aud: self.audience.clone(),
+            epo: session.epoch.micros(),
+        };
+        let current = self.keys.current.load();
+        let mut header = Header::new(current.algorithm);
+        header.kid = Some(current.kid.clone());
+        header.typ = Some(if kind == TokenKind::Access { "at+jwt" } else { "rt+jwt" }.to_owned());
+        let token =
+            jsonwebtoken::encode(&header, &claims, &current.private).map_err(|_| KeysError::Damaged)?;
+        Ok((Secret::new(token), claims))
+    }
+
+    /// Reads a token of this kind: form, header, signature, issuer, audience, type. Time is checked by [`Tokens::check_time`],
+    /// because it passes.
     ///
     /// # Errors
     /// [`TokenError::Invalid`].
-    pub fn read(&self, token: &str) -> Result<Claims, TokenError> {
+    pub fn read(&self, token: &str, kind: TokenKind) -> Result<Claims, TokenError> {
         let header = strict_header(token).ok_or(TokenError::Invalid)?;
-        if header.alg != self.keys.algorithm()
-            || !matches!(header.typ.as_deref(), None | Some("at+jwt" | "JWT"))
-        {
+        let fits = match header.typ.as_deref() {
+            None | Some("JWT") => true,
+            Some(typ) => typ == if kind == TokenKind::Access { "at+jwt" } else { "rt+jwt" },
+        };
+        if header.alg != self.keys.algorithm() || !fits {
             return Err(TokenError::Invalid);
         }
-        let key = match header.kid {
-            None => &self.keys.verifying,
-            Some(kid) if kid == self.keys.kid => &self.keys.verifying,
-            Some(_) => self.keys.previous.as_ref().ok_or(TokenError::Invalid)?,
+        let current = self.keys.current.load();
+        let published;
+        let key = match &header.kid {
+            None => &current.verifying,
+            Some(named) if *named == current.kid => &current.verifying,
+            Some(named) => match &self.keys.previous {
+                Some((known, key)) if known == named => key,
+                _ => {
+                    published = self.published(named, current.algorithm).ok_or(TokenError::Invalid)?;
+                    &published
+                }
+            },
         };
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &validation(current.algorithm))
             .map_err(|_| TokenError::Invalid)?
             .claims;
-        let ours = claims.kind == "access" && claims.iss == self.issuer && claims.aud == self.audience;
+        let ours = claims.kind == kind && claims.iss == self.issuer && claims.aud == self.audience;
         if !ours || claims.jti.is_empty() || claims.jti.len() > 64 || claims.sub.is_empty() {
             return Err(TokenError::Invalid);
         }
         Ok(claims)
+    }
+
+    /// A key that another server of this installation signs with, or that this one signed with before. Only for EdDSA: a
+    /// stored public key must never serve as a shared secret.
+    fn published(&self, kid: &str, algorithm: Algorithm) -> Option<DecodingKey> {
+        let key = self.principals.as_ref()?.public_key(kid).filter(|_| algorithm == Algorithm::EdDSA)?;
+        let bytes: Vec<u8> = (0..key.public.len() / 2)
+            .map(|at| u8::from_str_radix(key.public.get(at * 2..at * 2 + 2)?, 16).ok())
+            .collect::<Option<_>>()?;
+        (bytes.len() == 32).then(|| DecodingKey::from_ed_der(&bytes))
     }
 
     /// Whether the token is in force now.
@@ -307,6 +442,16 @@ impl Tokens {
     }
 }
 
+/// Signature and form only: what the claims mean is judged by our own rules.
+fn validation(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    validation
+}
+
 fn strict_header(token: &str) -> Option<StrictHeader> {
     use base64::Engine as _;
     if token.len() > MAX_BYTES || token.bytes().filter(|&b| b == b'.').count() != 2 {
@@ -320,17 +465,65 @@ fn strict_header(token: &str) -> Option<StrictHeader> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use interlock_model::time::TestEntropy;
+
+    const LIFETIMES: Lifetimes =
+        Lifetimes { user_seconds: 3600, agent_seconds: 600, refresh_seconds: 86_400 };
 
     fn tokens() -> Tokens {
-        Tokens::new(Keys::ed25519(&Keys::generate().expect("key")).expect("key"), "lab".into(), 3600)
+        Tokens::new(Keys::ed25519(&Keys::generate().expect("key")).expect("key"), "lab".into(), LIFETIMES)
+    }
+
+    fn session() -> Session {
+        let now = Timestamp::from_seconds(1_000_000);
+        Session {
+            id: "family".into(),
+            kind: PrincipalKind::User,
+            principal: "ana".into(),
+            name: "ana".into(),
+            method: "password".into(),
+            amr: vec!["pwd".into()],
+            auth_time: now,
+            roles: vec!["operator".into()],
+            scopes: vec![],
+            limited: false,
+            epoch: Timestamp::from_seconds(5),
+            client_ip: "127.0.0.1".into(),
+            user_agent: String::new(),
+            created_at: now,
+            issued_at: now,
+            refresh_jti: Some("refresh".into()),
+            previous_jti: None,
+            access_jti: "access".into(),
+            expires_at: now,
+            ended_at: None,
+            ended_reason: None,
+        }
     }
 
     fn issue(tokens: &Tokens) -> (String, Claims) {
-        let now = Timestamp::from_seconds(1_000_000);
-        tokens
-            .issue("ana", &["operator".into()], Timestamp::from_seconds(5), now, &TestEntropy::seeded(1))
-            .expect("issued")
+        let (token, claims) = tokens
+            .sign(&Issue { session: &session(), kind: TokenKind::Access, jti: "access" })
+            .expect("signed");
+        (token.expose().to_owned(), claims)
+    }
+
+    #[test]
+    fn access_and_refresh_tokens_are_not_exchangeable() {
+        let ours = tokens();
+        let (refresh, _) = ours
+            .sign(&Issue { session: &session(), kind: TokenKind::Refresh, jti: "refresh" })
+            .expect("signed");
+
+        assert!(ours.read(refresh.expose(), TokenKind::Refresh).is_ok());
+        assert_eq!(ours.read(refresh.expose(), TokenKind::Access), Err(TokenError::Invalid));
+        assert_eq!(ours.read(&issue(&ours).0, TokenKind::Refresh), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn the_same_session_gives_the_same_token() {
+        let ours = tokens();
+
+        assert_eq!(issue(&ours).0, issue(&ours).0);
     }
 
     #[test]
@@ -338,14 +531,14 @@ mod tests {
         let ours = tokens();
         let (token, claims) = issue(&ours);
 
-        assert_eq!(ours.read(&token), Ok(claims));
-        assert_eq!(tokens().read(&token), Err(TokenError::Invalid));
+        assert_eq!(ours.read(&token, TokenKind::Access), Ok(claims));
+        assert_eq!(tokens().read(&token, TokenKind::Access), Err(TokenError::Invalid));
         let hs = Tokens::new(
             Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("key"),
             "lab".into(),
-            60,
+            LIFETIMES,
         );
-        assert_eq!(hs.read(&token), Err(TokenError::Invalid));
+        assert_eq!(hs.read(&token, TokenKind::Access), Err(TokenError::Invalid));
     }
 
     #[test]
@@ -358,7 +551,7 @@ mod tests {
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).expect("ascii");
             // The last character of a base64 part may carry unused bits; the decoder refuses or keeps them, never lies.
-            assert_eq!(ours.read(&changed), Err(TokenError::Invalid), "byte {at}");
+            assert_eq!(ours.read(&changed, TokenKind::Access), Err(TokenError::Invalid), "byte {at}");
         }
     }
 
@@ -369,7 +562,7 @@ mod tests {
         let ours = tokens();
         let (token, _) = issue(&ours);
         let rest = token.split_once('.').expect("three parts").1;
-        let kid = &ours.keys.kid;
+        let kid = &ours.keys.current.load().kid.clone();
 
         for header in [
             r#"{"alg":"none"}"#.to_owned(),
@@ -380,13 +573,13 @@ mod tests {
             "[]".to_owned(),
         ] {
             assert_eq!(
-                ours.read(&format!("{}.{rest}", encode(&header))),
+                ours.read(&format!("{}.{rest}", encode(&header)), TokenKind::Access),
                 Err(TokenError::Invalid),
                 "{header}"
             );
         }
         for junk in ["", ".", "..", "a.b.c", "....", &"a".repeat(5000), "é.é.é"] {
-            assert_eq!(ours.read(junk), Err(TokenError::Invalid), "{junk}");
+            assert_eq!(ours.read(junk, TokenKind::Access), Err(TokenError::Invalid), "{junk}");
         }
     }
 
@@ -422,10 +615,10 @@ mod tests {
     fn the_previous_key_verifies_and_never_signs() {
         let old = Secret::new("0123456789abcdefghijklmnopqrstuvwxyz");
         let new = Secret::new("zyxwvutsrqponmlkjihgfedcba9876543210");
-        let before = Tokens::new(Keys::hs256(&old, None).expect("key"), "lab".into(), 60);
-        let after = Tokens::new(Keys::hs256(&new, Some(&old)).expect("key"), "lab".into(), 60);
+        let before = Tokens::new(Keys::hs256(&old, None).expect("key"), "lab".into(), LIFETIMES);
+        let after = Tokens::new(Keys::hs256(&new, Some(&old)).expect("key"), "lab".into(), LIFETIMES);
 
-        assert!(after.read(&issue(&before).0).is_ok());
-        assert!(before.read(&issue(&after).0).is_err());
+        assert!(after.read(&issue(&before).0, TokenKind::Access).is_ok());
+        assert!(before.read(&issue(&after).0, TokenKind::Access).is_err());
     }
 }

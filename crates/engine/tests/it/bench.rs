@@ -10,10 +10,11 @@ use futures::future::BoxFuture;
 use interlock_engine::Ambient;
 use interlock_engine::audit;
 use interlock_engine::auth::{
-    Caller, Db, Guard, Hasher, Keys, Origin, Passwords, Permit, Principals, Sessions, SystemPermit, Tokens,
+    Caller, Db, Guard, Hasher, Keys, Lifetimes, Origin, Passwords, Permit, Principals, SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
+use interlock_engine::identity::Identity;
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
 use interlock_model::action::{DeviceActionTarget, ExecuteAction};
@@ -133,7 +134,7 @@ pub(crate) struct Bench {
     pub(crate) ambient: Ambient,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) principals: Arc<Principals>,
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) identity: Identity,
     pub(crate) guard: Guard,
     pub(crate) users: Users,
     pub(crate) executions: Executions,
@@ -165,20 +166,15 @@ impl Bench {
         let principals = Principals::load(Arc::clone(&store), ambient.clone()).await.expect("principals");
         let passwords = Passwords::start(Hasher::Weak);
         let keys = Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("a key");
-        let sessions = Sessions::new(
-            db.clone(),
-            ambient.clone(),
-            Arc::clone(&principals),
-            passwords.clone(),
-            Tokens::new(keys, "interlock:test".to_owned(), 3600),
-            recorder.clone(),
-            SystemPermit::root("system"),
-        );
+        let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 86_400 };
+        let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
+        let root = SystemPermit::root("system");
+        let identity = Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root);
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let guard = Guard::new(
-            Arc::clone(&sessions),
+            Arc::clone(&identity.sessions),
             recorder.clone(),
-            Arc::new(DeviceWorld(Arc::clone(&port))),
+            Arc::new(DeviceWorld { device: Arc::clone(&port), name: "scripted".to_owned() }),
             ambient.clone(),
         );
         let hub = Hub::new(db.clone(), ambient.clone(), port.events());
@@ -196,7 +192,7 @@ impl Bench {
             SystemPermit::root("system"),
         );
         let users = Users::new(db.clone(), ambient.clone(), Arc::clone(&principals), passwords, Arc::new([]));
-        Self { store, ambient, clock, principals, sessions, guard, users, executions, device, tasks }
+        Self { store, ambient, clock, principals, identity, guard, users, executions, device, tasks }
     }
 
     /// Makes a user the way the owner of the machine does.
@@ -207,8 +203,9 @@ impl Bench {
     }
 
     pub(crate) async fn caller(&self, name: &str) -> Arc<Caller> {
-        let session = self.sessions.sign_in(name, password(name), &origin()).await.expect("signed in");
-        self.guard.authenticate(Some(session.token.expose()), &origin()).expect("a caller")
+        let session =
+            self.identity.sign_ins.person(name, password(name), &origin()).await.expect("signed in");
+        self.guard.authenticate(Some(session.issued.access.expose()), &origin()).expect("a caller")
     }
 
     /// Takes no more runs and waits until those that were begun are over, as a shutdown does.
@@ -219,9 +216,10 @@ impl Bench {
 
     /// The same person under another request id.
     pub(crate) async fn caller_as(&self, name: &str, request_id: &str) -> Arc<Caller> {
-        let session = self.sessions.sign_in(name, password(name), &origin()).await.expect("signed in");
+        let session =
+            self.identity.sign_ins.person(name, password(name), &origin()).await.expect("signed in");
         let origin = Origin { request_id: request_id.to_owned(), ..origin() };
-        self.guard.authenticate(Some(session.token.expose()), &origin).expect("a caller")
+        self.guard.authenticate(Some(session.issued.access.expose()), &origin).expect("a caller")
     }
 
     pub(crate) fn may_mix(&self, caller: &Arc<Caller>) -> Arc<Permit<ExecuteAction>> {

@@ -15,8 +15,9 @@ async fn a_change_by_another_process_is_seen() {
     server.user("ana", &["operator"]).await;
     server.user("ada", &["admin"]).await;
     let watching = tokio::spawn(Arc::clone(&server.principals).watch(Duration::from_millis(5)));
-    let session = server.sessions.sign_in("ana", password("ana"), &origin()).await.expect("signed in");
-    let token = session.token.expose().to_owned();
+    let session =
+        server.identity.sign_ins.person("ana", password("ana"), &origin()).await.expect("signed in");
+    let token = session.issued.access.expose().to_owned();
     let console = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let root = SystemPermit::root("console");
 
@@ -54,12 +55,13 @@ async fn a_session_ended_in_one_process_is_ended_in_the_other() {
     one.user("ana", &["operator"]).await;
     let two = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let watching = tokio::spawn(Arc::clone(&two.principals).watch(Duration::from_millis(5)));
-    let session = one.sessions.sign_in("ana", password("ana"), &origin()).await.expect("signed in");
-    let token = session.token.expose();
+    let session = one.identity.sign_ins.person("ana", password("ana"), &origin()).await.expect("signed in");
+    let token = session.issued.access.expose();
     two.guard.authenticate(Some(token), &origin()).expect("both processes share the key");
     let caller = one.guard.authenticate(Some(token), &origin()).expect("a caller");
 
-    one.sessions
+    one.identity
+        .sessions
         .sign_out(&one.guard.permit::<LogOut>(&caller, Installation {}).expect("permitted"))
         .await
         .expect("signed out");

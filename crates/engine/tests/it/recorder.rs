@@ -8,6 +8,7 @@ use interlock_engine::audit::{VerifyError, recorder, verify};
 use interlock_engine::{AuditFilter, Page, Paged, RunFilter, StoreError, StoredEvent, UserRow};
 use interlock_model::audit::{AuditDraft, AuditEntry};
 use interlock_model::{RunId, Timestamp};
+use interlock_store::identity::Record;
 use interlock_store::{KeyRow, Revocation, RunRow, Store, Work};
 use serde_json::json;
 
@@ -70,6 +71,18 @@ impl Store for Gated {
 
     async fn change_mark(&self) -> Result<i64, StoreError> {
         self.inner.change_mark().await
+    }
+
+    async fn record(&self, kind: &str, id: &str) -> Result<Option<Record>, StoreError> {
+        self.inner.record(kind, id).await
+    }
+
+    async fn records(&self, kind: &str, owner: Option<&str>) -> Result<Vec<Record>, StoreError> {
+        self.inner.records(kind, owner).await
+    }
+
+    async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, StoreError> {
+        self.inner.records_since(mark, limit).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

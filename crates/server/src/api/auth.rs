@@ -6,22 +6,27 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use interlock_engine::auth::{Origin, Sessions};
+use interlock_engine::auth::Origin;
+use interlock_engine::identity::Identity;
 use interlock_model::action::{LogOut, WhoAmI};
+use interlock_model::secret::Secret;
 use interlock_model::wire::{LoginAnswer, Operation, WhoAmIAnswer};
 
-use crate::body::Credentials;
+use serde::Deserialize;
+
+use crate::body::{Credentials, JsonBody};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted, PublicReason};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::POST, "/auth/login", PublicReason::SignIn, login)
+        .public(Method::POST, "/auth/refresh", PublicReason::SignIn, refresh)
         .route(Method::POST, "/auth/logout", logout)
         .route(Method::GET, "/auth/me", who_am_i)
 }
 
 async fn login(
-    State(sessions): State<Arc<Sessions>>,
+    State(identity): State<Identity>,
     Extension(origin): Extension<Arc<Origin>>,
     uri: Uri,
     credentials: Result<Credentials, ApiError>,
@@ -42,11 +47,12 @@ async fn login(
         ));
     }
     let Credentials(credentials) = credentials?;
-    let session = sessions.sign_in(&credentials.username, credentials.password, &origin).await?;
+    let session = identity.sign_ins.person(&credentials.username, credentials.password, &origin).await?;
     let answer = LoginAnswer {
-        access_token: session.token.expose().to_owned(),
+        access_token: session.issued.access.expose().to_owned(),
+        refresh_token: session.issued.refresh.as_ref().map(|token| token.expose().to_owned()),
         token_type: "bearer".to_owned(),
-        expires_in: session.expires_in,
+        expires_in: session.issued.expires_in,
         user: session.user,
         roles: session.roles,
     };
@@ -55,11 +61,33 @@ async fn login(
     Ok(response)
 }
 
+#[derive(Debug, Deserialize)]
+struct RefreshRequest {
+    refresh_token: Secret,
+}
+
+async fn refresh(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    JsonBody(body): JsonBody<RefreshRequest>,
+) -> Result<Response, ApiError> {
+    let issued = identity.sessions.refresh(body.refresh_token.expose(), None, &origin).await?;
+    let answer = LoginAnswer {
+        access_token: issued.access.expose().to_owned(),
+        refresh_token: issued.refresh.as_ref().map(|token| token.expose().to_owned()),
+        token_type: "bearer".to_owned(),
+        expires_in: issued.expires_in,
+        user: issued.session.principal,
+        roles: issued.session.roles,
+    };
+    Ok(super::agents::no_store(Json(answer)))
+}
+
 async fn logout(
     grant: Granted<LogOut>,
-    State(sessions): State<Arc<Sessions>>,
+    State(identity): State<Identity>,
 ) -> Result<Json<Operation>, ApiError> {
-    sessions.sign_out(&grant).await?;
+    identity.sessions.sign_out(&grant).await?;
     Ok(Json(Operation::done("Signed out; the token is dead", None)))
 }
 
@@ -68,6 +96,8 @@ async fn who_am_i(grant: Granted<WhoAmI>) -> Json<WhoAmIAnswer> {
     Json(WhoAmIAnswer {
         user: caller.name().to_owned(),
         roles: caller.grants().roles().to_vec(),
+        scopes: caller.grants().scopes().to_vec(),
+        kind: caller.kind(),
         expires_at: caller.expires_at(),
     })
 }

@@ -1,8 +1,13 @@
 //! Handlers, one file per noun, and the router that holds them.
 
+mod agents;
 mod auth;
+mod credentials;
 mod device;
 mod execute;
+mod oauth;
+mod orchestrator;
+mod roles;
 mod runs;
 mod service;
 mod users;
@@ -16,20 +21,31 @@ use crate::perimeter;
 use crate::routes::ApiRouter;
 use crate::state::AppState;
 
-/// Every route of the device server with who may use it.
-pub fn device_routes(state: AppState) -> ApiRouter {
+/// Every route of this server with who may use it: identity everywhere, the device's where there is one, else the
+/// orchestrator's. The two families use the same paths for different things and never share a listener.
+pub fn routes(state: AppState) -> ApiRouter {
+    let has_device = state.device.is_some();
     let api = ApiRouter::new(state);
     let api = auth::routes(api);
-    let api = execute::routes(api);
-    let api = runs::routes(api);
-    let api = device::routes(api);
+    let api = credentials::routes(api);
+    let api = agents::routes(api);
+    let api = oauth::routes(api);
+    let api = roles::routes(api);
     let api = users::routes(api);
-    service::routes(api)
+    let api = service::routes(api);
+    if has_device {
+        let api = execute::routes(api);
+        let api = runs::routes(api);
+        let api = device::routes(api);
+        service::device_routes(api)
+    } else {
+        orchestrator::routes(api)
+    }
 }
 
-/// The device server behind its perimeter.
+/// The server behind its perimeter.
 pub fn router(state: AppState) -> Router {
-    device_routes(state.clone())
+    routes(state.clone())
         .into_router()
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -66,7 +66,7 @@ async fn list_runs(
             ApiError::field(&["query", "state"], "enum", "'state' is not a state of a run")
         })?),
     };
-    let filter = RunFilter { state, action: query.action };
+    let filter = RunFilter { state, action: query.action, actor: None };
     Ok(envelope(reads.runs(&grant, &filter, page).await?, page))
 }
 

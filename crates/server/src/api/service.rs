@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, FromRef as _, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use interlock_engine::auth::Origin;
+use interlock_engine::devices::Devices;
 use interlock_model::action::{Action, Installation, ListActions, ReadDocs, ReadMetrics};
 use serde_json::{Value, json};
 
@@ -19,16 +20,20 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
-    api.public(Method::GET, "/", PublicReason::Banner, banner)
-        .public(Method::GET, "/health", PublicReason::Liveness, health)
-        .public(Method::GET, "/health/live", PublicReason::Liveness, live)
-        .public(Method::GET, "/health/ready", PublicReason::Liveness, ready)
+    api.public(Method::GET, "/health/live", PublicReason::Liveness, live)
         .public(Method::GET, "/metrics", PublicReason::DecidesItself, metrics)
         .public(Method::GET, "/docs", PublicReason::DecidesItself, docs)
-        .public(Method::GET, "/panel", PublicReason::SignIn, panel)
         .public(Method::GET, "/docs/app.js", PublicReason::Banner, script)
         .public(Method::GET, "/docs/app.css", PublicReason::Banner, style)
         .public(Method::GET, "/openapi.json", PublicReason::DecidesItself, document)
+}
+
+/// What only a server with a device has.
+pub(super) fn device_routes(api: ApiRouter) -> ApiRouter {
+    api.public(Method::GET, "/", PublicReason::Banner, banner)
+        .public(Method::GET, "/health", PublicReason::Liveness, health)
+        .public(Method::GET, "/health/ready", PublicReason::Liveness, ready)
+        .public(Method::GET, "/panel", PublicReason::SignIn, panel)
 }
 
 /// Asks for a permit on a route that is open under a condition.
@@ -49,11 +54,12 @@ async fn banner(
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     // Strangers learn that there is a server, not what it can do. A wrong token is an error, not a stranger.
+    let devices = Devices::from_ref(&state);
     let tasks = if headers.contains_key(header::AUTHORIZATION) {
         let caller = state.guard.authenticate(bearer(&headers), &origin)?;
         let permit = state.guard.permit_if_allowed::<ListActions>(&caller, Installation {});
         permit.map_or_else(Vec::new, |permit| {
-            state.devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect()
+            devices.catalogue(&permit).actions().map(|action| action.spec.name.clone()).collect()
         })
     } else {
         Vec::new()
@@ -62,12 +68,13 @@ async fn banner(
 }
 
 async fn health(State(state): State<AppState>) -> Response {
-    let up = state.reads.storage_is_up().await && state.devices.is_serving();
+    let devices = Devices::from_ref(&state);
+    let up = state.evidence.storage_is_up().await && devices.is_serving();
     let status = if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": if up { "healthy" } else { "unhealthy" },
         "timestamp": state.clock.now(),
-        "tasks_registered": state.devices.action_count(),
+        "tasks_registered": devices.action_count(),
     });
     (status, Json(body)).into_response()
 }
@@ -79,8 +86,8 @@ async fn live(State(state): State<AppState>) -> Json<Value> {
 }
 
 async fn ready(State(state): State<AppState>) -> Response {
-    let database = state.reads.storage_is_up().await;
-    let device = state.devices.is_serving();
+    let database = state.evidence.storage_is_up().await && state.identity.principals.is_fresh();
+    let device = Devices::from_ref(&state).is_serving();
     let status = if database && device { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "status": if database && device { "ready" } else { "not ready" }, "api": true, "database": database, "device": device });
     (status, Json(body)).into_response()
@@ -156,9 +163,10 @@ async fn document(
 ) -> Result<Json<Value>, ApiError> {
     may_read_docs(&state, &headers, &origin)?;
     // Actions are named to those only who may list them.
+    let devices = state.device.as_ref().map(|device| &device.devices);
     let listed = bearer(&headers)
         .and_then(|token| state.guard.authenticate(Some(token), &origin).ok())
         .and_then(|caller| state.guard.permit_if_allowed::<ListActions>(&caller, Installation {}))
-        .map(|permit| state.devices.catalogue(&permit));
+        .and_then(|permit| devices.map(|devices| devices.catalogue(&permit)));
     Ok(Json(openapi::document(&state.config, &table, listed.as_deref())))
 }

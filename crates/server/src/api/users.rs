@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use interlock_engine::reads::Reads;
+use interlock_engine::evidence::Evidence;
 use interlock_engine::users::{UserChange, Users};
 use interlock_engine::{AuditFilter, UserRow};
 use interlock_model::Timestamp;
@@ -119,7 +119,7 @@ fn row(entry: AuditEntry) -> AuditView {
 
 async fn read_audit(
     grant: Granted<ReadAudit>,
-    State(reads): State<Reads>,
+    State(evidence): State<Evidence>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<PageAnswer<AuditView>>, ApiError> {
     let page = query.page.page()?;
@@ -130,7 +130,7 @@ async fn read_audit(
         since: query.since,
         until: query.until,
     };
-    let found = reads.audit(&grant, &filter, page).await?;
+    let found = evidence.audit(&grant, &filter, page).await?;
     let rows =
         interlock_engine::Paged { items: found.items.into_iter().map(row).collect(), total: found.total };
     Ok(envelope(rows, page))

@@ -103,6 +103,21 @@ impl Window {
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
+/// Routes where credentials are tried: they have a limit of their own.
+fn is_sign_in(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    matches!(
+        path,
+        "/auth/login"
+            | "/auth/refresh"
+            | "/agents/auth/token"
+            | "/agents/auth/refresh"
+            | "/agents/auth/revoke"
+            | "/oauth/token"
+            | "/oauth/revoke"
+    ) || path.starts_with("/agents/") && path.ends_with("/credentials")
+}
+
 impl Limiter {
     /// With these limits and room for `in_flight` requests at once.
     pub fn new(limits: RateLimits, in_flight: usize) -> Self {
@@ -124,7 +139,7 @@ impl Limiter {
         match path {
             "/health" => Key::Health(address),
             "/device" => Key::Status(address),
-            "/auth/login" => Key::SignIn(address),
+            path if is_sign_in(path) => Key::SignIn(address),
             _ => Key::Address(address),
         }
     }
@@ -181,6 +196,7 @@ impl Limiter {
         // The label is a word of ours, not the path that was asked for.
         let endpoint = match endpoint {
             known @ ("/health" | "/auth/login" | "principal") => known,
+            path if is_sign_in(path) => "sign_in",
             _ => "any",
         };
         metrics::counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint.to_owned(), "limit" => limit).increment(1);

@@ -183,12 +183,15 @@ fn render(
         if !error.errors.is_empty() {
             body["errors"] = json!(error.errors);
         }
+        if error.oauth {
+            body["error_description"] = json!(error.detail);
+        }
         if error.status == StatusCode::TOO_MANY_REQUESTS {
             body["retry_after"] = json!(error.retry_after);
         }
         body
     };
-    let media_type = if plain_json { "application/json" } else { "application/problem+json" };
+    let media_type = if plain_json || error.oauth { "application/json" } else { "application/problem+json" };
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
+use interlock_store::identity::Record;
 use interlock_store::{
     AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Work,
 };
@@ -119,6 +120,18 @@ impl Store for Flaky {
 
     async fn change_mark(&self) -> Result<i64, Error> {
         self.readable()?.change_mark().await
+    }
+
+    async fn record(&self, kind: &str, id: &str) -> Result<Option<Record>, Error> {
+        self.readable()?.record(kind, id).await
+    }
+
+    async fn records(&self, kind: &str, owner: Option<&str>) -> Result<Vec<Record>, Error> {
+        self.readable()?.records(kind, owner).await
+    }
+
+    async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error> {
+        self.readable()?.records_since(mark, limit).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

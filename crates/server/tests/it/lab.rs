@@ -12,10 +12,12 @@ use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Db, Guard, Hasher, Keys, Passwords, Principals, Sessions, SystemPermit, Tokens,
+    Db, Guard, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
+use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
+use interlock_engine::identity::Identity;
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
@@ -26,7 +28,7 @@ use interlock_model::{Clock as _, Timestamp};
 use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, ServerConfig};
 use interlock_server::listener::Peer;
 use interlock_server::perimeter::limits::Limiter;
-use interlock_server::{AppState, Services};
+use interlock_server::{AppState, DeviceServices, Services};
 use interlock_store::Store;
 use interlock_store::sqlite::Sqlite;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -68,6 +70,7 @@ pub(crate) struct Lab {
     pub(crate) recorder: Recorder,
     /// Runs as the engine counts them; closing it is the start of a shutdown.
     pub(crate) runs: TaskTracker,
+    agents: std::sync::atomic::AtomicU32,
     tokens: Mutex<HashMap<String, String>>,
     _folder: TempDir,
 }
@@ -129,19 +132,15 @@ impl Lab {
         let principals = Principals::load(Arc::clone(&storage), ambient.clone()).await.expect("principals");
         let passwords = Passwords::start(Hasher::Weak);
         let keys = Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("a key");
-        let tokens = Tokens::new(keys, "interlock:test".to_owned(), 3600);
-        let sessions = Sessions::new(
-            db.clone(),
-            ambient.clone(),
-            Arc::clone(&principals),
-            passwords.clone(),
-            tokens,
-            recorder.clone(),
-            SystemPermit::root("system"),
-        );
+        let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
+        let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
+        let root = SystemPermit::root("system");
+        let identity = Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root);
+        identity.agents.ensure_first(&SystemPermit::root("system"), None).await.expect("the first agent");
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
-        let world = Arc::new(DeviceWorld(Arc::clone(&port)));
-        let guard = Arc::new(Guard::new(Arc::clone(&sessions), recorder.clone(), world, ambient.clone()));
+        let world = Arc::new(DeviceWorld { device: Arc::clone(&port), name: "fake".to_owned() });
+        let guard =
+            Arc::new(Guard::new(Arc::clone(&identity.sessions), recorder.clone(), world, ambient.clone()));
         let hub = Hub::new(db.clone(), ambient.clone(), port.events());
         let runs = TaskTracker::new();
         let executions = Executions::new(
@@ -165,10 +164,13 @@ impl Lab {
         }
         let app = AppState::new(Services {
             guard,
-            sessions,
-            executions,
-            reads: Reads::new(db.clone(), hub, Arc::clone(&port)),
-            devices: Devices::new(port, db, ambient.clone(), recorder.clone()),
+            identity,
+            evidence: Evidence::new(db.clone()),
+            device: Some(DeviceServices {
+                executions,
+                reads: Reads::new(db.clone(), hub, Arc::clone(&port)),
+                devices: Devices::new(port, db, ambient.clone(), recorder.clone()),
+            }),
             users,
             limits: Arc::new(Limiter::new(config.rate, config.connections.in_flight)),
             config: Arc::new(config),
@@ -180,7 +182,18 @@ impl Lab {
             started: Instant::now(),
         });
         let router = interlock_server::router(app.clone());
-        Self { app, router, store, device, clock, recorder, runs, tokens: Mutex::default(), _folder: folder }
+        Self {
+            app,
+            router,
+            store,
+            device,
+            clock,
+            recorder,
+            runs,
+            tokens: Mutex::default(),
+            agents: std::sync::atomic::AtomicU32::new(0),
+            _folder: folder,
+        }
     }
 
     pub(crate) fn ask(&self, method: Method, path: &str) -> Ask<'_> {
@@ -221,6 +234,26 @@ impl Lab {
         let answer = self.post("/auth/login").json(&body).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         answer.json()["access_token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A fresh token of a new agent with these scopes.
+    pub(crate) async fn agent_token(&self, scopes: &[&str]) -> String {
+        let (id, secret) = self.agent(scopes).await;
+        let body = serde_json::json!({ "agent_id": id, "agent_secret": secret });
+        let answer = self.post("/agents/auth/token").json(&body).send().await.ok();
+        answer["access_token"].as_str().expect("a token").to_owned()
+    }
+
+    /// Id and secret of a new agent with these scopes.
+    pub(crate) async fn agent(&self, scopes: &[&str]) -> (String, String) {
+        let admin = self.sign_in("zoe").await;
+        let name = format!("agent {}", self.agents.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let body = serde_json::json!({ "name": name, "scopes": scopes });
+        let made = self.post("/agents").signed(&admin).json(&body).send().await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+        let id = made.json()["id"].as_str().expect("an id").to_owned();
+        let answer = self.post(&format!("/agents/{id}/credentials")).signed(&admin).send().await.ok();
+        (id, answer["agent_secret"].as_str().expect("a secret").to_owned())
     }
 
     /// Executes `mix` with good parameters.

@@ -11,20 +11,24 @@ use serde_json::json;
 use crate::lab::Lab;
 
 const SNAPSHOT: &str = include_str!("routes.snap");
-const CALLERS: [(&str, Option<&str>); 6] = [
+/// The first agent.
+const AGENT: &str = "00000000-0000-0000-0000-000000000001";
+const CALLERS: [(&str, Option<&str>); 8] = [
     ("none", None),
     ("garbage", Some("")),
     ("viewer", Some("vic")),
     ("operator", Some("ana")),
     ("admin", Some("ada")),
     ("auditor", Some("odo")),
+    ("agent_admin", Some("admin")),
+    ("agent_runs", Some("runs:read")),
 ];
 
 #[tokio::test]
 async fn every_route_answers_every_caller_as_reviewed() {
     let lab = Lab::with(|config| config.production = true).await;
     let run = lab.mix("ben").await.send().await.ok()["run_id"].as_str().expect("a run").to_owned();
-    let routes = interlock_server::device_routes(lab.app.clone());
+    let routes = interlock_server::routes(lab.app.clone());
     let mut table: Vec<_> = routes.table().to_vec();
     table.sort_by_key(|route| (route.path, route.method.to_string()));
     let mut text = String::from(
@@ -33,7 +37,14 @@ async fn every_route_answers_every_caller_as_reviewed() {
 
     for route in table {
         let name = if route.path.starts_with("/users") { "ben" } else { "plate.csv" };
-        let path = route.path.replace("{task}", "mix").replace("{run_id}", &run).replace("{name}", name);
+        let path = route
+            .path
+            .replace("{task}", "mix")
+            .replace("{run_id}", &run)
+            .replace("{name}", name)
+            .replace("{role}", "washer")
+            .replace("{id}", "none")
+            .replace("{agent_id}", AGENT);
         assert!(!path.contains('{'), "{path}: teach this test the new parameter");
         let access = match route.access {
             Access::Public(reason) => format!("public {reason:?}"),
@@ -47,6 +58,10 @@ async fn every_route_answers_every_caller_as_reviewed() {
             let ask = match person {
                 None => ask,
                 Some("") => ask.signed("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"),
+                Some(scope) if label.starts_with("agent") => {
+                    let token = lab.agent_token(&[scope]).await;
+                    ask.signed(&token)
+                }
                 Some(person) => {
                     let token = lab.sign_in(person).await;
                     ask.signed(&token)
@@ -78,7 +93,7 @@ async fn every_route_answers_every_caller_as_reviewed() {
 #[tokio::test]
 async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
     let lab = Lab::start().await;
-    let routes = interlock_server::device_routes(lab.app.clone());
+    let routes = interlock_server::routes(lab.app.clone());
 
     for route in routes
         .table()
@@ -89,7 +104,10 @@ async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
             .path
             .replace("{task}", "mix")
             .replace("{run_id}", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d")
-            .replace("{name}", "ana");
+            .replace("{name}", "ana")
+            .replace("{role}", "washer")
+            .replace("{id}", "none")
+            .replace("{agent_id}", AGENT);
         let body = json!({ "volume": 5, "reason": "it is safe", "name": "eve", "password": "seven purple pipettes", "roles": ["admin"] });
         lab.ask(route.method.clone(), &path).json(&body).send().await.refused(401, "unauthorized");
     }
@@ -98,7 +116,7 @@ async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
     assert!(
         trail
             .iter()
-            .skip(crate::lab::PEOPLE.len())
+            .skip(crate::lab::PEOPLE.len() + 1)
             .all(|entry| entry.draft.action == "authentication.failed"),
         "{trail:?}"
     );

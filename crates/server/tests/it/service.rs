@@ -181,7 +181,7 @@ async fn documents_are_open_in_development_and_for_administrators_in_production(
 async fn the_api_document_describes_every_route() {
     let lab = Lab::start().await;
     let document = lab.get("/openapi.json").send().await.ok();
-    let table = interlock_server::device_routes(lab.app.clone());
+    let table = interlock_server::routes(lab.app.clone());
     let mut ids = BTreeSet::new();
 
     for route in table.table() {
@@ -218,7 +218,7 @@ async fn the_api_document_describes_every_route() {
 #[tokio::test]
 async fn only_who_may_list_actions_finds_them_in_the_documents() {
     let lab = Lab::start().await;
-    let names = ["mix", "upload", "calibrate", "layout", "api_key"];
+    let names = ["mix", "upload", "calibrate", "layout", "execute_api_key"];
     let document = |token: Option<String>| {
         let ask = lab.get("/openapi.json");
         match token {

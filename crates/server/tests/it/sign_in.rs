@@ -40,7 +40,7 @@ async fn one_signs_in_with_a_form_or_with_json() {
         let body = answer.ok();
         let mut keys: Vec<&String> = body.as_object().expect("an object").keys().collect();
         keys.sort();
-        assert_eq!(keys, ["access_token", "expires_in", "roles", "token_type", "user"]);
+        assert_eq!(keys, ["access_token", "expires_in", "refresh_token", "roles", "token_type", "user"]);
         assert_eq!(body["token_type"], "bearer");
         assert_eq!(body["expires_in"], 3600);
         assert_eq!(body["user"], "zoe");
@@ -367,6 +367,10 @@ async fn who_one_is_is_told() {
 
     assert_eq!(
         body,
-        json!({ "user": "vic", "roles": ["viewer"], "expires_at": lab.now().plus(Duration::from_hours(1)) })
+        json!({
+            "user": "vic", "roles": ["viewer"], "kind": "user",
+            "scopes": ["actions:read", "devices:read", "devices:stop", "runs:read"],
+            "expires_at": lab.now().plus(Duration::from_hours(1)),
+        })
     );
 }

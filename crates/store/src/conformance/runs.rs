@@ -91,8 +91,10 @@ pub async fn pages_are_newest_first_with_totals(store: Arc<dyn Store>) {
     let numbers = |state: Option<RunState>, action: Option<&str>, limit, offset| {
         let (store, action) = (Arc::clone(&store), action.map(str::to_owned));
         async move {
-            let paged =
-                store.runs(&RunFilter { state, action }, Page { limit, offset }).await.expect("readable");
+            let paged = store
+                .runs(&RunFilter { state, action, ..RunFilter::default() }, Page { limit, offset })
+                .await
+                .expect("readable");
             (
                 paged.items.iter().map(|run| run.created_at.micros() - NOW.micros()).collect::<Vec<_>>(),
                 paged.total,

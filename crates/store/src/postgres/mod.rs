@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use self::error::{broken, error, pool_error};
 use self::tx::PgTx;
+use crate::identity::Record;
 use crate::{
     AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow,
     Verdict, Work,
@@ -127,6 +128,18 @@ impl Store for Postgres {
 
     async fn change_mark(&self) -> Result<i64, Error> {
         reads::change_mark(&self.reader().await?).await
+    }
+
+    async fn record(&self, kind: &str, id: &str) -> Result<Option<Record>, Error> {
+        reads::record(&self.reader().await?, kind, id, "").await
+    }
+
+    async fn records(&self, kind: &str, owner: Option<&str>) -> Result<Vec<Record>, Error> {
+        reads::records(&self.reader().await?, kind, owner).await
+    }
+
+    async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error> {
+        reads::records_since(&self.reader().await?, mark, limit).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -9,10 +9,12 @@ use tokio_postgres::{IsolationLevel, Row};
 use super::error::error;
 use crate::codec::{self, has_nul};
 use crate::filter::{Conditions, Parameter};
+use crate::identity::Record;
 use crate::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow};
 
 type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
 
+const RECORD: &str = "SELECT kind, id, alias, owner, data, version, expires_at, changed FROM identity";
 const USER: &str = "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
 const RUN: &str = "SELECT id, device, action, state, simulated, parameters, result, error, actor, request_id, created_at, \
                    started_at, finished_at, duration_ms FROM runs";
@@ -106,6 +108,57 @@ pub(super) async fn revocations(
         },
     )
     .await
+}
+
+/// `locking` is empty, or the clause that keeps others from changing the row.
+pub(super) async fn record(
+    client: &impl GenericClient,
+    kind: &str,
+    id: &str,
+    locking: &str,
+) -> Result<Option<Record>, Error> {
+    if has_nul(&[kind, id]) {
+        return Ok(None);
+    }
+    first(client, &format!("{RECORD} WHERE kind = $1 AND id = $2{locking}"), &[&kind, &id], record_row).await
+}
+
+pub(super) async fn records(
+    client: &impl GenericClient,
+    kind: &str,
+    owner: Option<&str>,
+) -> Result<Vec<Record>, Error> {
+    match owner {
+        None => all(client, &format!("{RECORD} WHERE kind = $1 ORDER BY id"), &[&kind], record_row).await,
+        Some(owner) if has_nul(&[owner]) => Ok(Vec::new()),
+        Some(owner) => {
+            let query = format!("{RECORD} WHERE kind = $1 AND owner = $2 ORDER BY id");
+            all(client, &query, &[&kind, &owner], record_row).await
+        }
+    }
+}
+
+pub(super) async fn records_since(
+    client: &impl GenericClient,
+    mark: i64,
+    limit: u32,
+) -> Result<Vec<Record>, Error> {
+    let query = format!("{RECORD} WHERE changed > $1 ORDER BY changed LIMIT $2");
+    all(client, &query, &[&mark, &i64::from(limit)], record_row).await
+}
+
+fn record_row(row: &Row) -> Result<Record, Error> {
+    let expires_at: Option<i64> = get(row, 6)?;
+    Ok(Record {
+        kind: get(row, 0)?,
+        id: get(row, 1)?,
+        alias: get(row, 2)?,
+        owner: get(row, 3)?,
+        data: codec::json(get(row, 4)?)?,
+        version: get(row, 5)?,
+        expires_at: expires_at.map(codec::time).transpose()?,
+        changed: get(row, 7)?,
+    })
 }
 
 pub(super) async fn audit(

@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::error::{broken, error};
 use super::reads;
 use crate::codec::{self, refuse_nul};
+use crate::identity::{Put, Record};
 use crate::{Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// "ilkusers" as a number: the advisory lock on users as a whole.
@@ -112,6 +113,36 @@ impl<'c> PgTx<'c> {
     async fn find_users(&mut self) -> Result<Vec<UserRow>, Error> {
         self.lock_users().await?;
         reads::users(&self.transaction).await
+    }
+
+    async fn put_identity(&self, record: &Record) -> Result<Put, Error> {
+        let Record { kind, id, alias, owner, data, version, expires_at, .. } = record;
+        let texts = [Some(kind), Some(id), alias.as_ref(), owner.as_ref()];
+        refuse_nul(&texts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>())?;
+        let data = codec::json_text(data)?;
+        let end = expires_at.map(Timestamp::micros);
+        if *version == 1 {
+            let added = self
+                .change_one(
+                    "INSERT INTO identity (kind, id, alias, owner, data, version, expires_at, changed) \
+                     VALUES ($1, $2, $3, $4, $5, 1, $6, 0) ON CONFLICT DO NOTHING",
+                    &[kind, id, alias, owner, &data, &end],
+                )
+                .await?;
+            return Ok(if added { Put::Done } else { Put::Taken });
+        }
+        let other = "SELECT 1 FROM identity WHERE kind = $1 AND alias = $2 AND id <> $3";
+        if reads::first(&self.transaction, other, &[kind, alias, id], |_| Ok(())).await?.is_some() {
+            return Ok(Put::Taken);
+        }
+        let changed = self
+            .change_one(
+                "UPDATE identity SET alias = $3, owner = $4, data = $5, version = $6, expires_at = $7 \
+                 WHERE kind = $1 AND id = $2 AND version + 1 = $6",
+                &[kind, id, alias, owner, &data, version, &end],
+            )
+            .await?;
+        Ok(if changed { Put::Done } else { Put::Stale })
     }
 
     async fn put_run(&self, run: &RunRow) -> Result<(), Error> {
@@ -276,7 +307,8 @@ impl<'c> PgTx<'c> {
         let keys = self.change("DELETE FROM keys WHERE expires_at < $1", &[&now.micros()]).await?;
         let revocations =
             self.change("DELETE FROM revocations WHERE expires_at < $1", &[&now.micros()]).await?;
-        Ok(keys + revocations)
+        let records = self.change("DELETE FROM identity WHERE expires_at < $1", &[&now.micros()]).await?;
+        Ok(keys + revocations + records)
     }
 }
 
@@ -346,6 +378,16 @@ impl Tx for PgTx<'_> {
 
     async fn insert_revocation(&mut self, revocation: &Revocation) -> Result<(), Error> {
         let outcome = self.revoke(revocation).await;
+        self.noted(outcome)
+    }
+
+    async fn put_record(&mut self, record: &Record) -> Result<Put, Error> {
+        let outcome = self.put_identity(record).await;
+        self.noted(outcome)
+    }
+
+    async fn record(&mut self, kind: &str, id: &str) -> Result<Option<Record>, Error> {
+        let outcome = reads::record(&self.transaction, kind, id, " FOR UPDATE").await;
         self.noted(outcome)
     }
 

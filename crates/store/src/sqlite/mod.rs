@@ -21,6 +21,7 @@ use interlock_model::{RunId, Timestamp};
 
 use self::readers::Readers;
 use self::writer::Writer;
+use crate::identity::Record;
 use crate::{
     AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Work,
 };
@@ -116,6 +117,20 @@ impl Store for Sqlite {
 
     async fn change_mark(&self) -> Result<i64, Error> {
         self.readers.read(|connection| reads::change_mark(connection)).await
+    }
+
+    async fn record(&self, kind: &str, id: &str) -> Result<Option<Record>, Error> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        self.readers.read(move |connection| reads::record(connection, &kind, &id)).await
+    }
+
+    async fn records(&self, kind: &str, owner: Option<&str>) -> Result<Vec<Record>, Error> {
+        let (kind, owner) = (kind.to_owned(), owner.map(str::to_owned));
+        self.readers.read(move |connection| reads::records(connection, &kind, owner.as_deref())).await
+    }
+
+    async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error> {
+        self.readers.read(move |connection| reads::records_since(connection, mark, limit)).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -7,8 +7,10 @@ use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 use super::error::error;
 use crate::codec::{self, has_nul};
 use crate::filter::{Conditions, Parameter};
+use crate::identity::Record;
 use crate::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow};
 
+const RECORD: &str = "SELECT kind, id, alias, owner, data, version, expires_at, changed FROM identity";
 const USER: &str = "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
 const RUN: &str = "SELECT id, device, action, state, simulated, parameters, result, error, actor, request_id, created_at, \
                    started_at, finished_at, duration_ms FROM runs";
@@ -102,6 +104,53 @@ pub(super) fn revocations(connection: &Connection, now: Timestamp) -> Result<Vec
             })
         },
     )
+}
+
+pub(super) fn record(connection: &Connection, kind: &str, id: &str) -> Result<Option<Record>, Error> {
+    if has_nul(&[kind, id]) {
+        return Ok(None);
+    }
+    first(connection, &format!("{RECORD} WHERE kind = ?1 AND id = ?2"), [kind, id], record_row)
+}
+
+pub(super) fn records(
+    connection: &Connection,
+    kind: &str,
+    owner: Option<&str>,
+) -> Result<Vec<Record>, Error> {
+    match owner {
+        None => all(connection, &format!("{RECORD} WHERE kind = ?1 ORDER BY id"), [kind], record_row),
+        Some(owner) if has_nul(&[owner]) => Ok(Vec::new()),
+        Some(owner) => all(
+            connection,
+            &format!("{RECORD} WHERE kind = ?1 AND owner = ?2 ORDER BY id"),
+            [kind, owner],
+            record_row,
+        ),
+    }
+}
+
+pub(super) fn records_since(connection: &Connection, mark: i64, limit: u32) -> Result<Vec<Record>, Error> {
+    all(
+        connection,
+        &format!("{RECORD} WHERE changed > ?1 ORDER BY changed LIMIT ?2"),
+        params![mark, limit],
+        record_row,
+    )
+}
+
+fn record_row(row: &Row<'_>) -> Result<Record, Error> {
+    let expires_at: Option<i64> = get(row, 6)?;
+    Ok(Record {
+        kind: get(row, 0)?,
+        id: get(row, 1)?,
+        alias: get(row, 2)?,
+        owner: get(row, 3)?,
+        data: codec::json(text(row, 4)?)?,
+        version: get(row, 5)?,
+        expires_at: expires_at.map(codec::time).transpose()?,
+        changed: get(row, 7)?,
+    })
 }
 
 pub(super) fn audit(

@@ -8,6 +8,7 @@ use rusqlite::{Connection, Params, params};
 use super::error::{broken, error};
 use super::reads;
 use crate::codec::{self, refuse_nul};
+use crate::identity::{Put, Record};
 use crate::{Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// The newest audit entry.
@@ -89,6 +90,39 @@ impl<'c> SqliteTx<'c> {
                 user.version
             ],
         )
+    }
+
+    fn put_identity(&self, record: &Record) -> Result<Put, Error> {
+        let Record { kind, id, alias, owner, data, version, expires_at, .. } = record;
+        let texts = [Some(kind), Some(id), alias.as_ref(), owner.as_ref()];
+        refuse_nul(&texts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>())?;
+        let data = codec::json_text(data)?;
+        let end = expires_at.map(Timestamp::micros);
+        if *version == 1 {
+            let added = self.change_one(
+                "INSERT INTO identity (kind, id, alias, owner, data, version, expires_at, changed) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, (SELECT mark + 1 FROM identity_mark)) ON CONFLICT DO NOTHING",
+                params![kind, id, alias, owner, data, end],
+            )?;
+            if !added {
+                return Ok(Put::Taken);
+            }
+        } else {
+            let other = "SELECT 1 FROM identity WHERE kind = ?1 AND alias = ?2 AND id <> ?3";
+            if reads::first(self.connection, other, params![kind, alias, id], |_| Ok(()))?.is_some() {
+                return Ok(Put::Taken);
+            }
+            let changed = self.change_one(
+                "UPDATE identity SET alias = ?3, owner = ?4, data = ?5, version = ?6, expires_at = ?7, \
+                 changed = (SELECT mark + 1 FROM identity_mark) WHERE kind = ?1 AND id = ?2 AND version = ?6 - 1",
+                params![kind, id, alias, owner, data, version, end],
+            )?;
+            if !changed {
+                return Ok(Put::Stale);
+            }
+        }
+        self.change_exactly_one("UPDATE identity_mark SET mark = mark + 1", [])?;
+        Ok(Put::Done)
     }
 
     fn put_run(&self, run: &RunRow) -> Result<(), Error> {
@@ -266,6 +300,14 @@ impl Tx for SqliteTx<'_> {
         })
     }
 
+    async fn put_record(&mut self, record: &Record) -> Result<Put, Error> {
+        self.noting(|tx| tx.put_identity(record))
+    }
+
+    async fn record(&mut self, kind: &str, id: &str) -> Result<Option<Record>, Error> {
+        self.noting(|tx| reads::record(tx.connection, kind, id))
+    }
+
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error> {
         self.noting(|tx| tx.append(draft))
     }
@@ -274,7 +316,8 @@ impl Tx for SqliteTx<'_> {
         self.noting(|tx| {
             let keys = tx.change("DELETE FROM keys WHERE expires_at < ?1", [now.micros()])?;
             let revocations = tx.change("DELETE FROM revocations WHERE expires_at < ?1", [now.micros()])?;
-            Ok((keys + revocations) as u64)
+            let records = tx.change("DELETE FROM identity WHERE expires_at < ?1", [now.micros()])?;
+            Ok((keys + revocations + records) as u64)
         })
     }
 }

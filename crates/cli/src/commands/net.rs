@@ -1,0 +1,159 @@
+//! What every server of ours is told about its address, its certificate and its folder.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use interlock_engine::security::{self, Event};
+use interlock_server::tls;
+use serde_json::json;
+
+use super::serve::Ready;
+use crate::config::{Config, ServerSettings, TlsMode};
+
+/// Options of every serving command.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct NetArgs {
+    /// Title in documents
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Text below the title
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+    /// Address to listen on
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Address and port in one, such as 127.0.0.1:0
+    #[arg(long, conflicts_with_all = ["host", "port"])]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Certificate chain, PEM
+    #[arg(long, requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key, PEM
+    #[arg(long, requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// auto, or internal: a certificate of this installation's own authority
+    #[arg(long)]
+    pub(crate) tls: Option<String>,
+    /// Folder for everything that is kept
+    #[arg(long)]
+    pub(crate) state: Option<PathBuf>,
+    /// Written as JSON once the server answers: url, ca_file, pid, listeners
+    #[arg(long)]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Settings file, TOML
+    #[arg(long, env = "INTERLOCK_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl NetArgs {
+    /// The settings from every layer.
+    pub(crate) fn settings(&self) -> anyhow::Result<Config> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let host = self.host.clone().or_else(|| self.listen.map(|address| address.ip().to_string()));
+        let port =
+            self.port.or_else(|| self.listen.map(|address| address.port())).map(|port| port.to_string());
+        let flags = [
+            ("server.bind", "--host", host),
+            ("server.port", "--port", port),
+            ("server.title", "--title", self.title.clone()),
+            ("server.description", "--description", self.description.clone()),
+            ("tls.cert_file", "--tls-cert", path(&self.tls_cert)),
+            ("tls.key_file", "--tls-key", path(&self.tls_key)),
+            ("tls.mode", "--tls", self.tls.clone()),
+        ];
+        Ok(Config::load(self.config.as_deref(), &environment, &flags)?)
+    }
+}
+
+pub(super) fn certificate(
+    settings: &ServerSettings,
+    state: &Path,
+) -> anyhow::Result<(Option<Arc<rustls::ServerConfig>>, Option<PathBuf>)> {
+    use interlock_model::Clock as _;
+    let now = crate::ambient::SystemClock.now();
+    match &settings.tls {
+        TlsMode::Off => Ok((None, None)),
+        TlsMode::Files { certificate, key } => {
+            Ok((Some(tls::load(certificate, key, settings.tls12, now)?), None))
+        }
+        TlsMode::Internal => {
+            let names: Vec<String> = tls::loopback_names(settings.bind)
+                .into_iter()
+                .chain(settings.allowed_hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()))
+                .collect();
+            let files = tls::internal(&state.join("tls"), &names, now)?;
+            Ok((Some(tls::load(&files.certificate, &files.key, settings.tls12, now)?), Some(files.ca_file)))
+        }
+    }
+}
+
+pub(super) fn bind_hint(address: SocketAddr) -> String {
+    format!(
+        "listen on {address}: is another server running there? Choose another with --port, or 0 for a free one"
+    )
+}
+
+/// An address as a client on this machine can use it.
+pub(super) fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::IpAddr::from([127, 0, 0, 1]),
+        std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+/// Says at every start what weakens security.
+pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
+    let insecure = |what: &str| {
+        security::event(
+            Event::ConfigInsecure,
+            None,
+            None,
+            json!({ "setting": what, "origin": config.origin("server.bind").to_string() }),
+        );
+    };
+    if !settings.rate.enabled {
+        insecure("RATE_LIMIT_ENABLED=false: nothing slows guessing and flooding down");
+    }
+    if settings.tls12 {
+        insecure("tls.min_version=1.2");
+    }
+    if settings.compat_headers {
+        insecure("COMPAT_HEADERS=true");
+    }
+    if settings.production && settings.tls == TlsMode::Off && settings.trusted_proxies.is_empty() {
+        insecure("production without TLS and without TRUSTED_PROXIES: only clients on this machine are safe");
+    }
+}
+
+pub(super) fn write_ready_file(path: &Path, told: &Ready) -> anyhow::Result<()> {
+    let listener = json!({ "name": "http", "url": told.url });
+    let body = json!({ "url": told.url, "ca_file": told.ca_file, "pid": std::process::id(), "listeners": [listener] });
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, format!("{body}\n"))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+pub(super) async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without signals only a kill ends the server; runs are reconciled then.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

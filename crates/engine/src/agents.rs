@@ -1,0 +1,481 @@
+//! Agents: software that acts. Who there is, what each may do, its secrets.
+//!
+//! Whoever makes an agent cannot give it more than it holds itself. A deleted agent stays as a disabled record: what it did
+//! keeps its actor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_model::action::{
+    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentKeys, SetAgentSecret, UpdateAgent,
+};
+use interlock_model::id::random_hex;
+use interlock_model::scope::{self, Scope};
+use interlock_model::secret::Secret;
+use interlock_model::{AgentId, Timestamp};
+use interlock_store::Error;
+use interlock_store::identity::{self, Put, Versioned};
+use serde_json::{Value, json};
+
+use crate::Ambient;
+use crate::auth::documents::{Agent, AgentSecret};
+use crate::auth::{
+    BadKey, Caller, Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
+    accept_secret, check_keys, new_agent_secret,
+};
+use crate::security::{self, Event};
+
+/// Longest time that the secret before may go on working.
+pub const MAX_OVERLAP: Duration = Duration::from_hours(24 * 7);
+
+/// Why an agent was not made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The name cannot be used.
+    #[error("the name must have 1 to 100 characters and no control characters")]
+    Name,
+    /// There is one already.
+    #[error("there is an agent of this name already")]
+    Exists,
+    /// There is none, or the caller may not know.
+    #[error("agent not found")]
+    NoSuchAgent,
+    /// The creator cannot grant this.
+    #[error("you can grant only scopes that you hold yourself: {0}")]
+    Grant(Scope),
+    /// Agents cannot hold this.
+    #[error("no agent can hold {0}: it stands for a person's judgement")]
+    PeopleOnly(Scope),
+    /// The webhook address cannot be used.
+    #[error("webhook_url must be an https URL of at most 500 characters")]
+    Webhook,
+    /// The first agent and oneself stay.
+    #[error("{0}")]
+    Protected(&'static str),
+    /// The secret is not accepted.
+    #[error(transparent)]
+    Secret(#[from] PasswordRefused),
+    /// The overlap is too long.
+    #[error("overlap_seconds must be 0 to 604800")]
+    Overlap,
+    /// The keys are not accepted.
+    #[error(transparent)]
+    Keys(#[from] BadKey),
+    /// Somebody else changed it meanwhile.
+    #[error("the agent was changed at the same time; look and try again")]
+    Conflict,
+    /// Hashing is overloaded.
+    #[error("too many secrets are being hashed; try again in a second")]
+    Overloaded,
+    /// The storage's.
+    #[error("store the agent")]
+    Store(#[from] Error),
+}
+
+/// What to change; `None` leaves it.
+#[derive(Debug, Clone, Default)]
+pub struct AgentChange {
+    /// The new name.
+    pub name: Option<String>,
+    /// The new scopes.
+    pub scopes: Option<Vec<Scope>>,
+    /// The new address; the inner `None` removes it.
+    pub webhook_url: Option<Option<String>>,
+}
+
+/// A secret to be set.
+#[derive(Debug, Default)]
+pub struct NewSecret {
+    /// The caller's own; else one is made.
+    pub supplied: Option<Secret>,
+    /// How long the one before goes on working; its tokens too.
+    pub overlap: Duration,
+    /// When the new one ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Which agents to list.
+#[derive(Debug, Clone, Default)]
+pub struct AgentFilter {
+    /// Part of the name, without case.
+    pub name: Option<String>,
+    /// A scope held.
+    pub scope: Option<String>,
+}
+
+/// Manages agents.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    db: Db,
+    ambient: Ambient,
+    principals: Arc<Principals>,
+    passwords: Passwords,
+}
+
+fn checked_name(name: &str) -> Result<String, AgentError> {
+    let good = (1..=100).contains(&name.chars().count())
+        && !name.chars().any(char::is_control)
+        && !name.trim().is_empty();
+    if good { Ok(name.to_owned()) } else { Err(AgentError::Name) }
+}
+
+fn checked_webhook(url: Option<String>) -> Result<Option<String>, AgentError> {
+    let good = |url: &String| {
+        let rest = url.strip_prefix("https://").unwrap_or("");
+        let host = rest.split(['/', '?', '#']).next().unwrap_or("");
+        url.len() <= 500
+            && !host.is_empty()
+            && !host.contains('@')
+            && url.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'<' | b'>' | b'\\' | b'`'))
+    };
+    match url {
+        None => Ok(None),
+        Some(url) if good(&url) => Ok(Some(url)),
+        Some(_) => Err(AgentError::Webhook),
+    }
+}
+
+/// Refuses scopes that the granter does not hold, or that no agent can.
+fn checked_scopes(caller: &Caller, wanted: &[Scope]) -> Result<(), AgentError> {
+    if let Some(scope) = wanted.iter().find(|scope| scope::PEOPLE_ONLY.contains(&scope.as_str())) {
+        return Err(AgentError::PeopleOnly(scope.clone()));
+    }
+    let grants = caller.grants();
+    let held = |scope: &&Scope| {
+        let text = scope.as_str();
+        // Whoever manages agents administers: scopes of tools, events and tasks are administration; motion is not.
+        let motion = scope::BEYOND_ADMIN
+            .iter()
+            .any(|beyond| text == *beyond || text.starts_with(&format!("{beyond}:")))
+            || "devices:execute".starts_with(text.trim_end_matches('*'));
+        if text == scope::ADMIN || text == scope::SYSTEM {
+            grants.holds_scope("agents:manage")
+        } else if motion {
+            grants.scopes().iter().any(|own| own.covers(text))
+        } else {
+            grants.holds_scope(text) || grants.holds_scope("agents:manage")
+        }
+    };
+    match wanted.iter().find(|scope| !held(scope)) {
+        Some(scope) => Err(AgentError::Grant(scope.clone())),
+        None => Ok(()),
+    }
+}
+
+impl Agents {
+    /// Wires the parts.
+    pub fn new(db: Db, ambient: Ambient, principals: Arc<Principals>, passwords: Passwords) -> Self {
+        Self { db, ambient, principals, passwords }
+    }
+
+    /// Agents that are not deleted, newest first.
+    pub fn list(
+        &self,
+        _permit: &Permit<ListAgents>,
+        filter: &AgentFilter,
+        limit: usize,
+        offset: usize,
+    ) -> Vec<Arc<Agent>> {
+        let name = filter.name.as_ref().map(|name| name.to_lowercase());
+        let fits = |agent: &Arc<Agent>| {
+            !agent.disabled
+                && name.as_ref().is_none_or(|name| agent.name.to_lowercase().contains(name))
+                && filter
+                    .scope
+                    .as_ref()
+                    .is_none_or(|scope| agent.scopes.iter().any(|held| held.as_str() == scope))
+        };
+        let mut agents: Vec<Arc<Agent>> = self.principals.agents().into_iter().filter(fits).collect();
+        agents.sort_by_key(|agent| std::cmp::Reverse((agent.created_at, agent.id)));
+        agents.into_iter().skip(offset).take(limit).collect()
+    }
+
+    /// One agent: any for administrators, itself for an agent.
+    ///
+    /// # Errors
+    /// [`AgentError::NoSuchAgent`], also for one that the caller may not see.
+    pub fn get(&self, permit: &Permit<ReadAgent>) -> Result<Arc<Agent>, AgentError> {
+        let (caller, id) = (permit.caller(), permit.target().agent_id);
+        let visible = caller.grants().holds_scope("agents:read") || caller.name() == id.to_string();
+        let agent = self.principals.agent(id).filter(|agent| visible && !agent.disabled);
+        agent.ok_or(AgentError::NoSuchAgent)
+    }
+
+    /// Makes an agent. It cannot sign in before it has a secret or a key.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn create(
+        &self,
+        permit: &Permit<CreateAgent>,
+        name: &str,
+        scopes: Vec<Scope>,
+        webhook_url: Option<String>,
+    ) -> Result<Agent, AgentError> {
+        checked_scopes(permit.caller(), &scopes)?;
+        let now = self.ambient.clock.now();
+        let agent = Agent {
+            id: AgentId::new(now, &*self.ambient.entropy),
+            name: checked_name(name)?,
+            scopes,
+            webhook_url: checked_webhook(webhook_url)?,
+            disabled: false,
+            secrets: Vec::new(),
+            keys: Vec::new(),
+            tokens_valid_from: now,
+            created_at: now,
+            created_by: permit.caller().name().to_owned(),
+            updated_at: now,
+            last_seen_at: None,
+        };
+        self.insert(permit, agent).await
+    }
+
+    async fn insert<P: Proof + ?Sized>(&self, proof: &P, agent: Agent) -> Result<Agent, AgentError> {
+        let row = agent.clone();
+        self.db
+            .write_about(proof, Some(agent.id.to_string()), move |tx| {
+                Box::pin(async move {
+                    if identity::insert(tx, &row).await? != Put::Done {
+                        return Err(AgentError::Exists);
+                    }
+                    let details = json!({ "name": row.name, "scopes": row.scopes });
+                    Ok(Recorded { value: (), details })
+                })
+            })
+            .await?;
+        self.principals.put_agent(agent.clone(), 1);
+        Ok(agent)
+    }
+
+    /// Changes name, scopes or address. What scopes it loses, its tokens lose at once.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn update(
+        &self,
+        permit: &Permit<UpdateAgent>,
+        change: AgentChange,
+    ) -> Result<Agent, AgentError> {
+        let name = change.name.as_deref().map(checked_name).transpose()?;
+        let webhook = change.webhook_url.map(checked_webhook).transpose()?;
+        let known = self.principals.agent(permit.target().agent_id).ok_or(AgentError::NoSuchAgent)?;
+        if let Some(scopes) = &change.scopes {
+            let new: Vec<Scope> =
+                scopes.iter().filter(|scope| !known.scopes.contains(scope)).cloned().collect();
+            checked_scopes(permit.caller(), &new)?;
+        }
+        let scopes = change.scopes;
+        self.change(permit, permit.target().agent_id, move |agent| {
+            let old = json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
+            let mut fields = Vec::new();
+            if let Some(name) = name {
+                agent.name = name;
+                fields.push("name");
+            }
+            if let Some(scopes) = scopes {
+                agent.scopes = scopes;
+                fields.push("scopes");
+            }
+            if let Some(webhook) = webhook {
+                agent.webhook_url = webhook;
+                fields.push("webhook_url");
+            }
+            let new = json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
+            json!({ "updated_fields": fields, "old_data": old, "new_data": new })
+        })
+        .await
+    }
+
+    /// Disables an agent for good: its tokens, secrets and keys are dead, its name is free, its record stays.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn delete(&self, permit: &Permit<DeleteAgent>) -> Result<Agent, AgentError> {
+        let id = permit.target().agent_id;
+        if id == AgentId::SYSTEM {
+            return Err(AgentError::Protected("The first agent cannot be deleted"));
+        }
+        if permit.caller().name() == id.to_string() {
+            return Err(AgentError::Protected("An agent cannot delete itself"));
+        }
+        let now = self.ambient.clock.now();
+        let agent = self
+            .change(permit, id, move |agent| {
+                agent.disabled = true;
+                agent.secrets.clear();
+                agent.keys.clear();
+                agent.tokens_valid_from = later(agent.tokens_valid_from, now);
+                json!({ "deleted_agent_name": agent.name })
+            })
+            .await?;
+        tokens_died(&agent, "agent_disabled");
+        Ok(agent)
+    }
+
+    /// Sets a new secret and returns it if it was made here: it is shown only now. Without an overlap every earlier secret and
+    /// token is dead.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn set_secret(
+        &self,
+        permit: &Permit<SetAgentSecret>,
+        new: NewSecret,
+    ) -> Result<(Agent, Option<Secret>), AgentError> {
+        self.replace_secret(permit, permit.target().agent_id, permit.caller().name(), new).await
+    }
+
+    async fn replace_secret<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        id: AgentId,
+        by: &str,
+        new: NewSecret,
+    ) -> Result<(Agent, Option<Secret>), AgentError> {
+        let NewSecret { supplied, overlap, expires_at } = new;
+        if overlap > MAX_OVERLAP {
+            return Err(AgentError::Overlap);
+        }
+        let made = supplied.is_none().then(|| new_agent_secret(&*self.ambient.entropy));
+        if let Some(supplied) = &supplied {
+            accept_secret(supplied)?;
+        }
+        let Some(text) = supplied.or_else(|| made.clone()) else { return Err(AgentError::Overloaded) };
+        let hash = self.passwords.hash(text).await.map_err(|_| AgentError::Overloaded)?;
+        let now = self.ambient.clock.now();
+        let secret = AgentSecret {
+            id: random_hex(&*self.ambient.entropy, 4),
+            hash,
+            created_at: now,
+            expires_at,
+            last_used_at: None,
+        };
+        let by = by.to_owned();
+        let agent = self
+            .change(proof, id, move |agent| {
+                let end = now.plus(overlap);
+                let mut kept: Vec<AgentSecret> = agent.live_secrets(now).cloned().collect();
+                // Two at most: the newest of those before, until the overlap is over.
+                kept.sort_by_key(|old| old.created_at);
+                let before = kept.pop().filter(|_| !overlap.is_zero());
+                agent.secrets = before
+                    .map(|old| AgentSecret {
+                        expires_at: Some(old.expires_at.map_or(end, |own| own.min(end))),
+                        ..old
+                    })
+                    .into_iter()
+                    .collect();
+                agent.secrets.push(secret);
+                if overlap.is_zero() {
+                    agent.tokens_valid_from = later(agent.tokens_valid_from, now);
+                }
+                json!({ "created_by": by, "overlap_seconds": overlap.as_secs(), "expires_at": expires_at })
+            })
+            .await?;
+        if overlap.is_zero() {
+            tokens_died(&agent, "credentials");
+        }
+        Ok((agent, made))
+    }
+
+    /// Registers the agent's public keys in place of the ones before.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn set_keys(
+        &self,
+        permit: &Permit<SetAgentKeys>,
+        keys: Vec<Value>,
+    ) -> Result<Agent, AgentError> {
+        check_keys(&keys)?;
+        self.change(permit, permit.target().agent_id, move |agent| {
+            let count = keys.len();
+            agent.keys = keys;
+            json!({ "keys": count })
+        })
+        .await
+    }
+
+    async fn change<P, F>(&self, proof: &P, id: AgentId, edit: F) -> Result<Agent, AgentError>
+    where
+        P: Proof + ?Sized,
+        F: FnOnce(&mut Agent) -> Value + Send + 'static,
+    {
+        let now = self.ambient.clock.now();
+        let changed: Versioned<Agent> = self
+            .db
+            .write(proof, move |tx| {
+                Box::pin(async move {
+                    let found = identity::get::<Agent>(tx, &id.to_string()).await?;
+                    let mut found = found.filter(|agent| !agent.disabled).ok_or(AgentError::NoSuchAgent)?;
+                    let details = edit(&mut found.document);
+                    found.document.updated_at = now;
+                    match identity::update(tx, &found).await? {
+                        Put::Done => {}
+                        Put::Taken => return Err(AgentError::Exists),
+                        Put::Stale => return Err(AgentError::Conflict),
+                    }
+                    found.version += 1;
+                    Ok::<_, AgentError>(Recorded { value: found, details })
+                })
+            })
+            .await?;
+        self.principals.put_agent(changed.document.clone(), changed.version);
+        Ok(changed.document)
+    }
+
+    /// Makes the first agent if it is not there, and sets its secret if one is configured and it has none.
+    ///
+    /// # Errors
+    /// [`AgentError`]; a weak configured secret for example.
+    pub async fn ensure_first(
+        &self,
+        permit: &SystemPermit,
+        secret: Option<&Secret>,
+    ) -> Result<(), AgentError> {
+        let now = self.ambient.clock.now();
+        let id = AgentId::SYSTEM;
+        if self.principals.agent(id).is_none() {
+            let scopes = [scope::ADMIN, scope::SYSTEM].iter().filter_map(|text| text.parse().ok()).collect();
+            let agent = Agent {
+                id,
+                name: "system".to_owned(),
+                scopes,
+                webhook_url: None,
+                disabled: false,
+                secrets: Vec::new(),
+                keys: Vec::new(),
+                tokens_valid_from: now,
+                created_at: now,
+                created_by: "system".to_owned(),
+                updated_at: now,
+                last_seen_at: None,
+            };
+            let proof = permit.acting("agent.created", Some(id.to_string()));
+            match self.insert(&proof, agent).await {
+                // Another server was faster.
+                Ok(_) | Err(AgentError::Exists) => self.principals.catch_up().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        let bare = self.principals.agent(id).is_some_and(|agent| agent.secrets.is_empty());
+        if let Some(secret) = secret.filter(|_| bare) {
+            let proof = permit.acting("agent.credentials_created", Some(id.to_string()));
+            let new = NewSecret { supplied: Some(secret.clone()), ..NewSecret::default() };
+            self.replace_secret(&proof, id, "system", new).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Differs from the value before even when two changes share a microsecond or the clock went back.
+fn later(before: Timestamp, now: Timestamp) -> Timestamp {
+    now.max(Timestamp::from_micros(before.micros() + 1))
+}
+
+fn tokens_died(agent: &Agent, reason: &'static str) {
+    metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).increment(1);
+    let details = json!({ "reason": reason, "tokens": "all" });
+    security::event(Event::TokenRevoked, Some(&agent.id.to_string()), None, details);
+}

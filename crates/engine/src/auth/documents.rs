@@ -1,0 +1,292 @@
+//! What is kept about agents, sessions, keys and roles. Serde forms of `store::identity`: new members need a default.
+
+use interlock_model::policy::PrincipalKind;
+use interlock_model::scope::Scope;
+use interlock_model::{AgentId, Timestamp};
+use interlock_store::identity::Document;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// An agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its id; says who it is, proves nothing.
+    pub id: AgentId,
+    /// Name for people, unique among agents that are not deleted.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// Where outcomes are told.
+    pub webhook_url: Option<String>,
+    /// Deleted agents stay, disabled, so that what they did keeps its actor.
+    pub disabled: bool,
+    /// At most two: during a rotation the one before still works.
+    #[serde(default)]
+    pub secrets: Vec<AgentSecret>,
+    /// Public keys (RFC 7517) for `private_key_jwt`.
+    #[serde(default)]
+    pub keys: Vec<Value>,
+    /// Tokens issued under another value are dead.
+    pub tokens_valid_from: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// Last change.
+    pub updated_at: Timestamp,
+    /// When it last got a token or used a key.
+    #[serde(default)]
+    pub last_seen_at: Option<Timestamp>,
+}
+
+/// A stored secret of an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentSecret {
+    /// Short id, for people.
+    pub id: String,
+    /// PHC string.
+    pub hash: String,
+    /// When it was set.
+    pub created_at: Timestamp,
+    /// Dead from then on.
+    pub expires_at: Option<Timestamp>,
+    /// When it last gave a token.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Agent {
+    /// The secrets that work at `now`.
+    pub fn live_secrets(&self, now: Timestamp) -> impl Iterator<Item = &AgentSecret> {
+        self.secrets.iter().filter(move |secret| secret.expires_at.is_none_or(|end| end > now))
+    }
+}
+
+impl Document for Agent {
+    const KIND: &'static str = "agent";
+
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn alias(&self) -> Option<String> {
+        (!self.disabled).then(|| self.name.to_lowercase())
+    }
+}
+
+/// A session: one proof of identity and every token that follows from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Also the `fam` of its tokens.
+    pub id: String,
+    /// What kind of principal.
+    pub kind: PrincipalKind,
+    /// User name or agent id.
+    pub principal: String,
+    /// Name for people.
+    pub name: String,
+    /// How it proved who it is: `password`, `secret`, `private_key_jwt`, `device_code`, `oidc`, `ldap`, ….
+    pub method: String,
+    /// Factors (RFC 8176).
+    pub amr: Vec<String>,
+    /// When the principal last proved who it is.
+    pub auth_time: Timestamp,
+    /// Roles at issue.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Scopes at issue.
+    pub scopes: Vec<Scope>,
+    /// The scopes are a limit that a person asked for, not merely what the roles held.
+    #[serde(default)]
+    pub limited: bool,
+    /// The principal's `tokens_valid_from` at issue.
+    pub epoch: Timestamp,
+    /// From where.
+    pub client_ip: String,
+    /// With what.
+    pub user_agent: String,
+    /// Begin.
+    pub created_at: Timestamp,
+    /// Tokens were last issued.
+    pub issued_at: Timestamp,
+    /// The refresh token in force, if the session has any.
+    pub refresh_jti: Option<String>,
+    /// The one before it, for a repetition by the same client.
+    #[serde(default)]
+    pub previous_jti: Option<String>,
+    /// The access token issued last.
+    pub access_jti: String,
+    /// The last token's end.
+    pub expires_at: Timestamp,
+    /// Ended before that.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// Why: `manual rotated reuse credentials agent_disabled`.
+    #[serde(default)]
+    pub ended_reason: Option<String>,
+}
+
+impl Document for Session {
+    const KIND: &'static str = "session";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn owner(&self) -> Option<String> {
+        Some(self.principal.clone())
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        // A minute more than the tokens: clocks differ.
+        Some(self.expires_at.plus(std::time::Duration::from_mins(1)))
+    }
+}
+
+/// A key for scripts: one secret, sent with every request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Public part of the key.
+    pub id: String,
+    /// What kind of principal it stands for.
+    pub kind: PrincipalKind,
+    /// User name or agent id.
+    pub principal: String,
+    /// Name for people.
+    pub name: String,
+    /// SHA-256 of the whole key: 256 random bits need no slow hash.
+    pub digest: String,
+    /// What it may do, at most what its principal may.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// Revoked since.
+    #[serde(default)]
+    pub revoked_at: Option<Timestamp>,
+    /// Last use, to the minute.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Document for ApiKey {
+    const KIND: &'static str = "api_key";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn owner(&self) -> Option<String> {
+        Some(self.principal.clone())
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        // Kept for a while after its end, so that reviews can see it.
+        Some(self.expires_at.plus(std::time::Duration::from_hours(24 * 90)))
+    }
+}
+
+/// A role that this installation has defined.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CustomRole {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// What it may do. Empty once deleted.
+    pub scopes: Vec<Scope>,
+    /// Deleted; nobody holds anything by it.
+    #[serde(default)]
+    pub deleted: bool,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
+impl Document for CustomRole {
+    const KIND: &'static str = "role";
+
+    fn id(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// The public half of a signing key: every server of an installation verifies what any of them signed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublicKey {
+    /// Key id.
+    pub kid: String,
+    /// Ed25519 public key, hexadecimal.
+    pub public: String,
+    /// First use.
+    pub created_at: Timestamp,
+    /// No token of it is taken after.
+    pub retired_at: Option<Timestamp>,
+}
+
+impl Document for PublicKey {
+    const KIND: &'static str = "signing_key";
+
+    fn id(&self) -> String {
+        self.kid.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.retired_at
+    }
+}
+
+/// Something that may be used once: the id of a client assertion, a code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Used {
+    /// What was used.
+    pub what: String,
+    /// May be forgotten after.
+    pub until: Timestamp,
+}
+
+impl Document for Used {
+    const KIND: &'static str = "used";
+
+    fn id(&self) -> String {
+        self.what.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.until)
+    }
+}
+
+/// Everything issued before a time is dead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cutoff {
+    /// The time.
+    pub before: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+impl Document for Cutoff {
+    const KIND: &'static str = "cutoff";
+
+    fn id(&self) -> String {
+        "all".to_owned()
+    }
+}
+
+/// What makes tokens of this installation its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstallationName {
+    /// Random, made once.
+    pub name: String,
+}
+
+impl Document for InstallationName {
+    const KIND: &'static str = "installation";
+
+    fn id(&self) -> String {
+        "name".to_owned()
+    }
+}

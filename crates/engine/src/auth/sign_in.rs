@@ -1,0 +1,340 @@
+//! Signing in: people by password, agents by secret or signed assertion. Every attempt is counted before anything is hashed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use interlock_model::scope::{self, Scope};
+use interlock_model::secret::Secret;
+use interlock_model::{AgentId, Timestamp};
+use interlock_store::identity::{self, Put};
+use interlock_store::{Error, Tx};
+use serde_json::{Value, json};
+
+use super::assertion::{self, Assertion};
+use super::documents::{Agent, Used};
+use super::sessions::{Issued, Opening};
+use super::{Origin, Passwords, Principals, Sessions, Throttle};
+use crate::Ambient;
+use crate::audit::Recorder;
+use crate::security::{self, Event};
+
+/// An agent that was silent for this long is dormant.
+pub(super) const DORMANT: Duration = Duration::from_hours(24 * 30);
+/// Longest password or secret that is looked at, in bytes.
+const MAX_SECRET_BYTES: usize = 1024;
+
+/// Why nobody was signed in.
+#[derive(Debug, thiserror::Error)]
+pub enum SignInError {
+    /// Wrong name or password, or the principal is disabled. One answer for all.
+    #[error("incorrect username or password")]
+    Refused,
+    /// Too many guesses.
+    #[error("too many sign-in attempts")]
+    Wait(Duration),
+    /// Scopes were asked for that the principal does not hold.
+    #[error("the scope is not granted")]
+    Scope,
+    /// The session cannot be recorded.
+    #[error("record the sign-in")]
+    Store(#[from] Error),
+}
+
+/// A fresh session of a person.
+#[derive(Debug)]
+pub struct SignedIn {
+    /// Its tokens.
+    pub issued: Issued,
+    /// Who.
+    pub user: String,
+    /// Roles of the token.
+    pub roles: Vec<String>,
+}
+
+/// How an agent proves who it is.
+#[derive(Debug)]
+pub enum AgentProof {
+    /// Its secret.
+    Secret(Secret),
+    /// A JWT signed with its private key (RFC 7523 section 2.2).
+    Assertion(Secret),
+}
+
+/// Checks who people and agents say they are.
+pub struct SignIns {
+    sessions: Arc<Sessions>,
+    principals: Arc<Principals>,
+    passwords: Passwords,
+    throttle: Throttle,
+    recorder: Recorder,
+    ambient: Ambient,
+}
+
+impl std::fmt::Debug for SignIns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SignIns")
+    }
+}
+
+impl SignIns {
+    /// Wires the parts.
+    pub fn new(
+        sessions: Arc<Sessions>,
+        principals: Arc<Principals>,
+        passwords: Passwords,
+        recorder: Recorder,
+        ambient: Ambient,
+    ) -> Arc<Self> {
+        let throttle = Throttle::default();
+        Arc::new(Self { sessions, principals, passwords, throttle, recorder, ambient })
+    }
+
+    /// Checks name and password of a person and opens a session.
+    ///
+    /// # Errors
+    /// [`SignInError`]; unknown, wrong and disabled are alike in text and time.
+    pub async fn person(
+        &self,
+        username: &str,
+        password: Secret,
+        origin: &Origin,
+    ) -> Result<SignedIn, SignInError> {
+        let name: String =
+            crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
+        if let Err(wait) = self.throttle.admit(&name, origin.client_ip, self.ambient.clock.now()) {
+            self.note_failure(&name, origin, "throttled", Event::AccountLocked);
+            return Err(SignInError::Wait(wait));
+        }
+        let user = self.principals.user(&name);
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let right = self.verify(password, hash).await?;
+        let Some(user) = user.filter(|user| right && !user.disabled) else {
+            self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed);
+            return Err(SignInError::Refused);
+        };
+        self.throttle.succeeded(&name, origin.client_ip);
+        let opening = Opening::user(&user, &self.principals.roles(), "password", &["pwd"], origin);
+        let issued = self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?;
+        security::authentication("login", "success");
+        Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
+    }
+
+    /// Costs the same whether there is a hash or not.
+    async fn verify(&self, guess: Secret, hash: Option<String>) -> Result<bool, SignInError> {
+        let too_long = guess.expose().len() > MAX_SECRET_BYTES;
+        let guess = if too_long { Secret::new("too long") } else { guess };
+        let right = self.passwords.verify(guess, hash).await;
+        Ok(right.map_err(|_| SignInError::Wait(Duration::from_secs(1)))? && !too_long)
+    }
+
+    fn note_failure(&self, name: &str, origin: &Origin, reason: &'static str, event: Event) {
+        security::authentication("login", "failed");
+        // Only names that exist are written down: people type passwords into the wrong field.
+        let known = self.principals.user(name).map(|user| user.name.clone());
+        let details = json!({ "reason": reason, "method": "login" });
+        security::event(event, known.as_deref(), Some(origin), details);
+        let details = json!({ "result": "failed", "reason": reason });
+        self.recorder.note(origin, known.as_deref(), "device.login", known.clone(), details);
+    }
+
+    /// Proves who an agent is, without opening a session.
+    ///
+    /// # Errors
+    /// [`SignInError`]; unknown, wrong, missing and disabled are alike in text and time.
+    async fn prove(
+        &self,
+        agent_id: &str,
+        proof: Option<AgentProof>,
+        origin: &Origin,
+    ) -> Result<Proved, SignInError> {
+        let id = agent_id.parse::<AgentId>().ok();
+        let account = id.map_or_else(|| "invalid id".to_owned(), |id| id.to_string());
+        let now = self.ambient.clock.now();
+        if let Err(wait) = self.throttle.admit(&account, origin.client_ip, now) {
+            self.note_agent_failure(id, origin, "throttled", Event::AccountLocked);
+            return Err(SignInError::Wait(wait));
+        }
+        let agent = id.and_then(|id| self.principals.agent(id));
+        let proved = match proof {
+            Some(AgentProof::Assertion(text)) => {
+                let audience = self.sessions.tokens().names().1;
+                let keys = agent.as_ref().map_or(&[][..], |agent| &agent.keys);
+                assertion::verify(text.expose(), &account, audience, keys, now).map(Means::Assertion)
+            }
+            secret => {
+                // No secret costs and answers like a wrong one.
+                let guess = match secret {
+                    Some(AgentProof::Secret(secret)) if !secret.expose().is_empty() => secret,
+                    _ => Secret::new("none"),
+                };
+                self.matching_secret(agent.as_deref(), guess, now).await?.map(Means::Secret)
+            }
+        };
+        let (Some(agent), Some(means)) = (agent.filter(|agent| !agent.disabled), proved) else {
+            self.note_agent_failure(id, origin, "invalid_credentials", Event::AuthenticationFailed);
+            return Err(SignInError::Refused);
+        };
+        self.throttle.succeeded(&account, origin.client_ip);
+        Ok(Proved { agent, means })
+    }
+
+    /// Id of the live secret that the guess matches. As many hashes are computed for an unknown agent as for most known ones.
+    async fn matching_secret(
+        &self,
+        agent: Option<&Agent>,
+        guess: Secret,
+        now: Timestamp,
+    ) -> Result<Option<String>, SignInError> {
+        let live: Vec<_> = agent.map(|agent| agent.live_secrets(now).cloned().collect()).unwrap_or_default();
+        if live.is_empty() {
+            self.verify(guess, None).await?;
+            return Ok(None);
+        }
+        let mut found = None;
+        for secret in live {
+            if found.is_none() && self.verify(guess.clone(), Some(secret.hash)).await? {
+                found = Some(secret.id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Proves who an agent is and opens a session with its scopes, or with those asked for.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub async fn agent(
+        &self,
+        agent_id: &str,
+        proof: Option<AgentProof>,
+        wanted: Option<&[Scope]>,
+        with_refresh: bool,
+        origin: &Origin,
+    ) -> Result<Issued, SignInError> {
+        let Proved { agent, means } = self.prove(agent_id, proof, origin).await?;
+        let scopes = match wanted {
+            None => agent.scopes.clone(),
+            Some(wanted) => {
+                let held = scope::intersect(wanted, &agent.scopes);
+                if wanted.iter().any(|scope| !held.contains(scope)) {
+                    return Err(SignInError::Scope);
+                }
+                held
+            }
+        };
+        let now = self.ambient.clock.now();
+        let method = if matches!(means, Means::Secret(_)) { "secret" } else { "private_key_jwt" };
+        let opening = Opening { with_refresh, ..Opening::agent(&agent, scopes, method, origin) };
+        let id = agent.id;
+        let taken = Arc::new(std::sync::Mutex::new(None));
+        let out = Arc::clone(&taken);
+        let opened = self
+            .sessions
+            .open(opening, move |tx| {
+                Box::pin(async move {
+                    let seen = note_seen(tx, id, &means, now).await?;
+                    *out.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = seen;
+                    Ok(())
+                })
+            })
+            .await;
+        let issued = match opened {
+            Err(Error::Corrupt(reason)) if reason == REPLAYED => {
+                self.note_agent_failure(Some(id), origin, "replayed_assertion", Event::AuthenticationFailed);
+                return Err(SignInError::Refused);
+            }
+            other => other?,
+        };
+        let seen = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some((agent, version)) = seen {
+            self.principals.put_agent(agent, version);
+        }
+        security::authentication("credentials", "success");
+        self.note_dormant(&agent, origin, now);
+        Ok(issued)
+    }
+
+    /// Exchanges a refresh token of an agent that proves who it is with the same request.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub async fn authenticate_client(
+        &self,
+        agent_id: &str,
+        proof: Option<AgentProof>,
+        origin: &Origin,
+    ) -> Result<AgentId, SignInError> {
+        let Proved { agent, means } = self.prove(agent_id, proof, origin).await?;
+        if let Means::Assertion(assertion) = means {
+            self.sessions.use_once(assertion.used()).await?.then_some(()).ok_or(SignInError::Refused)?;
+        }
+        Ok(agent.id)
+    }
+
+    fn note_dormant(&self, agent: &Agent, origin: &Origin, now: Timestamp) {
+        let last = agent.last_seen_at.unwrap_or(agent.created_at);
+        if now.since(last) > DORMANT {
+            let days = now.since(last).as_secs() / 86_400;
+            let id = agent.id.to_string();
+            security::event(
+                Event::DormantAgentActive,
+                Some(&id),
+                Some(origin),
+                json!({ "silent_days": days }),
+            );
+            let details = json!({ "silent_days": days });
+            self.recorder.note(origin, Some(&id), "agent.dormant_active", Some(id.clone()), details);
+        }
+    }
+
+    fn note_agent_failure(&self, id: Option<AgentId>, origin: &Origin, reason: &'static str, event: Event) {
+        security::authentication("credentials", "failed");
+        let known = id.and_then(|id| self.principals.agent(id)).map(|agent| agent.id.to_string());
+        let details = json!({ "reason": reason, "method": "credentials" });
+        security::event(event, known.as_deref(), Some(origin), details);
+        let details: Value = json!({ "result": "failed", "reason": reason });
+        self.recorder.note(origin, known.as_deref(), "agent.authenticated", known.clone(), details);
+    }
+}
+
+struct Proved {
+    agent: Arc<Agent>,
+    means: Means,
+}
+
+enum Means {
+    /// Id of the secret.
+    Secret(String),
+    Assertion(Assertion),
+}
+
+/// What the transaction says of an assertion that was used before.
+const REPLAYED: &str = "the assertion was used before";
+
+/// Notes that the agent was here, and with which secret; spends an assertion.
+async fn note_seen(
+    tx: &mut dyn Tx,
+    id: AgentId,
+    means: &Means,
+    now: Timestamp,
+) -> Result<Option<(Agent, i64)>, Error> {
+    if let Means::Assertion(assertion) = means
+        && identity::insert::<Used>(tx, &assertion.used()).await? != Put::Done
+    {
+        return Err(Error::Corrupt(REPLAYED.to_owned()));
+    }
+    let Some(mut found) = identity::get::<Agent>(tx, &id.to_string()).await? else { return Ok(None) };
+    // To the minute: busy agents need no write of their own for this.
+    let recent = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) < Duration::from_mins(1));
+    if recent(found.last_seen_at) {
+        return Ok(None);
+    }
+    found.document.last_seen_at = Some(now);
+    if let Means::Secret(used) = means {
+        for secret in found.document.secrets.iter_mut().filter(|secret| secret.id == *used) {
+            secret.last_used_at = Some(now);
+        }
+    }
+    identity::update(tx, &found).await?;
+    Ok(Some((found.document, found.version + 1)))
+}

@@ -1,0 +1,284 @@
+//! Agents: signing in as one, and looking after them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use interlock_engine::agents::{AgentChange, AgentFilter, NewSecret};
+use interlock_engine::auth::documents::Agent;
+use interlock_engine::auth::{AgentProof, Issued, Origin};
+use interlock_engine::identity::Identity;
+use interlock_model::action::{
+    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentKeys, SetAgentSecret, UpdateAgent,
+};
+use interlock_model::scope::{self, Scope};
+use interlock_model::secret::Secret;
+use interlock_model::wire::Operation;
+use interlock_model::{AgentId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::body::{JsonBody, PageQuery, Query, SecretBody};
+use crate::error::ApiError;
+use crate::routes::{ApiRouter, Granted, PublicReason};
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.public(Method::POST, "/agents/auth/token", PublicReason::SignIn, agent_token)
+        .public(Method::POST, "/agents/auth/refresh", PublicReason::SignIn, agent_refresh)
+        .public(Method::POST, "/agents/auth/revoke", PublicReason::SignIn, agent_revoke)
+        .route(Method::GET, "/agents", list_agents)
+        .route(Method::POST, "/agents", create_agent)
+        .route(Method::GET, "/agents/{agent_id}", show_agent)
+        .route(Method::PUT, "/agents/{agent_id}", update_agent)
+        .route(Method::DELETE, "/agents/{agent_id}", delete_agent)
+        .route(Method::POST, "/agents/{agent_id}/credentials", set_agent_secret)
+        .route(Method::PUT, "/agents/{agent_id}/keys", set_agent_keys)
+}
+
+/// Keeps what holds a token or a secret out of every cache.
+pub(super) fn no_store(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Tokens as clients of both families and of OAuth read them.
+pub(super) fn token_answer(issued: &Issued) -> Value {
+    let scope: Vec<&str> = issued.session.scopes.iter().map(Scope::as_str).collect();
+    let mut answer = json!({
+        "access_token": issued.access.expose(), "token_type": "bearer", "expires_in": issued.expires_in,
+        "scope": scope.join(" "),
+    });
+    if let Some(refresh) = &issued.refresh {
+        answer["refresh_token"] = json!(refresh.expose());
+    }
+    answer
+}
+
+#[derive(Debug, Deserialize)]
+struct AgentCredentials {
+    agent_id: String,
+    agent_secret: Option<Secret>,
+}
+
+async fn agent_token(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    JsonBody(body): JsonBody<AgentCredentials>,
+) -> Result<Response, ApiError> {
+    let proof = body.agent_secret.map(AgentProof::Secret);
+    let issued = identity.sign_ins.agent(&body.agent_id, proof, None, true, &origin).await?;
+    Ok(no_store(Json(token_answer(&issued))))
+}
+
+#[derive(Debug, Deserialize)]
+struct RefreshRequest {
+    refresh_token: Secret,
+}
+
+async fn agent_refresh(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    JsonBody(body): JsonBody<RefreshRequest>,
+) -> Result<Response, ApiError> {
+    let issued = identity.sessions.refresh(body.refresh_token.expose(), None, &origin).await?;
+    Ok(no_store(Json(token_answer(&issued))))
+}
+
+#[derive(Debug, Deserialize)]
+struct RevokeRequest {
+    refresh_token: Option<Secret>,
+    token: Option<Secret>,
+}
+
+async fn agent_revoke(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    JsonBody(body): JsonBody<RevokeRequest>,
+) -> Result<Json<Operation>, ApiError> {
+    for token in [body.refresh_token, body.token].into_iter().flatten() {
+        identity.sessions.revoke(token.expose(), None, &origin).await?;
+    }
+    // Nothing is told about the token: a stranger learns no more than that it is dead now.
+    Ok(Json(Operation::done("Token revoked", None)))
+}
+
+/// An agent as the contract has it.
+#[derive(Debug, Serialize)]
+struct AgentView {
+    id: AgentId,
+    name: String,
+    scopes: Vec<Scope>,
+    webhook_url: Option<String>,
+    created_at: Timestamp,
+    status: &'static str,
+    has_credentials: bool,
+    last_seen_at: Option<Timestamp>,
+    secrets: Vec<SecretView>,
+    keys: usize,
+}
+
+/// A secret as an administrator may see it: everything but the secret.
+#[derive(Debug, Serialize)]
+struct SecretView {
+    id: String,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+}
+
+fn view(agent: &Agent) -> AgentView {
+    AgentView {
+        id: agent.id,
+        name: agent.name.clone(),
+        scopes: agent.scopes.clone(),
+        webhook_url: agent.webhook_url.clone(),
+        created_at: agent.created_at,
+        status: if agent.disabled { "disabled" } else { "active" },
+        has_credentials: !agent.secrets.is_empty() || !agent.keys.is_empty(),
+        last_seen_at: agent.last_seen_at,
+        secrets: agent
+            .secrets
+            .iter()
+            .map(|secret| SecretView {
+                id: secret.id.clone(),
+                created_at: secret.created_at,
+                expires_at: secret.expires_at,
+                last_used_at: secret.last_used_at,
+            })
+            .collect(),
+        keys: agent.keys.len(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct AgentsQuery {
+    name_filter: Option<String>,
+    scope_filter: Option<String>,
+    #[serde(flatten)]
+    page: PageQuery,
+}
+
+async fn list_agents(
+    grant: Granted<ListAgents>,
+    State(identity): State<Identity>,
+    Query(query): Query<AgentsQuery>,
+) -> Result<Json<Vec<AgentView>>, ApiError> {
+    let page = query.page.page()?;
+    let filter = AgentFilter { name: query.name_filter, scope: query.scope_filter };
+    let offset = usize::try_from(page.offset).unwrap_or(usize::MAX);
+    let found = identity.agents.list(&grant, &filter, page.limit as usize, offset);
+    Ok(Json(found.iter().map(|agent| view(agent)).collect()))
+}
+
+async fn show_agent(
+    grant: Granted<ReadAgent>,
+    State(identity): State<Identity>,
+) -> Result<Json<AgentView>, ApiError> {
+    Ok(Json(view(&*identity.agents.get(&grant)?)))
+}
+
+/// Scopes from a body; the error names the place, never the text.
+pub(super) fn scopes(texts: &[String]) -> Result<Vec<Scope>, ApiError> {
+    scope::parse_all(texts).map_err(|(at, error)| {
+        ApiError::field(&["body", "scopes", &at.to_string()], "scope", error.to_string())
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct NewAgent {
+    name: String,
+    scopes: Vec<String>,
+    webhook_url: Option<String>,
+}
+
+async fn create_agent(
+    grant: Granted<CreateAgent>,
+    State(identity): State<Identity>,
+    JsonBody(body): JsonBody<NewAgent>,
+) -> Result<Response, ApiError> {
+    let scopes = scopes(&body.scopes)?;
+    let agent = identity.agents.create(&grant, &body.name, scopes, body.webhook_url).await?;
+    Ok((StatusCode::CREATED, Json(view(&agent))).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct AgentEdit {
+    name: Option<String>,
+    scopes: Option<Vec<String>>,
+    #[serde(default)]
+    webhook_url: Edit,
+}
+
+/// Tells an absent member, which leaves what is there, from one that is null, which removes it.
+#[derive(Debug, Default)]
+enum Edit {
+    #[default]
+    Leave,
+    Set(Option<String>),
+}
+
+impl<'de> Deserialize<'de> for Edit {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Self::Set)
+    }
+}
+
+async fn update_agent(
+    grant: Granted<UpdateAgent>,
+    State(identity): State<Identity>,
+    JsonBody(body): JsonBody<AgentEdit>,
+) -> Result<Json<AgentView>, ApiError> {
+    let change = AgentChange {
+        name: body.name,
+        scopes: body.scopes.as_deref().map(scopes).transpose()?,
+        webhook_url: match body.webhook_url {
+            Edit::Leave => None,
+            Edit::Set(url) => Some(url),
+        },
+    };
+    Ok(Json(view(&identity.agents.update(&grant, change).await?)))
+}
+
+async fn delete_agent(
+    grant: Granted<DeleteAgent>,
+    State(identity): State<Identity>,
+) -> Result<Json<Operation>, ApiError> {
+    let agent = identity.agents.delete(&grant).await?;
+    let details = json!({ "agent_id": agent.id, "agent_name": agent.name });
+    Ok(Json(Operation::done("Agent deleted; its tokens and secrets are dead", Some(details))))
+}
+
+async fn set_agent_secret(
+    grant: Granted<SetAgentSecret>,
+    State(identity): State<Identity>,
+    SecretBody(body): SecretBody,
+) -> Result<Response, ApiError> {
+    let new = NewSecret {
+        supplied: body.password,
+        overlap: Duration::from_secs(body.overlap_seconds.unwrap_or(0)),
+        expires_at: body.expires_at,
+    };
+    let (agent, secret) = identity.agents.set_secret(&grant, new).await?;
+    let answer = json!({
+        "agent_id": agent.id, "agent_secret": secret.as_ref().map(Secret::expose),
+        "message": if secret.is_some() { "Keep this secret: it is shown only now" } else { "The secret is set" },
+    });
+    Ok(no_store(Json(answer)))
+}
+
+#[derive(Debug, Deserialize)]
+struct NewKeys {
+    keys: Vec<Value>,
+}
+
+async fn set_agent_keys(
+    grant: Granted<SetAgentKeys>,
+    State(identity): State<Identity>,
+    JsonBody(body): JsonBody<NewKeys>,
+) -> Result<Json<AgentView>, ApiError> {
+    Ok(Json(view(&identity.agents.set_keys(&grant, body.keys).await?)))
+}

@@ -1,0 +1,218 @@
+//! What a principal holds: sessions and API keys, listed and ended by their owner or an administrator.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use interlock_engine::auth::documents::{ApiKey, Session};
+use interlock_engine::auth::{NewKey, Revoke};
+use interlock_engine::identity::Identity;
+use interlock_model::action::{
+    CreateApiKey, EndSession, EndSessions, ListApiKeys, ListSessions, RevokeApiKey, RevokeTokens,
+};
+use interlock_model::policy::PrincipalKind;
+use interlock_model::scope::Scope;
+use interlock_model::wire::Operation;
+use interlock_model::{AgentId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::agents::{no_store, scopes};
+use crate::body::{JsonBody, Query};
+use crate::error::ApiError;
+use crate::routes::{ApiRouter, Granted};
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.route(Method::GET, "/auth/sessions", list_sessions)
+        .route(Method::DELETE, "/auth/sessions", end_sessions)
+        .route(Method::DELETE, "/auth/sessions/{id}", end_session)
+        .route(Method::GET, "/auth/keys", list_api_keys)
+        .route(Method::POST, "/auth/keys", create_api_key)
+        .route(Method::DELETE, "/auth/keys/{id}", revoke_api_key)
+        .route(Method::POST, "/tokens/revoke", revoke_tokens)
+}
+
+/// A session as its owner sees it.
+#[derive(Debug, Serialize)]
+struct SessionView {
+    id: String,
+    principal: String,
+    kind: PrincipalKind,
+    name: String,
+    method: String,
+    amr: Vec<String>,
+    client_ip: String,
+    user_agent: String,
+    created_at: Timestamp,
+    last_used_at: Timestamp,
+    expires_at: Timestamp,
+    current: bool,
+}
+
+fn session_view(session: Session, current: &str) -> SessionView {
+    SessionView {
+        current: session.id == current,
+        id: session.id,
+        principal: session.principal,
+        kind: session.kind,
+        name: session.name,
+        method: session.method,
+        amr: session.amr,
+        client_ip: session.client_ip,
+        user_agent: session.user_agent,
+        created_at: session.created_at,
+        last_used_at: session.issued_at,
+        expires_at: session.expires_at,
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct SessionsQuery {
+    all: Option<bool>,
+}
+
+async fn list_sessions(
+    grant: Granted<ListSessions>,
+    State(identity): State<Identity>,
+    Query(query): Query<SessionsQuery>,
+) -> Result<Json<Vec<SessionView>>, ApiError> {
+    let found = identity.manage.sessions(&grant, query.all.unwrap_or(false)).await?;
+    let current = grant.caller().session();
+    Ok(Json(found.into_iter().map(|session| session_view(session, current)).collect()))
+}
+
+#[derive(Debug, Deserialize)]
+struct EndQuery {
+    keep_current: Option<bool>,
+}
+
+async fn end_sessions(
+    grant: Granted<EndSessions>,
+    State(identity): State<Identity>,
+    Query(query): Query<EndQuery>,
+) -> Result<Json<Operation>, ApiError> {
+    let count = identity.manage.end_sessions(&grant, query.keep_current.unwrap_or(false)).await?;
+    Ok(Json(Operation::done("Sessions ended; their tokens are dead", Some(json!({ "sessions": count })))))
+}
+
+async fn end_session(
+    grant: Granted<EndSession>,
+    State(identity): State<Identity>,
+) -> Result<Json<Operation>, ApiError> {
+    identity.manage.end_session(&grant).await?;
+    Ok(Json(Operation::done("Session ended; its tokens are dead", None)))
+}
+
+/// An API key without its secret.
+#[derive(Debug, Serialize)]
+struct KeyView {
+    id: String,
+    name: String,
+    principal: String,
+    kind: PrincipalKind,
+    scopes: Vec<Scope>,
+    created_at: Timestamp,
+    created_by: String,
+    expires_at: Timestamp,
+    revoked_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+}
+
+fn key_view(key: ApiKey) -> KeyView {
+    KeyView {
+        id: key.id,
+        name: key.name,
+        principal: key.principal,
+        kind: key.kind,
+        scopes: key.scopes,
+        created_at: key.created_at,
+        created_by: key.created_by,
+        expires_at: key.expires_at,
+        revoked_at: key.revoked_at,
+        last_used_at: key.last_used_at,
+    }
+}
+
+async fn list_api_keys(
+    grant: Granted<ListApiKeys>,
+    State(identity): State<Identity>,
+) -> Result<Json<Vec<KeyView>>, ApiError> {
+    Ok(Json(identity.api_keys.list(&grant).await?.into_iter().map(key_view).collect()))
+}
+
+#[derive(Debug, Deserialize)]
+struct NewApiKey {
+    name: String,
+    scopes: Vec<String>,
+    #[serde(default = "thirty_days")]
+    expires_in_days: u64,
+    agent_id: Option<AgentId>,
+}
+
+fn thirty_days() -> u64 {
+    30
+}
+
+async fn create_api_key(
+    grant: Granted<CreateApiKey>,
+    State(identity): State<Identity>,
+    JsonBody(body): JsonBody<NewApiKey>,
+) -> Result<Response, ApiError> {
+    let new = NewKey {
+        name: body.name,
+        scopes: scopes(&body.scopes)?,
+        life: Duration::from_secs(body.expires_in_days.saturating_mul(86_400)),
+        agent: body.agent_id,
+    };
+    let (key, text) = identity.api_keys.create(&grant, new).await?;
+    let mut answer = json!(key_view(key));
+    answer["key"] = json!(text.expose());
+    Ok(no_store((StatusCode::CREATED, Json(answer))))
+}
+
+async fn revoke_api_key(
+    grant: Granted<RevokeApiKey>,
+    State(identity): State<Identity>,
+) -> Result<Json<Operation>, ApiError> {
+    let key = identity.api_keys.revoke(&grant).await?;
+    Ok(Json(Operation::done("Key revoked; it is dead", Some(json!({ "id": key.id })))))
+}
+
+#[derive(Debug, Deserialize)]
+struct RevokeBody {
+    jti: Option<String>,
+    session: Option<String>,
+    principal: Option<String>,
+    issued_before: Option<Timestamp>,
+}
+
+async fn revoke_tokens(
+    grant: Granted<RevokeTokens>,
+    State(identity): State<Identity>,
+    JsonBody(body): JsonBody<RevokeBody>,
+) -> Result<Json<Operation>, ApiError> {
+    let what = match body {
+        RevokeBody { jti: Some(jti), session: None, principal: None, issued_before: None }
+            if (1..=64).contains(&jti.len()) =>
+        {
+            Revoke::Jti(jti)
+        }
+        RevokeBody { jti: None, session: Some(id), principal: None, issued_before: None } => {
+            Revoke::Session(id)
+        }
+        RevokeBody { jti: None, session: None, principal: Some(name), issued_before: None } => {
+            Revoke::Principal(name)
+        }
+        RevokeBody { jti: None, session: None, principal: None, issued_before: Some(time) } => {
+            Revoke::Before(time)
+        }
+        _ => {
+            let text = "Name exactly one of jti, session, principal, issued_before.";
+            return Err(ApiError::field(&["body"], "choice", text));
+        }
+    };
+    identity.manage.revoke(&grant, what).await?;
+    Ok(Json(Operation::done("Revoked, on every server of this installation within a second", None)))
+}

@@ -1,0 +1,262 @@
+//! OAuth 2 as clients know it, on the machinery of agents: tokens (RFC 6749), revocation (RFC 7009), introspection (RFC 7662),
+//! metadata (RFC 8414) and keys (RFC 7517).
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use interlock_engine::auth::{AgentProof, Origin, RefreshError, SignInError};
+use interlock_engine::identity::Identity;
+use interlock_model::action::Introspect;
+use interlock_model::scope;
+use interlock_model::secret::Secret;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::agents::{no_store, token_answer};
+use crate::body::FormBody;
+use crate::error::ApiError;
+use crate::routes::{ApiRouter, Granted, PublicReason};
+use crate::state::AppState;
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.public(Method::POST, "/oauth/token", PublicReason::SignIn, oauth_token)
+        .public(Method::POST, "/oauth/revoke", PublicReason::SignIn, oauth_revoke)
+        .route(Method::POST, "/oauth/introspect", oauth_introspect)
+        .public(Method::GET, "/oauth/jwks", PublicReason::Banner, jwks)
+        .public(Method::GET, "/.well-known/jwks.json", PublicReason::Banner, jwks)
+        .public(Method::GET, "/.well-known/oauth-authorization-server", PublicReason::Banner, metadata)
+}
+
+/// How a client names and proves itself (RFC 6749 section 2.3, RFC 7521 section 4.2).
+#[expect(clippy::struct_field_names, reason = "the names are the protocol's")]
+#[derive(Debug, Deserialize)]
+struct Client {
+    client_id: Option<String>,
+    client_secret: Option<Secret>,
+    client_assertion_type: Option<String>,
+    client_assertion: Option<Secret>,
+}
+
+/// A client with what it shows.
+struct Shown {
+    id: String,
+    proof: Option<AgentProof>,
+    /// It used the `Authorization` header, so the refusal must challenge (RFC 6749 section 5.2).
+    by_header: bool,
+}
+
+fn refused(by_header: bool) -> ApiError {
+    let mut error =
+        ApiError::oauth(StatusCode::UNAUTHORIZED, "invalid_client", "Client authentication failed");
+    if !by_header {
+        error.status = StatusCode::BAD_REQUEST;
+    }
+    error.challenge = by_header.then_some("Basic realm=\"interlock\"");
+    error
+}
+
+fn invalid(detail: &'static str) -> ApiError {
+    ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_request", detail)
+}
+
+/// The subject that an assertion names, unverified: it only says whose keys to try.
+fn subject_of(assertion: &str) -> Option<String> {
+    let payload = assertion.split('.').nth(1).filter(|_| assertion.len() <= 4096)?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims: Value = serde_json::from_slice(&bytes).ok()?;
+    claims.get("sub")?.as_str().map(str::to_owned)
+}
+
+impl Client {
+    /// Exactly one way of authentication.
+    fn shown(self, headers: &HeaderMap) -> Result<Shown, ApiError> {
+        let mut given = headers.get_all(header::AUTHORIZATION).iter();
+        if let Some(value) = given.next() {
+            let twice =
+                given.next().is_some() || self.client_secret.is_some() || self.client_assertion.is_some();
+            if twice {
+                return Err(invalid("The client authenticates in more than one way."));
+            }
+            let (id, secret) = basic(value.to_str().unwrap_or("")).ok_or_else(|| refused(true))?;
+            if self.client_id.as_ref().is_some_and(|other| *other != id) {
+                return Err(refused(true));
+            }
+            return Ok(Shown { id, proof: Some(AgentProof::Secret(secret)), by_header: true });
+        }
+        match (self.client_assertion, self.client_assertion_type, self.client_secret) {
+            (Some(_), _, Some(_)) => Err(invalid("The client authenticates in more than one way.")),
+            (Some(assertion), Some(kind), None) if kind == JWT_BEARER => {
+                let named = subject_of(assertion.expose()).unwrap_or_default();
+                let id = self.client_id.unwrap_or(named);
+                Ok(Shown { id, proof: Some(AgentProof::Assertion(assertion)), by_header: false })
+            }
+            (Some(_), _, None) => Err(invalid("client_assertion_type must be jwt-bearer.")),
+            (None, _, secret) => {
+                let id = self.client_id.ok_or_else(|| refused(false))?;
+                Ok(Shown { id, proof: secret.map(AgentProof::Secret), by_header: false })
+            }
+        }
+    }
+}
+
+/// `Basic`, with both halves form-encoded (RFC 6749 section 2.3.1).
+fn basic(value: &str) -> Option<(String, Secret)> {
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 4096 {
+        return None;
+    }
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let (id, secret) = text.split_once(':')?;
+    Some((crate::body::decode(id)?, Secret::new(crate::body::decode(secret)?)))
+}
+
+#[derive(Debug, Deserialize)]
+struct TokenRequest {
+    grant_type: String,
+    scope: Option<String>,
+    refresh_token: Option<Secret>,
+    #[serde(flatten)]
+    client: Client,
+}
+
+async fn oauth_token(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+    FormBody(request): FormBody<TokenRequest>,
+) -> Result<Response, ApiError> {
+    match request.grant_type.as_str() {
+        "client_credentials" => {
+            let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
+            let Shown { id, proof, by_header } = request.client.shown(&headers)?;
+            // No refresh token: the client can ask again with what it has (RFC 6749 section 4.4.3).
+            let opened = identity.sign_ins.agent(&id, proof, wanted.as_deref(), false, &origin).await;
+            let issued = opened.map_err(|error| client_error(error, by_header))?;
+            Ok(no_store(Json(token_answer(&issued))))
+        }
+        "refresh_token" => {
+            let token = request.refresh_token.ok_or_else(|| invalid("refresh_token is required."))?;
+            let named = request.client.client_secret.is_some()
+                || request.client.client_assertion.is_some()
+                || headers.contains_key(header::AUTHORIZATION);
+            let client = if named {
+                let Shown { id, proof, by_header } = request.client.shown(&headers)?;
+                let proved = identity.sign_ins.authenticate_client(&id, proof, &origin).await;
+                Some(proved.map_err(|error| client_error(error, by_header))?)
+            } else {
+                None
+            };
+            let issued = identity.sessions.refresh(token.expose(), client, &origin).await;
+            let issued = issued.map_err(|error| match error {
+                RefreshError::Store(cause) => ApiError::storage(&cause),
+                RefreshError::Token(_) | RefreshError::Reused => {
+                    ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", "The grant is not in force")
+                }
+            })?;
+            Ok(no_store(Json(token_answer(&issued))))
+        }
+        _ => Err(ApiError::oauth(
+            StatusCode::BAD_REQUEST,
+            "unsupported_grant_type",
+            "This grant type is not offered; see /.well-known/oauth-authorization-server.",
+        )),
+    }
+}
+
+fn wanted_scopes(text: &str) -> Result<Vec<scope::Scope>, ApiError> {
+    let texts: Vec<&str> = text.split(' ').filter(|part| !part.is_empty()).collect();
+    scope::parse_all(&texts).map_err(|_| {
+        ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "A scope is malformed or unknown")
+    })
+}
+
+fn client_error(error: SignInError, by_header: bool) -> ApiError {
+    match error {
+        SignInError::Refused => refused(by_header),
+        SignInError::Scope => {
+            ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "The client does not hold this scope")
+        }
+        SignInError::Wait(_) | SignInError::Store(_) => error.into(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct RevokeForm {
+    token: Secret,
+    #[serde(flatten)]
+    client: Client,
+}
+
+async fn oauth_revoke(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+    FormBody(request): FormBody<RevokeForm>,
+) -> Result<Response, ApiError> {
+    let Shown { id, proof, by_header } = request.client.shown(&headers)?;
+    let client = identity.sign_ins.authenticate_client(&id, proof, &origin).await;
+    let client = client.map_err(|error| client_error(error, by_header))?;
+    identity.sessions.revoke(request.token.expose(), Some(client), &origin).await?;
+    Ok(no_store(StatusCode::OK))
+}
+
+#[derive(Debug, Deserialize)]
+struct IntrospectForm {
+    token: Secret,
+}
+
+async fn oauth_introspect(
+    grant: Granted<Introspect>,
+    State(identity): State<Identity>,
+    FormBody(request): FormBody<IntrospectForm>,
+) -> Response {
+    let found = identity.manage.introspect(&grant, request.token.expose());
+    no_store(Json(found.unwrap_or_else(|| json!({ "active": false }))))
+}
+
+async fn jwks(State(identity): State<Identity>) -> Response {
+    let keys: Vec<Value> = identity
+        .principals
+        .public_keys()
+        .iter()
+        .filter_map(|key| {
+            let bytes: Option<Vec<u8>> = (0..key.public.len() / 2)
+                .map(|at| u8::from_str_radix(key.public.get(at * 2..at * 2 + 2)?, 16).ok())
+                .collect();
+            let x = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes?);
+            Some(json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": key.kid, "x": x }))
+        })
+        .collect();
+    Json(json!({ "keys": keys })).into_response()
+}
+
+/// True to behaviour: a test compares it with what is served.
+async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Value> {
+    // The host was checked by the perimeter, so it is one of ours.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let scheme = if state.config.tls || state.config.force_https { "https" } else { "http" };
+    let base = format!("{scheme}://{host}");
+    let (issuer, audience) = state.identity.sessions.tokens().names();
+    Json(json!({
+        "issuer": issuer,
+        "interlock_audience": audience,
+        "token_endpoint": format!("{base}/oauth/token"),
+        "revocation_endpoint": format!("{base}/oauth/revoke"),
+        "introspection_endpoint": format!("{base}/oauth/introspect"),
+        "jwks_uri": format!("{base}/oauth/jwks"),
+        "grant_types_supported": ["client_credentials", "refresh_token"],
+        "response_types_supported": [],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "introspection_endpoint_auth_methods_supported": ["bearer"],
+        "scopes_supported": scope::KNOWN,
+    }))
+}

@@ -1,0 +1,92 @@
+//! Failures of identity as clients see them.
+
+use axum::http::StatusCode;
+use interlock_engine::agents::AgentError;
+use interlock_engine::auth::{KeyError, ManageError, RefreshError, TokenError};
+
+use super::ApiError;
+
+fn busy() -> ApiError {
+    ApiError::client(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The server is busy. Nothing was done.")
+        .after(1)
+}
+
+fn capital(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+impl From<RefreshError> for ApiError {
+    fn from(error: RefreshError) -> Self {
+        match error {
+            RefreshError::Token(error) => error.into(),
+            // A thief must not learn that the theft was noticed.
+            RefreshError::Reused => TokenError::Revoked.into(),
+            RefreshError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<AgentError> for ApiError {
+    fn from(error: AgentError) -> Self {
+        let text = capital(&error);
+        match error {
+            AgentError::Name => Self::field(&["body", "name"], "length", text),
+            AgentError::Exists => Self::client(StatusCode::BAD_REQUEST, "agent_exists", text),
+            AgentError::NoSuchAgent => {
+                Self::client(StatusCode::NOT_FOUND, "agent_not_found", "Agent not found")
+            }
+            // Which scope is told to a caller who manages agents and named it.
+            AgentError::Grant(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
+            AgentError::PeopleOnly(_) => Self::field(&["body", "scopes"], "scope", text),
+            AgentError::Webhook => Self::field(&["body", "webhook_url"], "url", text),
+            AgentError::Protected(reason) => Self::client(StatusCode::BAD_REQUEST, "agent_protected", reason),
+            AgentError::Secret(_) => Self::field(&["body", "password"], "password", text),
+            AgentError::Overlap => Self::field(&["body", "overlap_seconds"], "range", text),
+            AgentError::Keys(_) => Self::field(&["body", "keys"], "key", text),
+            AgentError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            AgentError::Overloaded => busy(),
+            AgentError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        let text = capital(&error);
+        match error {
+            KeyError::Scope(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
+            KeyError::NoScope => Self::field(&["body", "scopes"], "length", text),
+            KeyError::Life => Self::field(&["body", "expires_in_days"], "range", text),
+            KeyError::Name => Self::field(&["body", "name"], "length", text),
+            KeyError::TooMany => Self::client(StatusCode::CONFLICT, "conflict", text),
+            KeyError::NoSuchPrincipal => {
+                Self::client(StatusCode::NOT_FOUND, "agent_not_found", "Agent not found")
+            }
+            KeyError::NoSuchKey => Self::client(StatusCode::NOT_FOUND, "key_not_found", "Key not found"),
+            KeyError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<ManageError> for ApiError {
+    fn from(error: ManageError) -> Self {
+        let text = capital(&error);
+        match error {
+            ManageError::NoSuchSession => {
+                Self::client(StatusCode::NOT_FOUND, "session_not_found", "Session not found")
+            }
+            ManageError::NoSuchPrincipal => {
+                Self::client(StatusCode::NOT_FOUND, "principal_not_found", "Principal not found")
+            }
+            ManageError::NoSuchRole => {
+                Self::client(StatusCode::NOT_FOUND, "role_not_found", "Role not found")
+            }
+            ManageError::RoleName => Self::field(&["path", "role"], "format", text),
+            ManageError::Grant(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
+            ManageError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            ManageError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
