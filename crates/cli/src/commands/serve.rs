@@ -224,7 +224,7 @@ where
         tokio::spawn(task);
     }
 
-    let listener = Listener::new(tcp, tls_config, ConnectionLimits::default());
+    let listener = Listener::new(tcp, tls_config, &app.config, Arc::clone(&app.entropy));
     let bound = listener.address()?;
     let scheme = if app.config.tls { "https" } else { "http" };
     let told = Ready {

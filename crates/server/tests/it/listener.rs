@@ -1,8 +1,8 @@
 //! What only a socket shows: trailing slashes, bodies of HEAD, clients that vanish, connections that end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use interlock_server::config::ConnectionLimits;
 use interlock_server::listener::Listener;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,7 +20,7 @@ struct Served {
 
 async fn serve(lab: &Lab) -> Served {
     let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = Listener::new(tcp, None, ConnectionLimits::default());
+    let listener = Listener::new(tcp, None, &lab.app.config, Arc::clone(&lab.app.entropy));
     let served = Served {
         address: listener.address().expect("an address"),
         stop: CancellationToken::new(),
