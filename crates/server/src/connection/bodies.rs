@@ -20,11 +20,20 @@ pub(crate) struct TooSlow;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// How the reading of a body went.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// It was read to its end.
+    pub(super) read: AtomicBool,
+    /// It broke off.
+    pub(super) broken: AtomicBool,
+}
+
 /// A request's body: tells whether it was read to its end, and fails when it comes too slowly. Time counts from the first wait
 /// for the client; what the server takes to look at it does not.
 pub(super) struct Taken {
     body: Incoming,
-    read: Arc<AtomicBool>,
+    fate: Arc<Fate>,
     /// Bytes a second, on average, once `patience` is over.
     least_rate: u64,
     patience: Duration,
@@ -33,12 +42,8 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    pub(super) fn new(
-        body: Incoming,
-        read: Arc<AtomicBool>,
-        (least_rate, patience): (u64, Duration),
-    ) -> Self {
-        Self { body, read, least_rate, patience, received: 0, waiting: None }
+    pub(super) fn new(body: Incoming, fate: Arc<Fate>, (least_rate, patience): (u64, Duration)) -> Self {
+        Self { body, fate, least_rate, patience, received: 0, waiting: None }
     }
 
     /// When what has come so far is too little.
@@ -67,10 +72,13 @@ impl http_body::Body for Taken {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.read.store(true, Ordering::Release);
+            self.fate.read.store(true, Ordering::Release);
         }
         match polled {
             Poll::Ready(frame) => {
+                if matches!(frame, Some(Err(_))) {
+                    self.fate.broken.store(true, Ordering::Release);
+                }
                 if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
                     self.received += data.len() as u64;
                 }
@@ -94,7 +102,7 @@ impl http_body::Body for Taken {
 pub(super) struct Given {
     body: Body,
     activity: Arc<Activity>,
-    /// A piece was handed over, and no room was made for the next.
+    /// A piece was handed over, and is not on its way yet.
     waits: bool,
 }
 
@@ -132,8 +140,8 @@ impl http_body::Body for Given {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.activity.pieces.fetch_add(1, Ordering::AcqRel);
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        let waits = matches!(polled, Poll::Ready(Some(Ok(_)))) && !self.body.is_end_stream();
-        self.set_waits(waits);
+        // The library comes back, or drops the body after its last piece, when the client has made room for it.
+        self.set_waits(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }
 

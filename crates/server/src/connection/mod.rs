@@ -10,7 +10,7 @@ mod bodies;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -35,7 +35,7 @@ use crate::gate::{self, Gate, MAX_HEAD, Paced, Refused, Verdict};
 use crate::listener::Peer;
 
 pub(crate) use bodies::TooSlow;
-use bodies::{Given, Taken};
+use bodies::{Fate, Given, Taken};
 
 /// Streams of one HTTP/2 connection at once.
 const STREAMS: u32 = 100;
@@ -51,8 +51,8 @@ const ABANDONED: usize = 100;
 /// What a client may send ahead on a stream, and on a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Time for the answers under way when a connection has idled.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Time to say goodbye to a client that has idled or takes nothing.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Debug, Default)]
@@ -255,20 +255,22 @@ impl Service {
         let mut answering = Answering { activity: Arc::clone(&self.activity), answered: false };
         let http1 = request.version() < Version::HTTP_2;
         let ended = refused.is_some();
-        let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let fate = Arc::new(Fate::default());
+        fate.read.store(request.body().is_end_stream(), Ordering::Release);
         let mut request: Request =
-            request.map(|body| Body::new(Taken::new(body, Arc::clone(&read), self.slow)));
+            request.map(|body| Body::new(Taken::new(body, Arc::clone(&fate), self.slow)));
         request.extensions_mut().insert(self.peer);
         if let Some(refused) = refused {
             request.extensions_mut().insert(refused);
         }
         trim_trailing_slash(&mut request);
         let mut response = self.router.oneshot(request).await?;
-        answering.answered = true;
+        // A client that cancels while its body is read is answered nowhere.
+        answering.answered = !fate.broken.load(Ordering::Acquire);
         if !http1 {
             return Ok(response.map(|body| Body::new(Given::new(body, self.activity))));
         }
-        if ended || !read.load(Ordering::Acquire) {
+        if ended || !fate.read.load(Ordering::Acquire) {
             // The rest of the body is not waited for: the connection ends, and the client is told, so that it does not lose
             // its next request on it (RFC 9112 section 9.6).
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
