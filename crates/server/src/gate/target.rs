@@ -25,6 +25,20 @@ pub(super) enum Form {
 
 /// A character of a token (RFC 9110 section 5.6.2).
 pub(super) const fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = is_listed(byte);
+        byte += 1;
+    }
+    table
+};
+
+const fn is_listed(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.')
 }
 
