@@ -201,14 +201,14 @@ impl Head {
     }
 }
 
-/// How many bytes, from the first, may stand within a line. Sixteen are looked at together.
+/// How many bytes, from the first, may stand within a line. Sixteen are looked at together: numbers instead of conditions,
+/// because only then does the compiler take them at once.
 fn plain(bytes: &[u8]) -> usize {
-    let odd = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
+    let odd = |byte: u8| (u8::from(byte < b' ') & u8::from(byte != b'\t')) | u8::from(byte == 0x7f);
     let (groups, _) = bytes.as_chunks::<16>();
-    let whole =
-        groups.iter().take_while(|group| !group.iter().fold(false, |any, &byte| any | odd(byte))).count()
-            * 16;
-    whole + bytes[whole..].iter().take_while(|&&byte| !odd(byte)).count()
+    let clean = groups.iter().take_while(|group| group.iter().fold(0, |any, &byte| any | odd(byte)) == 0);
+    let whole = clean.count() * 16;
+    whole + bytes[whole..].iter().take_while(|&&byte| odd(byte) == 0).count()
 }
 
 /// Without spaces at the ends. Tabs stay, and make the two fields that frame malformed: they hide a value from parsers that know
