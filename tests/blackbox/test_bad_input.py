@@ -132,10 +132,7 @@ class Bodies(Case):
             self.assertProblem(client.post("/execute/good", content=b"\x1f\x8b", headers=[good, ("Content-Encoding", "gzip")]), 415)
             for number in range(200):
                 client.headers["X-Pad-%d" % number] = "y" * 400
-            try:
-                self.assertIn(client.get("/health").status_code, (400, 431))
-            except Exception as problem:
-                self.assertIn("Error", type(problem).__name__)
+            self.assertProblem(client.get("/health"), 431, "invalid_request")
 
     def test_framing_tricks(self):
         token = b"Authorization: Bearer " + self.token.encode() + b"\r\n"
@@ -170,8 +167,8 @@ class Bodies(Case):
         answers = dict(zip(refused, together(len(refused), lambda number: self.server.raw(list(refused.values())[number], 6))))
         for name, answer in answers.items():
             with self.subTest(name):
-                self.assertIn(status_of(answer), (400, 404, 405, 413, 415, 422, 501, 505, None), answer[:200])
-                self.assertEqual(answer.count(b"HTTP/1.1 200"), 0, answer[:200])
+                self.assertEqual(status_of(answer), 400, answer[:200])
+                self.assertEqual(answer.count(b"HTTP/1.1 "), 1, answer[:200])
         self.assertFalse(self.server.get("/device").json()["emergency_stop"]["engaged"], "a hidden request was carried out")
         self.assertEqual(self.server.get("/runs").json()["total"], before, "a request that was refused has executed")
 

@@ -61,7 +61,9 @@ pub fn describe() {
         }
     }
     describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
-    for reason in ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded"] {
+    for reason in
+        ["rate_limited", "client_blocked", "framing", "host", "https_required", "too_large", "overloaded"]
+    {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");

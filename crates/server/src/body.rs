@@ -9,6 +9,7 @@ use interlock_model::strict_json;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::connection::TooSlow;
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -55,15 +56,22 @@ async fn read(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(state.config.connections.body, reading).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Ok(Err(error)) if is_too_slow(&*error) => Err(too_late()),
         Ok(Err(_)) => Err(ApiError::client(
             StatusCode::BAD_REQUEST,
             "invalid_request",
             "The body could not be read to its end.",
         )),
-        Err(_) => {
-            Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time."))
-        }
+        Err(_) => Err(too_late()),
     }
+}
+
+fn too_late() -> ApiError {
+    ApiError::client(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time.")
+}
+
+fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(<dyn std::error::Error>::is::<TooSlow>)
 }
 
 /// The body is over the limit.

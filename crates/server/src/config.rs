@@ -35,9 +35,15 @@ pub struct ConnectionLimits {
     pub head: Duration,
     /// Time for the request's body.
     pub body: Duration,
+    /// Time without a request after which an HTTP/2 connection ends; HTTP/1.1 has that of the head.
+    pub idle: Duration,
+    /// Bytes a second that a body must bring, and that a client must take of an answer, on average.
+    pub least_rate: u64,
+    /// How long either may fall short of it. More than 0.
+    pub patience: Duration,
     /// Connections in all.
     pub total: usize,
-    /// Connections of one address.
+    /// Connections of one address. A trusted proxy may hold half of `total`, if that is more.
     pub per_address: usize,
     /// Requests under way at once.
     pub in_flight: usize,
@@ -49,6 +55,9 @@ impl Default for ConnectionLimits {
             handshake: Duration::from_secs(5),
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
+            idle: Duration::from_mins(1),
+            least_rate: 256,
+            patience: Duration::from_secs(10),
             total: 4_096,
             per_address: 256,
             in_flight: 1_024,

@@ -5,7 +5,9 @@
 mod api;
 mod body;
 pub mod config;
+mod connection;
 pub mod error;
+mod gate;
 pub mod listener;
 pub mod openapi;
 pub mod perimeter;

@@ -185,7 +185,7 @@ where
         tokio::spawn(installation::follow_key(state.clone(), app.identity.clone()));
     }
 
-    let listener = Listener::new(tcp, tls_config, ConnectionLimits::default());
+    let listener = Listener::new(tcp, tls_config, &app.config, Arc::clone(&app.entropy));
     let bound = listener.address()?;
     let scheme = if app.config.tls { "https" } else { "http" };
     let catalogue = host.as_ref().map(Host::catalogue);

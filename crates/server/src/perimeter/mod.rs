@@ -7,6 +7,7 @@ pub mod address;
 mod headers;
 mod hosts;
 pub mod limits;
+mod protocol;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use interlock_model::wire::FieldError;
 use serde_json::{Value, json};
 
 use crate::error::{ApiError, Rendered};
+use crate::gate::Refused;
 use crate::listener::Peer;
 use crate::state::AppState;
 
@@ -34,23 +36,26 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     // Client address first: every later step counts, logs and refuses by it.
     let client = address::resolve(peer, request.headers(), &state.config.trusted_proxies);
     // Then a name for the request, which every answer carries.
-    let request_id = request_id(request.headers(), &state);
+    let refused = request.extensions_mut().remove::<Refused>();
+    let request_id = match &refused {
+        Some(refused) => refused.request_id.clone(),
+        None => request_id(request.headers(), &state),
+    };
     let origin = Arc::new(Origin {
         client_ip: client.ip,
         request_id: request_id.clone(),
         user_agent: printable(request.headers().get(header::USER_AGENT)),
     });
     request.extensions_mut().insert(Arc::clone(&origin));
-    let template = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
-    let method = request.method().clone();
+    let matched = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none());
+    let template = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    // Of a refused request nothing is known; this one counts as "other".
+    let method = if refused.is_some() { Method::CONNECT } else { request.method().clone() };
     let wants_json = accepts_only_json(request.headers());
     let cross_origin = hosts::cross_origin(request.headers(), &state.config.cors_origins);
     let path = request.uri().path().to_owned();
 
-    let mut response = match enter(&state, &client, &origin, &request) {
+    let mut response = match enter(&state, &client, &origin, &request, refused.as_ref()) {
         Err(refusal) => refusal.into_response(),
         Ok(Entered::Answered(answer)) => answer,
         // A panic in a handler is an answer like any other, with everything that follows here.
@@ -94,6 +99,7 @@ fn enter(
     client: &address::Client,
     origin: &Origin,
     request: &Request,
+    refused: Option<&Refused>,
 ) -> Result<Entered, ApiError> {
     let path = request.uri().path();
     let exempt = state.limits.is_exempt(path);
@@ -103,6 +109,11 @@ fn enter(
         // Limits of the address, before anything costs more.
         state.limits.admit_address(path, origin)?;
     }
+    // What cannot be read in one way only; the gate has logged it.
+    if let Some(refused) = refused {
+        return Err(protocol::refusal(refused.reason));
+    }
+    protocol::check(request, origin)?;
     // Load shedding; the emergency stop and probes are never shed.
     let slot = if exempt { None } else { Some(state.limits.slot()?) };
     // Trusted host (DNS rebinding); before the redirect, which repeats the name.

@@ -1,34 +1,11 @@
 //! What only a socket shows: trailing slashes, bodies of HEAD, clients that vanish, connections that end.
 
-use std::net::SocketAddr;
-
-use interlock_server::config::ConnectionLimits;
-use interlock_server::listener::Listener;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::net::TcpStream;
 
 use crate::lab::{Lab, PATIENCE, eventually};
-
-struct Served {
-    address: SocketAddr,
-    stop: CancellationToken,
-    connections: TaskTracker,
-}
-
-async fn serve(lab: &Lab) -> Served {
-    let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = Listener::new(tcp, None, ConnectionLimits::default());
-    let served = Served {
-        address: listener.address().expect("an address"),
-        stop: CancellationToken::new(),
-        connections: TaskTracker::new(),
-    };
-    tokio::spawn(listener.serve(lab.router.clone(), served.stop.clone(), served.connections.clone()));
-    served
-}
+use crate::wire::{Served, serve};
 
 async fn connect(served: &Served, head: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(served.address).await.expect("a connection");

@@ -308,7 +308,7 @@ fn named_series() -> BTreeSet<&'static str> {
 }
 
 /// Runs `story` on a thread of its own whose metrics are its own.
-fn with_metrics<F: Future>(
+pub(crate) fn with_metrics<F: Future>(
     story: impl FnOnce(metrics_exporter_prometheus::PrometheusHandle) -> F,
 ) -> F::Output {
     let recorder = PrometheusBuilder::new().set_buckets(&[0.01, 1.0]).expect("buckets").build_recorder();
