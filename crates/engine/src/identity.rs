@@ -12,7 +12,7 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, PublicKey};
 use crate::auth::{
-    ApiKeys, Db, Manage, Passwords, Principals, Recorded, Sessions, SignIns, SystemPermit, Tokens,
+    ApiKeys, Db, Manage, Passwords, Principals, Recorded, Sessions, SignIns, SystemPermit, Throttle, Tokens,
 };
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
@@ -49,6 +49,8 @@ pub struct Identity {
     pub api_keys: ApiKeys,
     /// Sessions, tokens and roles, as owners and administrators see them.
     pub manage: Manage,
+    /// Guesses and who must wait.
+    pub throttle: Throttle,
     /// Who there is, in memory.
     pub principals: Arc<Principals>,
     db: Db,
@@ -68,15 +70,18 @@ impl Identity {
     ) -> Self {
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
+        let throttle = Throttle::new(database(), clocks());
         let sessions = Sessions::new(database(), clocks(), known(), tokens, system);
         Self {
             sign_ins: SignIns::new(
                 Arc::clone(&sessions),
                 known(),
                 passwords.clone(),
+                throttle.clone(),
                 recorder.clone(),
                 clocks(),
             ),
+            throttle,
             agents: Agents::new(database(), clocks(), known(), passwords.clone()),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),

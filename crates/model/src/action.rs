@@ -253,6 +253,10 @@ actions! {
     PutRole = "role.changed", RoleTarget, Change, Needs::Scope("roles:manage");
     /// Delete a custom role.
     DeleteRole = "role.deleted", RoleTarget, Change, Needs::Scope("roles:manage");
+    /// See at which accounts somebody guesses.
+    ListLockouts = "security.lockouts_listed", Installation, Read, Needs::Scope("security:manage");
+    /// Forget the guesses at an account.
+    Unlock = "security.unlocked", IdTarget, Change, Needs::Scope("security:manage");
     /// Ask why somebody may or may not do something.
     TestPolicy = "policy.tested", Installation, Read, Needs::Scope("users:read");
 }

@@ -79,6 +79,16 @@ impl Db {
         Ok(value)
     }
 
+    /// Runs `work` in a transaction that changes counters only. Counting is no act of anybody, so it has no audit entry of its
+    /// own; what was counted is recorded by whoever counts.
+    pub(super) async fn count<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<T, Error>> + Send + 'static,
+    {
+        transact(&*self.store, work).await
+    }
+
     /// Committed data, for use cases that hold a permit.
     pub(crate) fn read(&self) -> &dyn Store {
         &*self.store

@@ -28,7 +28,7 @@ pub use permit::{Permit, Proof, SystemPermit};
 pub use principals::Principals;
 pub use sessions::{Issued, RefreshError, Sessions};
 pub use sign_in::{AgentProof, SignInError, SignIns, SignedIn};
-pub use throttle::Throttle;
+pub use throttle::{LockedNetwork, Lockout, Throttle};
 pub use tokens::{Keys, KeysError, Lifetimes, TokenError, TokenKind, Tokens};
 
 use std::net::IpAddr;

@@ -1,12 +1,12 @@
 //! Passwords: what is accepted, how they are hashed, and how hashing is kept from starving the server.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use interlock_model::secret::Secret;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Shortest password where it is the only factor (NIST SP 800-63B-4).
 const MIN_CHARS: usize = 15;
@@ -158,7 +158,14 @@ enum Job {
 /// The hashing thread. Dropping the last handle ends it.
 #[derive(Clone)]
 pub struct Passwords {
-    jobs: mpsc::SyncSender<Job>,
+    jobs: mpsc::Sender<Job>,
+    places: Arc<Semaphore>,
+}
+
+/// The right to have hashes computed, one after the other. There are not many: who gets none is told at once.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
 }
 
 impl std::fmt::Debug for Passwords {
@@ -178,12 +185,21 @@ impl Passwords {
     /// # Panics
     /// When the operating system refuses a thread at start-up.
     pub fn start(hasher: Hasher) -> Self {
-        let (jobs, waiting) = mpsc::sync_channel::<Job>(QUEUE);
+        let (jobs, waiting) = mpsc::channel::<Job>();
         std::thread::Builder::new()
             .name("password-hash".to_owned())
             .spawn(move || serve(hasher, &waiting))
             .expect("the operating system gives a thread at start-up");
-        Self { jobs }
+        Self { jobs, places: Arc::new(Semaphore::new(QUEUE)) }
+    }
+
+    /// Takes a place in the queue.
+    ///
+    /// # Errors
+    /// [`Overloaded`] when all are taken.
+    pub fn place(&self) -> Result<Place, Overloaded> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Overloaded)?;
+        Ok(Place { _permit: permit })
     }
 
     /// Hashes a new password to a PHC string.
@@ -191,8 +207,9 @@ impl Passwords {
     /// # Errors
     /// [`Overloaded`].
     pub async fn hash(&self, password: Secret) -> Result<String, Overloaded> {
+        let _place = self.place()?;
         let (answer, hashed) = oneshot::channel();
-        self.jobs.try_send(Job::Hash(password, answer)).map_err(|_| Overloaded)?;
+        self.jobs.send(Job::Hash(password, answer)).map_err(|_| Overloaded)?;
         hashed.await.map_err(|_| Overloaded)
     }
 
@@ -200,9 +217,14 @@ impl Passwords {
     ///
     /// # Errors
     /// [`Overloaded`].
-    pub async fn verify(&self, password: Secret, hash: Option<String>) -> Result<bool, Overloaded> {
+    pub async fn verify_at(
+        &self,
+        _place: &Place,
+        password: Secret,
+        hash: Option<String>,
+    ) -> Result<bool, Overloaded> {
         let (answer, verified) = oneshot::channel();
-        self.jobs.try_send(Job::Verify { password, hash, answer }).map_err(|_| Overloaded)?;
+        self.jobs.send(Job::Verify { password, hash, answer }).map_err(|_| Overloaded)?;
         verified.await.map_err(|_| Overloaded)
     }
 }
@@ -271,15 +293,22 @@ mod tests {
     #[tokio::test]
     async fn a_hash_verifies_its_own_password_only() {
         let passwords = Passwords::start(Hasher::Weak);
+        let place = passwords.place().expect("a place");
         let hash = passwords.hash(Secret::new("seven purple pipettes")).await.expect("hashed");
 
         assert!(hash.starts_with("$argon2id$"));
         assert_eq!(
-            passwords.verify(Secret::new("seven purple pipettes"), Some(hash.clone())).await,
+            passwords.verify_at(&place, Secret::new("seven purple pipettes"), Some(hash.clone())).await,
             Ok(true)
         );
-        assert_eq!(passwords.verify(Secret::new("seven purple pipette"), Some(hash)).await, Ok(false));
-        assert_eq!(passwords.verify(Secret::new("no user has this password"), None).await, Ok(false));
-        assert_eq!(passwords.verify(Secret::new("x"), Some("not a hash".into())).await, Ok(false));
+        assert_eq!(
+            passwords.verify_at(&place, Secret::new("seven purple pipette"), Some(hash)).await,
+            Ok(false)
+        );
+        assert_eq!(
+            passwords.verify_at(&place, Secret::new("no user has this password"), None).await,
+            Ok(false)
+        );
+        assert_eq!(passwords.verify_at(&place, Secret::new("x"), Some("not a hash".into())).await, Ok(false));
     }
 }

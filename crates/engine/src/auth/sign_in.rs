@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use super::assertion::{self, Assertion};
 use super::documents::{Agent, Used};
+use super::password::Place;
 use super::sessions::{Issued, Opening};
+use super::throttle::Guesser;
 use super::{Origin, Passwords, Principals, Sessions, Throttle};
 use crate::Ambient;
 use crate::audit::Recorder;
@@ -82,10 +84,10 @@ impl SignIns {
         sessions: Arc<Sessions>,
         principals: Arc<Principals>,
         passwords: Passwords,
+        throttle: Throttle,
         recorder: Recorder,
         ambient: Ambient,
     ) -> Arc<Self> {
-        let throttle = Throttle::default();
         Arc::new(Self { sessions, principals, passwords, throttle, recorder, ambient })
     }
 
@@ -101,29 +103,39 @@ impl SignIns {
     ) -> Result<SignedIn, SignInError> {
         let name: String =
             crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
-        if let Err(wait) = self.throttle.admit(&name, origin.client_ip, self.ambient.clock.now()) {
+        let user = self.principals.user(&name);
+        let guesser = Guesser::new(&name, user.is_some(), origin.client_ip);
+        // A place to hash first, then the count, then the hash: an overloaded server counts nobody's guess against them.
+        let place = self.place()?;
+        if let Err(wait) = self.throttle.admit(&guesser).await? {
             self.note_failure(&name, origin, "throttled", Event::AccountLocked);
             return Err(SignInError::Wait(wait));
         }
-        let user = self.principals.user(&name);
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let right = self.verify(password, hash).await?;
+        let right = self.verify(&place, password, hash).await?;
         let Some(user) = user.filter(|user| right && !user.disabled) else {
             self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed);
             return Err(SignInError::Refused);
         };
-        self.throttle.succeeded(&name, origin.client_ip);
+        let now = self.ambient.clock.now();
         let opening = Opening::user(&user, &self.principals.roles(), "password", &["pwd"], origin);
-        let issued = self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?;
+        let issued = self
+            .sessions
+            .open(opening, move |tx| Box::pin(async move { Throttle::succeed(tx, &guesser, now).await }))
+            .await?;
         security::authentication("login", "success");
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
     }
 
+    fn place(&self) -> Result<Place, SignInError> {
+        self.passwords.place().map_err(|_| SignInError::Wait(Duration::from_secs(1)))
+    }
+
     /// Costs the same whether there is a hash or not.
-    async fn verify(&self, guess: Secret, hash: Option<String>) -> Result<bool, SignInError> {
+    async fn verify(&self, place: &Place, guess: Secret, hash: Option<String>) -> Result<bool, SignInError> {
         let too_long = guess.expose().len() > MAX_SECRET_BYTES;
         let guess = if too_long { Secret::new("too long") } else { guess };
-        let right = self.passwords.verify(guess, hash).await;
+        let right = self.passwords.verify_at(place, guess, hash).await;
         Ok(right.map_err(|_| SignInError::Wait(Duration::from_secs(1)))? && !too_long)
     }
 
@@ -150,11 +162,13 @@ impl SignIns {
         let id = agent_id.parse::<AgentId>().ok();
         let account = id.map_or_else(|| "invalid id".to_owned(), |id| id.to_string());
         let now = self.ambient.clock.now();
-        if let Err(wait) = self.throttle.admit(&account, origin.client_ip, now) {
+        let agent = id.and_then(|id| self.principals.agent(id));
+        let guesser = Guesser::new(&account, agent.is_some(), origin.client_ip);
+        let place = self.place()?;
+        if let Err(wait) = self.throttle.admit(&guesser).await? {
             self.note_agent_failure(id, origin, "throttled", Event::AccountLocked);
             return Err(SignInError::Wait(wait));
         }
-        let agent = id.and_then(|id| self.principals.agent(id));
         let proved = match proof {
             Some(AgentProof::Assertion(text)) => {
                 let audience = self.sessions.tokens().names().1;
@@ -167,32 +181,32 @@ impl SignIns {
                     Some(AgentProof::Secret(secret)) if !secret.expose().is_empty() => secret,
                     _ => Secret::new("none"),
                 };
-                self.matching_secret(agent.as_deref(), guess, now).await?.map(Means::Secret)
+                self.matching_secret(&place, agent.as_deref(), guess, now).await?.map(Means::Secret)
             }
         };
         let (Some(agent), Some(means)) = (agent.filter(|agent| !agent.disabled), proved) else {
             self.note_agent_failure(id, origin, "invalid_credentials", Event::AuthenticationFailed);
             return Err(SignInError::Refused);
         };
-        self.throttle.succeeded(&account, origin.client_ip);
-        Ok(Proved { agent, means })
+        Ok(Proved { agent, means, guesser })
     }
 
     /// Id of the live secret that the guess matches. As many hashes are computed for an unknown agent as for most known ones.
     async fn matching_secret(
         &self,
+        place: &Place,
         agent: Option<&Agent>,
         guess: Secret,
         now: Timestamp,
     ) -> Result<Option<String>, SignInError> {
         let live: Vec<_> = agent.map(|agent| agent.live_secrets(now).cloned().collect()).unwrap_or_default();
         if live.is_empty() {
-            self.verify(guess, None).await?;
+            self.verify(place, guess, None).await?;
             return Ok(None);
         }
         let mut found = None;
         for secret in live {
-            if found.is_none() && self.verify(guess.clone(), Some(secret.hash)).await? {
+            if found.is_none() && self.verify(place, guess.clone(), Some(secret.hash)).await? {
                 found = Some(secret.id);
             }
         }
@@ -211,7 +225,7 @@ impl SignIns {
         with_refresh: bool,
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
-        let Proved { agent, means } = self.prove(agent_id, proof, origin).await?;
+        let Proved { agent, means, guesser } = self.prove(agent_id, proof, origin).await?;
         let scopes = match wanted {
             None => agent.scopes.clone(),
             Some(wanted) => {
@@ -232,6 +246,7 @@ impl SignIns {
             .sessions
             .open(opening, move |tx| {
                 Box::pin(async move {
+                    Throttle::succeed(&mut *tx, &guesser, now).await?;
                     let seen = note_seen(tx, id, &means, now).await?;
                     *out.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = seen;
                     Ok(())
@@ -264,7 +279,8 @@ impl SignIns {
         proof: Option<AgentProof>,
         origin: &Origin,
     ) -> Result<AgentId, SignInError> {
-        let Proved { agent, means } = self.prove(agent_id, proof, origin).await?;
+        let Proved { agent, means, guesser } = self.prove(agent_id, proof, origin).await?;
+        self.throttle.succeeded(guesser).await?;
         if let Means::Assertion(assertion) = means {
             self.sessions.use_once(assertion.used()).await?.then_some(()).ok_or(SignInError::Refused)?;
         }
@@ -300,6 +316,7 @@ impl SignIns {
 struct Proved {
     agent: Arc<Agent>,
     means: Means,
+    guesser: Guesser,
 }
 
 enum Means {

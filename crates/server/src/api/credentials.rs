@@ -7,10 +7,11 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use interlock_engine::auth::documents::{ApiKey, Session};
-use interlock_engine::auth::{NewKey, Revoke};
+use interlock_engine::auth::{Lockout, NewKey, Revoke};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{
-    CreateApiKey, EndSession, EndSessions, ListApiKeys, ListSessions, RevokeApiKey, RevokeTokens,
+    CreateApiKey, EndSession, EndSessions, ListApiKeys, ListLockouts, ListSessions, RevokeApiKey,
+    RevokeTokens, Unlock,
 };
 use interlock_model::policy::PrincipalKind;
 use interlock_model::scope::Scope;
@@ -32,6 +33,30 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::POST, "/auth/keys", create_api_key)
         .route(Method::DELETE, "/auth/keys/{id}", revoke_api_key)
         .route(Method::POST, "/tokens/revoke", revoke_tokens)
+        .route(Method::GET, "/security/lockouts", list_lockouts)
+        .route(Method::DELETE, "/security/lockouts/{id}", unlock)
+}
+
+async fn list_lockouts(
+    grant: Granted<ListLockouts>,
+    State(identity): State<Identity>,
+) -> Result<Json<Vec<Lockout>>, ApiError> {
+    Ok(Json(identity.throttle.list(&grant).await?))
+}
+
+async fn unlock(
+    grant: Granted<Unlock>,
+    State(identity): State<Identity>,
+) -> Result<Json<Operation>, ApiError> {
+    if identity.throttle.unlock(&grant).await? {
+        Ok(Json(Operation::done("Unlocked; guesses at this account are forgotten", None)))
+    } else {
+        Err(ApiError::client(
+            StatusCode::NOT_FOUND,
+            "lockout_not_found",
+            "There are no guesses at this account",
+        ))
+    }
 }
 
 /// A session as its owner sees it.

@@ -4,6 +4,24 @@ use super::Entry;
 
 pub(super) const OPERATIONS: &[Entry] = &[
     (
+        "GET",
+        "/security/lockouts",
+        "list_lockouts",
+        "Security",
+        "Accounts at which somebody guesses and must wait",
+        "",
+        "Lockouts",
+    ),
+    (
+        "DELETE",
+        "/security/lockouts/{id}",
+        "unlock",
+        "Security",
+        "Forget the guesses at an account, by name or id",
+        "",
+        "Operation",
+    ),
+    (
         "POST",
         "/auth/refresh",
         "refresh",
@@ -299,6 +317,11 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     ("Role", &[("description", "string"), ("scopes", "[string]"), ("custom", "boolean")], &[]),
     ("RoleBody", &[("scopes", "[string]")], &[("description", "string")]),
+    (
+        "Lockout",
+        &[("id", "string"), ("account", "string?"), ("networks", "[object]"), ("strangers", "integer")],
+        &[],
+    ),
     ("PolicyQuestion", &[("principal", "string")], &[("scope", "string"), ("action", "string")]),
     (
         "PolicyAnswer",
@@ -309,4 +332,4 @@ pub(super) const SHAPES: &[Shape] = &[
 
 /// `(name, what it is a list of)`.
 pub(super) const LISTS: &[(&str, &str)] =
-    &[("Agents", "Agent"), ("Sessions", "Session"), ("ApiKeys", "ApiKey")];
+    &[("Agents", "Agent"), ("Sessions", "Session"), ("ApiKeys", "ApiKey"), ("Lockouts", "Lockout")];
