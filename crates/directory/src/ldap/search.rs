@@ -15,6 +15,20 @@ const BATCH: usize = 50;
 /// Most searches while walking.
 const MAX_WALK: usize = 60;
 
+/// Attributes that mark an account as disabled: Active Directory, OpenLDAP, 389 Directory Server and FreeIPA, eDirectory.
+const MARKS: [&str; 4] = ["userAccountControl", "pwdAccountLockedTime", "nsAccountLock", "loginDisabled"];
+
+/// Whether such an attribute says so. A lock for some time is for the server to judge; one for ever (draft-behera-ldap-password-policy,
+/// section 5.3.3) is not acted on by servers without a policy for the person.
+fn is_marked(entry: &SearchEntry) -> bool {
+    let is_true = |name| first(entry, name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let flags = first(entry, MARKS[0]).and_then(|flags| flags.parse::<i64>().ok());
+    flags.is_some_and(|flags| flags & 2 != 0)
+        || first(entry, MARKS[1]).is_some_and(|time| time.starts_with("000001010000"))
+        || is_true(MARKS[2])
+        || is_true(MARKS[3])
+}
+
 /// What a result code means (RFC 4511, appendix A), for people.
 pub(crate) fn meaning(code: u32) -> &'static str {
     match code {
@@ -142,7 +156,7 @@ impl Questions<'_> {
         ] {
             wanted.insert(name.to_ascii_lowercase());
         }
-        wanted.insert("useraccountcontrol".to_owned());
+        wanted.extend(MARKS.map(str::to_ascii_lowercase));
         if config.group_base.is_none() {
             wanted.insert("memberof".to_owned());
         }
@@ -178,10 +192,9 @@ impl Questions<'_> {
         Ok(entry)
     }
 
-    /// Whether the entry is marked as disabled, by Active Directory's flag or by the filter of the settings.
+    /// Whether the entry is marked as disabled, in a way that is known or by the filter of the settings.
     pub(crate) async fn is_disabled(&mut self, entry: &SearchEntry) -> Result<bool, DirectoryError> {
-        let flags = first(entry, "userAccountControl").and_then(|flags| flags.parse::<i64>().ok());
-        if flags.is_some_and(|flags| flags & 2 != 0) {
+        if is_marked(entry) {
             return Ok(true);
         }
         let Some(filter) = &self.config.disabled_filter else { return Ok(false) };

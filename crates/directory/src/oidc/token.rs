@@ -101,6 +101,8 @@ impl Algorithm {
     }
 
     pub(crate) fn named(name: &str) -> Option<Self> {
+        // RFC 9864 gives EdDSA with this curve a name of its own.
+        let name = if name == "Ed25519" { "EdDSA" } else { name };
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
@@ -273,8 +275,11 @@ impl Key {
             _ => return None,
         };
         let pinned = text("alg");
-        let algorithms: Vec<_> =
-            kinds.iter().copied().filter(|kind| pinned.is_none_or(|name| name == kind.name())).collect();
+        let algorithms: Vec<_> = kinds
+            .iter()
+            .copied()
+            .filter(|kind| pinned.is_none_or(|name| Algorithm::named(name) == Some(*kind)))
+            .collect();
         (!algorithms.is_empty()).then(|| Self { kid: text("kid").map(str::to_owned), algorithms, key })
     }
 }
