@@ -77,7 +77,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Clocks may differ by this much.
 const SKEW: Duration = Duration::from_secs(30);
 /// Longest lifetime of a token.
-const MAX_LONGEST: Duration = Duration::from_secs(24 * 3600);
+const MAX_LONGEST: Duration = Duration::from_hours(24);
 
 impl Workloads {
     /// Takes the issuers. Connects to nothing.
@@ -129,9 +129,10 @@ impl Issuer {
                     .place
                     .get(
                         |_| true,
-                        async || match &self.trust.jwks_uri {
-                            Some(text) => oidc::server_url(text).map_err(DirectoryError::misconfigured),
-                            None => {
+                        async || {
+                            if let Some(text) = &self.trust.jwks_uri {
+                                oidc::server_url(text).map_err(DirectoryError::misconfigured)
+                            } else {
                                 let place = oidc::address(&self.trust.issuer)?;
                                 let answer = self.http.document(&place, "discovery").await?;
                                 oidc::keys_of(
@@ -288,7 +289,7 @@ mod tests {
                     principal: "ci".to_owned(),
                 }],
                 algorithms: vec![Algorithm::Rs256],
-                longest: Duration::from_secs(3600),
+                longest: Duration::from_hours(1),
                 ca_pem: None,
             };
             change(&mut trust);

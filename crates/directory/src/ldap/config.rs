@@ -111,10 +111,10 @@ impl LdapConfig {
         if let Err(reason) = self.address() {
             wrong.push(format!("LDAP_URL {reason}"));
         }
-        if let Err(reason) = crate::tls::roots(self.ca_pem.as_deref()) {
-            if self.ca_pem.is_some() || !self.insecure_plaintext {
-                wrong.push(format!("LDAP_CA_FILE: {reason}"));
-            }
+        if let Err(reason) = crate::tls::roots(self.ca_pem.as_deref())
+            && (self.ca_pem.is_some() || !self.insecure_plaintext)
+        {
+            wrong.push(format!("LDAP_CA_FILE: {reason}"));
         }
         self.validate_accounts(&mut wrong);
         self.validate_searches(&mut wrong);
@@ -132,7 +132,7 @@ impl LdapConfig {
         if self.nested_depth > MAX_DEPTH {
             wrong.push(format!("nested groups are walked at most {MAX_DEPTH} levels deep"));
         }
-        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.timeout) {
+        if !(Duration::from_millis(100)..=Duration::from_mins(1)).contains(&self.timeout) {
             wrong.push("the time limit must be 100 ms to 60 s".to_owned());
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -142,7 +142,7 @@ impl LdapConfig {
         let has_password = self.bind_password.as_ref().is_some_and(|password| !password.expose().is_empty());
         match &self.bind_dn {
             Some(name) if name.trim().is_empty() => {
-                wrong.push("LDAP_BIND_DN is empty; leave it unset".to_owned())
+                wrong.push("LDAP_BIND_DN is empty; leave it unset".to_owned());
             }
             // Without a password the bind would count as anonymous and still succeed (RFC 4513, section 5.1.2).
             Some(_) if !has_password => {
@@ -196,7 +196,7 @@ impl LdapConfig {
         let (tls, default_port) = match url.scheme() {
             "ldaps" => (Tls::FromTheStart, 636),
             "ldap" if self.insecure_plaintext => (Tls::Never, 389),
-            "ldap" => (Tls::StartTls, 389),
+            "ldap" => (Tls::Upgrade, 389),
             _ => return Err("must begin with ldaps:// or ldap://".to_owned()),
         };
         if !url.username().is_empty() || url.password().is_some() {
@@ -228,7 +228,7 @@ pub(crate) struct Address {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tls {
     FromTheStart,
-    StartTls,
+    Upgrade,
     Never,
 }
 

@@ -25,10 +25,10 @@ pub(crate) fn check(filter: &str, place: Option<&str>) -> Result<(), String> {
     if filter.len() > MAX_BYTES || filter.matches('(').count() > MAX_BRACKETS {
         return Err(format!("is longer than {MAX_BYTES} bytes or has more than {MAX_BRACKETS} brackets"));
     }
-    if let Some(place) = place {
-        if !filter.contains(place) {
-            return Err(format!("has no {place}, so it would match anyone"));
-        }
+    if let Some(place) = place
+        && !filter.contains(place)
+    {
+        return Err(format!("has no {place}, so it would match anyone"));
     }
     let sample =
         ["{username}", "{dn}"].iter().fold(filter.to_owned(), |text, place| text.replace(place, "x"));

@@ -51,7 +51,7 @@ pub(crate) async fn connect(
         trace.warn("none: passwords can be read on the network", "use ldaps:// or StartTLS");
         return Ok(Box::new(stream));
     }
-    if address.tls == Tls::StartTls {
+    if address.tls == Tls::Upgrade {
         trace.begin("StartTLS");
         start_tls(&mut stream, trace).await?;
         trace.pass("the server agrees");

@@ -25,6 +25,8 @@ use crate::{DirectoryError, Identity, Refusal, Step};
 
 /// Most sign-ins at one time; more wait within their time limit.
 const MAX_AT_ONCE: usize = 16;
+/// Longest text of an identity, in bytes, before the mark that it was cut.
+const MAX_NAME: usize = 253;
 /// Refusals are answered at whole multiples of this after the question, so that the time does not tell an unknown name from a
 /// wrong password.
 const REFUSAL_STEP: Duration = Duration::from_millis(250);
@@ -162,7 +164,7 @@ impl Ldap {
         } else {
             trace.pass(shown);
         }
-        Ok(self.identity(&entry, username, groups, trace))
+        self.identity(&entry, username, groups, trace)
     }
 
     async fn bind_service(
@@ -196,8 +198,9 @@ impl Ldap {
         username: &str,
         groups: Vec<String>,
         trace: &mut Trace,
-    ) -> Identity {
-        let clean = |attribute: &str| search::first(entry, attribute).map(|text| printable(text.trim(), 256));
+    ) -> Result<Identity, DirectoryError> {
+        let clean =
+            |attribute: &str| search::first(entry, attribute).map(|text| printable(text.trim(), MAX_NAME));
         let roles = self.config.roles.roles(groups.iter().map(String::as_str));
         trace.begin("roles");
         if roles.is_empty() {
@@ -208,17 +211,29 @@ impl Ldap {
         } else {
             trace.pass(roles.join(", "));
         }
+        trace.begin("identity");
+        let (subject, lasting) = search::subject(entry, &self.config.id_attribute)?;
         let identity = Identity {
-            subject: search::subject(entry, &self.config.id_attribute),
+            subject,
             name: clean(&self.config.name_attribute).unwrap_or_else(|| username.to_owned()),
             display_name: clean(&self.config.display_name_attribute).or_else(|| clean("cn")),
             mail: clean(&self.config.mail_attribute).filter(|mail| mail.contains('@')),
             groups,
             roles,
         };
-        trace.begin("identity");
-        trace.pass(format!("{} ({})", identity.name, printable(&identity.subject, 300)));
-        identity
+        let shown = format!("{} ({})", identity.name, identity.subject);
+        if lasting {
+            trace.pass(shown);
+        } else {
+            trace.warn(
+                format!(
+                    "{shown}: {} cannot be read, so the place of the entry stands in",
+                    self.config.id_attribute
+                ),
+                "let LDAP_BIND_DN read it: a person whose entry moves is somebody new otherwise",
+            );
+        }
+        Ok(identity)
     }
 }
 

@@ -10,6 +10,10 @@ use crate::{DirectoryError, Refusal};
 
 /// Most groups of one person.
 const MAX_GROUPS: usize = 1000;
+/// Longest name of a group, in bytes; longer ones and those with control characters are left out.
+const MAX_GROUP: usize = 1024;
+/// Longest id of a person, in bytes.
+const MAX_SUBJECT: usize = 512;
 /// Groups that are asked for in one search while walking.
 const BATCH: usize = 50;
 /// Most searches while walking.
@@ -69,9 +73,8 @@ impl BindFailure {
             // Codes of Active Directory: system error codes in hexadecimal.
             (49, Some("525")) => Refusal::UnknownUser,
             (49, Some("532" | "773")) => Refusal::PasswordExpired,
-            (49, Some("530" | "531" | "533" | "701" | "775")) => Refusal::Disabled,
             // Constraint violation is a locked account in 389 Directory Server, unwilling a disabled one.
-            (19 | 50 | 53, _) => Refusal::Disabled,
+            (49, Some("530" | "531" | "533" | "701" | "775")) | (19 | 50 | 53, _) => Refusal::Disabled,
             (32 | 34 | 48 | 49, _) => Refusal::WrongPassword,
             (10, _) => Refusal::Referral,
             _ => return DirectoryError::Unavailable(self.shown()),
@@ -157,6 +160,7 @@ impl Questions<'_> {
             wanted.insert(name.to_ascii_lowercase());
         }
         wanted.extend(MARKS.map(str::to_ascii_lowercase));
+        wanted.insert("cn".to_owned());
         if config.group_base.is_none() {
             wanted.insert("memberof".to_owned());
         }
@@ -183,10 +187,10 @@ impl Questions<'_> {
         let below = dn::normal(&base)
             .zip(dn::normal(&entry.dn))
             .is_some_and(|(base, dn)| !dn.is_empty() && dn::is_under(&dn, &base));
-        let carried = carries
+        let is_asked_for = carries
             .iter()
             .any(|one| values(&entry, &one.attribute).iter().any(|value| one.matches(value, username)));
-        if !below || !carried {
+        if !below || !is_asked_for {
             return Err(Refusal::ForeignEntry.into());
         }
         Ok(entry)
@@ -215,6 +219,7 @@ impl Questions<'_> {
         let config = self.config;
         let Some(base) = &config.group_base else {
             let mut groups = values(entry, "memberOf");
+            groups.retain(|group| is_group_name(group));
             groups.sort();
             let more = groups.len() > MAX_GROUPS;
             groups.truncate(MAX_GROUPS);
@@ -245,7 +250,11 @@ impl Questions<'_> {
                 }
                 let mut more = code == 4;
                 for group in groups {
-                    let Some(normal) = dn::normal(&group.dn).filter(|dn| !dn.is_empty()) else { continue };
+                    let Some(normal) =
+                        dn::normal(&group.dn).filter(|dn| !dn.is_empty() && is_group_name(&group.dn))
+                    else {
+                        continue;
+                    };
                     if found.len() >= MAX_GROUPS && !found.contains_key(&normal) {
                         more = true;
                     } else if found.insert(normal, group.dn.clone()).is_none() {
@@ -263,6 +272,10 @@ impl Questions<'_> {
         }
         Ok((found.into_values().collect(), false))
     }
+}
+
+fn is_group_name(name: &str) -> bool {
+    name.len() <= MAX_GROUP && !name.chars().any(char::is_control)
 }
 
 /// The filter for all groups that have one of these as a member. A group has no sign-in name, so past the first level only
@@ -293,8 +306,8 @@ pub(crate) fn first(entry: &SearchEntry, name: &str) -> Option<String> {
     values(entry, name).into_iter().find(|value| !value.trim().is_empty())
 }
 
-/// The id that stays with the person.
-pub(crate) fn subject(entry: &SearchEntry, attribute: &str) -> String {
+/// The id that stays with the person, and whether it is one (or the distinguished name that stands in).
+pub(crate) fn subject(entry: &SearchEntry, attribute: &str) -> Result<(String, bool), DirectoryError> {
     let kind = attribute.to_ascii_lowercase();
     let binary = entry
         .bin_attrs
@@ -306,11 +319,16 @@ pub(crate) fn subject(entry: &SearchEntry, attribute: &str) -> String {
     let bytes = binary
         .cloned()
         .or_else(|| text.as_ref().filter(|_| kind == "objectguid").map(|text| text.clone().into_bytes()));
-    match (bytes, text) {
-        (Some(bytes), _) => format!("{kind}:{}", interlock_model::id::hexadecimal(&bytes)),
-        (None, Some(text)) => format!("{kind}:{}", text.to_ascii_lowercase()),
-        (None, None) => format!("dn:{}", dn::normal(&entry.dn).unwrap_or_else(|| entry.dn.clone())),
+    let (subject, lasting) = match (bytes, text) {
+        (Some(bytes), _) => (format!("{kind}:{}", interlock_model::id::hexadecimal(&bytes)), true),
+        (None, Some(text)) => (format!("{kind}:{}", text.to_ascii_lowercase()), true),
+        (None, None) => (format!("dn:{}", dn::normal(&entry.dn).unwrap_or_else(|| entry.dn.clone())), false),
+    };
+    // Cut, it would no longer be one person's alone.
+    if subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control) {
+        return Err(DirectoryError::misconfigured("the id of the entry is longer than 512 bytes or no text"));
     }
+    Ok((subject, lasting))
 }
 
 fn lost() -> DirectoryError {

@@ -264,19 +264,46 @@ mod tests {
         assert_eq!(request(START_TLS), Some((1, EXTENDED)));
     }
 
+    fn whole_entry() -> Vec<u8> {
+        let values = [wrap(OCTETS, b"ana"), wrap(OCTETS, b"\xff")].concat();
+        let attribute = wrap(SEQUENCE, &[wrap(OCTETS, b"uid"), wrap(SET, &values)].concat());
+        answer(2, ENTRY, &[wrap(OCTETS, b"uid=ana,dc=x"), wrap(SEQUENCE, &attribute.repeat(2))].concat())
+    }
+
     proptest::proptest! {
-        // Whatever passes is read by the library without a panic; nothing else may decide that.
         #[test]
         fn no_bytes_make_the_checks_panic(bytes in proptest::collection::vec(0_u8.., 0..200)) {
             let _ = message_length(&bytes, 100);
             let _ = admit(&bytes, Some((2, SEARCH)));
             let _ = start_tls_result(&bytes);
-            let wrapped = answer(2, ENTRY, &bytes);
-            if admit(&wrapped, Some((2, SEARCH))).is_ok() {
-                let value = lber_of(&wrapped);
-                let _ = ldap3::SearchEntry::construct(value);
+        }
+
+        // The library panics on an entry of the wrong shape; what passes here must not be one.
+        #[test]
+        fn what_passes_is_read_by_the_library_without_a_panic(
+            changes in proptest::collection::vec((0_usize..64, 0_u8..), 0..3),
+        ) {
+            let mut message = whole_entry();
+            for (at, byte) in changes {
+                let at = at % message.len();
+                message[at] = byte;
+            }
+            if let Ok(Some(shown)) = admit(&message, Some((2, SEARCH))) && shown[5..].contains(&ENTRY) {
+                let entry = lber_of(&shown);
+                if entry.0.id == 4 {
+                    let _ = ldap3::SearchEntry::construct(entry);
+                }
             }
         }
+    }
+
+    #[test]
+    fn an_entry_passes_as_it_is() {
+        let shown = admit(&whole_entry(), Some((2, SEARCH))).expect("admitted").expect("shown");
+        let entry = ldap3::SearchEntry::construct(lber_of(&shown));
+
+        assert_eq!(shown, whole_entry());
+        assert_eq!(entry.dn, "uid=ana,dc=x");
     }
 
     fn lber_of(message: &[u8]) -> ldap3::ResultEntry {

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use crate::DirectoryError;
 
 /// After this it is fetched anew; one caller does it, the others use what there is.
-const FRESH: Duration = Duration::from_secs(3600);
+const FRESH: Duration = Duration::from_hours(1);
 /// After this it is not used any more, even if the provider does not answer.
-const USABLE: Duration = Duration::from_secs(24 * 3600);
+const USABLE: Duration = Duration::from_hours(24);
 /// Shortest time between fetches because something was missing in what there is. Anyone can make something be missing.
-const BETWEEN: Duration = Duration::from_secs(60);
+const BETWEEN: Duration = Duration::from_mins(1);
 /// Shortest time between fetches after one that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
@@ -124,11 +124,11 @@ mod tests {
     async fn an_old_value_serves_while_the_provider_is_away_for_a_day_and_no_longer() {
         let (cached, count) = (Cached::new(), AtomicUsize::new(0));
         assert_eq!(ask(&cached, &count, 1, true).await, Some(1));
-        tokio::time::advance(Duration::from_secs(3 * 3600)).await;
+        tokio::time::advance(Duration::from_hours(3)).await;
         assert_eq!(ask(&cached, &count, 1, false).await, Some(1));
         assert_eq!(count.load(Ordering::SeqCst), 2);
         assert_eq!(ask(&cached, &count, 1, true).await, Some(1), "not asked again within 5 s of a failure");
-        tokio::time::advance(Duration::from_secs(22 * 3600)).await;
+        tokio::time::advance(Duration::from_hours(22)).await;
         assert_eq!(ask(&cached, &count, 1, false).await, None);
         assert_eq!(ask(&cached, &count, 1, true).await, None);
         tokio::time::advance(Duration::from_secs(6)).await;

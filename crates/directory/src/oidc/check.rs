@@ -47,7 +47,7 @@ impl Oidc {
         match &answer.certificate {
             Some(der) => trace.pass(crate::tls::facts(der)),
             None => {
-                trace.warn("none: the provider is on this machine", "use https:// for a provider elsewhere")
+                trace.warn("none: the provider is on this machine", "use https:// for a provider elsewhere");
             }
         }
         trace.begin("metadata");

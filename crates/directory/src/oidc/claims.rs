@@ -197,7 +197,7 @@ mod tests {
             (r#"{"exp":2000}"#, Err(TokenFault::Age)),
             (r#"{"exp":9000,"iat":1000}"#, Err(TokenFault::Age)),
         ] {
-            let longest = Some(Duration::from_secs(3600));
+            let longest = Some(Duration::from_hours(1));
             assert_eq!(times(&claims(text), now, skew, begun, longest).map(|_| ()), expected, "{text}");
         }
     }

@@ -132,10 +132,10 @@ impl OidcConfig {
         if self.algorithms.is_empty() {
             wrong.push("no algorithm is allowed".to_owned());
         }
-        if self.skew > Duration::from_secs(300) {
+        if self.skew > Duration::from_mins(5) {
             wrong.push("clocks may differ by at most 5 minutes".to_owned());
         }
-        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.timeout) {
+        if !(Duration::from_millis(100)..=Duration::from_mins(1)).contains(&self.timeout) {
             wrong.push("the time limit must be 100 ms to 60 s".to_owned());
         }
         if let Some(Err(reason)) = self.ca_pem.as_deref().map(|pem| crate::tls::roots(Some(pem))) {

@@ -13,7 +13,7 @@ use super::metadata::Metadata;
 use crate::{DirectoryError, Refusal};
 
 /// How long an assertion of ours is valid.
-const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
+const ASSERTION_LIFETIME: Duration = Duration::from_mins(1);
 
 /// What the token endpoint gave.
 pub(crate) struct Tokens {

@@ -15,7 +15,7 @@ use super::metadata::Metadata;
 use crate::{DirectoryError, Refusal};
 
 /// A sign-in at the provider takes no longer than this.
-const LIFETIME: Duration = Duration::from_secs(600);
+const LIFETIME: Duration = Duration::from_mins(10);
 /// Longest answer in the address of a browser, in bytes.
 const MAX_QUERY: usize = 8 << 10;
 

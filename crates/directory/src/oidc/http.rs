@@ -132,21 +132,14 @@ impl Http {
 
 /// Why a request failed, without addresses: they may hold a code.
 fn describe(error: &reqwest::Error, what: &str) -> DirectoryError {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        let rustls = inner
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>());
-        if let Some(rustls) = rustls {
-            let (reason, remedy) = crate::tls::explain(rustls);
-            let text = format!("{what}: {reason}; {remedy}");
-            return if matches!(rustls, rustls::Error::InvalidCertificate(_)) {
-                DirectoryError::Misconfigured(text)
-            } else {
-                DirectoryError::Unavailable(text)
-            };
-        }
-        source = inner.source();
+    if let Some(inner) = tls_error(error) {
+        let (reason, remedy) = crate::tls::explain(inner);
+        let text = format!("{what}: {reason}; {remedy}");
+        return if matches!(inner, rustls::Error::InvalidCertificate(_)) {
+            DirectoryError::Misconfigured(text)
+        } else {
+            DirectoryError::Unavailable(text)
+        };
     }
     let reason = if error.is_timeout() {
         "no answer in time"
@@ -156,4 +149,16 @@ fn describe(error: &reqwest::Error, what: &str) -> DirectoryError {
         "the connection broke"
     };
     DirectoryError::Unavailable(format!("{what}: {reason}"))
+}
+
+/// The error of TLS at the bottom. An I/O error passes over what it wraps when it is asked for its source.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref::<rustls::Error>() {
+        return Some(found);
+    }
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(inner) => tls_error(inner),
+        None => tls_error(error.source()?),
+    }
 }

@@ -14,7 +14,7 @@ use super::token::TokenFault;
 use crate::{DirectoryError, Refusal};
 
 /// A logout token is for at most this long.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 /// Most logout tokens that are remembered.
 const MAX_SEEN: usize = 10_000;
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

@@ -261,7 +261,7 @@ impl Oidc {
 
     fn identity(&self, token: &Claims, subject: &str, trace: &mut Trace) -> Identity {
         let config = &self.config;
-        let clean = |text: &str| Some(printable(text.trim(), 256)).filter(|text| !text.is_empty());
+        let clean = |text: &str| Some(printable(text.trim(), 253)).filter(|text| !text.is_empty());
         let mail = claims::text(token, "email")
             .filter(|mail| token.get("email_verified") == Some(&Value::Bool(true)) && mail.contains('@'))
             .and_then(clean);

@@ -212,7 +212,7 @@ pub(crate) struct Keys(Vec<Key>);
 struct Key {
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    verifying: DecodingKey,
 }
 
 impl std::fmt::Debug for Key {
@@ -238,7 +238,7 @@ impl Keys {
         named.peek().ok_or(TokenFault::UnknownKey)?;
         let mut fitting = named.filter(|key| key.algorithms.contains(&algorithm));
         match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Ok(&key.key),
+            (Some(key), None) => Ok(&key.verifying),
             (None, _) => Err(TokenFault::Algorithm),
             (Some(_), Some(_)) => Err(TokenFault::UnknownKey),
         }
@@ -255,7 +255,7 @@ impl Key {
         if let Some(operations) = jwk.get("key_ops") {
             operations.as_array()?.iter().find(|operation| *operation == "verify")?;
         }
-        let (kinds, key): (&[Algorithm], DecodingKey) = match (text("kty")?, text("crv")) {
+        let (kinds, verifying): (&[Algorithm], DecodingKey) = match (text("kty")?, text("crv")) {
             ("RSA", None) => {
                 let modulus = URL_SAFE_NO_PAD.decode(text("n")?).ok()?;
                 let significant = modulus.iter().skip_while(|byte| **byte == 0).count();
@@ -280,7 +280,7 @@ impl Key {
             .copied()
             .filter(|kind| pinned.is_none_or(|name| Algorithm::named(name) == Some(*kind)))
             .collect();
-        (!algorithms.is_empty()).then(|| Self { kid: text("kid").map(str::to_owned), algorithms, key })
+        (!algorithms.is_empty()).then(|| Self { kid: text("kid").map(str::to_owned), algorithms, verifying })
     }
 }
 

@@ -343,7 +343,7 @@ async fn results_without_end_are_cut_off() {
         match sign_in(config).await {
             Ok(identity) => assert!(at == 4 && identity.groups.len() == 1),
             Err(DirectoryError::Unavailable(reason)) => {
-                assert!(reason.contains("more than a sign-in needs"), "{reason}")
+                assert!(reason.contains("more than a sign-in needs"), "{reason}");
             }
             Err(error) => panic!("{error:?}"),
         }

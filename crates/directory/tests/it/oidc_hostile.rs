@@ -14,6 +14,13 @@ use tokio::net::TcpListener;
 use crate::provider::{CLIENT, Key, NOW, Provider, Reply, parameter, unsigned};
 use crate::{refused, step};
 
+/// Makes an ID token for a nonce.
+type Forge<'a> = Box<dyn Fn(&str) -> String + 'a>;
+/// Makes the answer of a browser for a state.
+type Query = fn(&str) -> String;
+/// Changes claims before they are signed.
+type Change = fn(&mut Value);
+
 #[tokio::test]
 async fn a_good_answer_signs_in() {
     let provider = Provider::start().await;
@@ -128,7 +135,7 @@ async fn each_part_of_a_header_is_checked() {
 async fn tokens_that_the_provider_did_not_sign_are_refused() {
     let provider = Provider::start().await;
     let thief = Key::es256("one");
-    let forgeries: Vec<Box<dyn Fn(&str) -> String>> = vec![
+    let forgeries: Vec<Forge> = vec![
         // Another key under the same id.
         Box::new(|nonce| thief.sign(&provider.key.header(), &provider.claims(nonce))),
         // No signature, and one byte changed.
@@ -207,7 +214,7 @@ async fn a_code_of_another_sign_in_or_another_provider_is_never_sent() {
             "{query}"
         );
     }
-    let cases: [(fn(&str) -> String, Refusal); 4] = [
+    let cases: [(Query, Refusal); 4] = [
         (|state| format!("code=c&state={state}"), Refusal::Issuer),
         (|state| format!("code=c&state={state}&iss=https%3A%2F%2Fevil.example"), Refusal::Issuer),
         (|state| format!("code=c&code=d&state={state}"), Refusal::Callback),
@@ -311,7 +318,7 @@ async fn endpoints_that_redirect_hang_flood_or_break_end_the_sign_in_in_bounded_
         ] {
             let provider = Provider::start().await;
             let mut config = provider.config();
-            config.timeout = Duration::from_millis(1000);
+            config.timeout = Duration::from_secs(1);
             let oidc = Oidc::new(config).expect("settings");
             provider.route(path, reply);
 
@@ -497,7 +504,6 @@ async fn only_the_provider_s_order_to_sign_out_is_obeyed_and_only_once() {
         refused(oidc.back_channel_logout(NOW, &order(plain, &|_| {})).await),
         Refusal::Token(TokenFault::Kind)
     );
-    type Change = fn(&mut Value);
     let cases: [(Change, TokenFault); 12] = [
         (|c| c["iss"] = json!("https://evil.example"), TokenFault::Issuer),
         (|c| c["aud"] = json!("another"), TokenFault::Audience),

@@ -29,7 +29,7 @@ fn trust(provider: &Provider) -> WorkloadTrust {
             },
         ],
         algorithms: vec![Algorithm::Es256],
-        longest: Duration::from_secs(3600),
+        longest: Duration::from_hours(1),
         ca_pem: None,
     }
 }
