@@ -7,13 +7,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, then the crates of ours that it may depend on (STYLE.md section 2).
-const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
     ("interlock-model", &[]),
     ("interlock-store", &["interlock-model"]),
     ("interlock-engine", &["interlock-model", "interlock-store"]),
     ("interlock-server", &["interlock-model", "interlock-engine"]),
     ("interlock-client", &["interlock-model"]),
     ("interlock-device", &["interlock-model", "interlock-client"]),
+    ("interlock-directory", &["interlock-model"]),
     (
         "interlock",
         &[
@@ -23,13 +24,14 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
             "interlock-server",
             "interlock-client",
             "interlock-device",
+            "interlock-directory",
         ],
     ),
 ];
 /// Everything that `model` may use from outside.
 const MODEL: [&str; 6] = ["serde", "serde_json", "thiserror", "sha2", "zeroize", "subtle"];
 /// Crate, then what it must not list from outside.
-const MUST_NOT_LIST: [(&str, &[&str]); 4] = [
+const MUST_NOT_LIST: [(&str, &[&str]); 5] = [
     ("interlock-model", &["tokio", "futures", "async-trait", "metrics", "tracing"]),
     (
         "interlock-engine",
@@ -47,7 +49,10 @@ const MUST_NOT_LIST: [(&str, &[&str]); 4] = [
     ),
     ("interlock-server", &["rusqlite", "tokio-postgres", "deadpool-postgres", "reqwest"]),
     ("interlock-device", &["axum", "hyper", "rusqlite", "tokio-postgres"]),
+    ("interlock-directory", &["axum", "hyper", "rusqlite", "tokio-postgres", "argon2"]),
 ];
+/// What one crate fences in: nobody else lists it.
+const FENCED_IN: [(&str, &str); 1] = [("ldap3", "interlock-directory")];
 /// A second TLS stack or a second set of cryptography.
 const BANNED: [&str; 4] = ["ring", "openssl", "openssl-sys", "native-tls"];
 /// Statements of SQL, as they begin.
@@ -113,6 +118,14 @@ fn dependencies_point_one_way() {
         for dependency in forbidden {
             assert!(!crates[name].contains(*dependency), "{name} must not list {dependency}");
         }
+    }
+    for (dependency, owner) in FENCED_IN {
+        let listed_by: Vec<&str> = crates
+            .iter()
+            .filter(|(_, list)| list.contains(dependency))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(listed_by, [owner], "{dependency} belongs to one crate");
     }
     let surplus: Vec<&String> =
         crates["interlock-model"].iter().filter(|dependency| !MODEL.contains(&dependency.as_str())).collect();
