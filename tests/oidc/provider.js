@@ -1,11 +1,12 @@
 // An OpenID Connect provider for tests: the package oidc-provider with clients, people and groups of its own. Who signs in
 // is named in the cookie `who`; there is no password and no page, so a test can be the browser.
 //
-//   node provider.js DIR PORT     certificate in DIR/server.pem and DIR/server.key; writes DIR/ready when it listens
+//   node provider.js DIR PORT     certificate in DIR/server.pem and DIR/server.key; writes DIR/where when it listens
 import { readFileSync, writeFileSync } from 'node:fs';
 import https from 'node:https';
 import { webcrypto } from 'node:crypto';
 
+// What the package wants and Node 18, which Debian 12 has, does not know yet.
 globalThis.crypto ??= webcrypto;
 const { default: Provider } = await import('oidc-provider');
 
@@ -25,25 +26,27 @@ const jwks = {
     key('rsa', 'RS256', await generate('RS256')),
     key('pss', 'PS256', await generate('PS256')),
     key('ec', 'ES256', await generate('ES256')),
-    key('ed', 'Ed25519', await generate('Ed25519')),
+    key('ed', 'EdDSA', await generate('EdDSA')),
   ],
 };
 const redirect_uris = ['https://interlock.example/auth/oidc/callback'];
 const post_logout_redirect_uris = ['https://interlock.example/'];
 const common = { redirect_uris, post_logout_redirect_uris, response_types: ['code'], grant_types: ['authorization_code'] };
+// The first one has every sign that must be encoded in a header.
+const secrets = { basic_secret: 'a secret: of/the+client & more', post_secret: 'another secret' };
 const clientKey = JSON.parse(readFileSync(`${dir}/client.jwk`, 'utf8'));
 
 const provider = new Provider(issuer, {
   jwks,
   clients: [
-    { ...common, client_id: 'basic', client_secret: 'a secret: of/the+client & more', token_endpoint_auth_method: 'client_secret_basic' },
-    { ...common, client_id: 'post', client_secret: 'another secret', token_endpoint_auth_method: 'client_secret_post', id_token_signed_response_alg: 'PS256' },
+    { ...common, client_id: 'basic', client_secret: secrets.basic_secret, token_endpoint_auth_method: 'client_secret_basic' },
+    { ...common, client_id: 'post', client_secret: secrets.post_secret, token_endpoint_auth_method: 'client_secret_post', id_token_signed_response_alg: 'PS256' },
     { ...common, client_id: 'public', token_endpoint_auth_method: 'none', id_token_signed_response_alg: 'ES256', application_type: 'web' },
-    { ...common, client_id: 'keyed', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [clientKey] } },
+    { ...common, client_id: 'keyed', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', id_token_signed_response_alg: 'EdDSA', jwks: { keys: [clientKey] } },
   ],
   claims: { openid: ['sub'], profile: ['name', 'preferred_username'], email: ['email', 'email_verified'], groups: ['groups'] },
   scopes: ['openid', 'profile', 'email', 'groups'],
-  enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'Ed25519'] },
+  enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
   pkce: { required: () => true },
   features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true }, rpInitiatedLogout: { enabled: true } },
   cookies: { keys: ['not a secret: this provider lives for one test run'] },
@@ -68,6 +71,7 @@ const interact = async (request, response) => {
   return provider.interactionFinished(request, response, { consent: { grantId } }, { mergeWithLastSubmission: true });
 };
 
+provider.on('grant.error', (ctx, error) => console.error(error.message, error.error_detail ?? ''));
 const handler = provider.callback();
 const server = https.createServer(
   { cert: readFileSync(`${dir}/server.pem`), key: readFileSync(`${dir}/server.key`) },
@@ -84,7 +88,13 @@ server.on('error', (error) => {
   process.exit(1);
 });
 server.listen(Number(port), '127.0.0.1', () => {
-  const about = { issuer, ca: `${dir}/ca.pem`, redirect_uri: redirect_uris[0], client_key: `${dir}/client.key`, basic_secret: 'a secret: of/the+client & more', post_secret: 'another secret' };
+  const about = {
+    issuer,
+    ca: `${dir}/ca.pem`,
+    redirect_uri: redirect_uris[0],
+    client_key: `${dir}/client.key`,
+    ...secrets,
+  };
   writeFileSync(`${dir}/where`, `${JSON.stringify(about)}\n`, { mode: 0o600 });
 });
 process.on('SIGTERM', () => process.exit(0));

@@ -351,6 +351,22 @@ async fn results_without_end_are_cut_off() {
 }
 
 #[tokio::test]
+async fn references_without_end_are_cut_off_long_before_the_time_is_over() {
+    let references = message(2, 0x73, &tlv(4, b"ldap://elsewhere/")).repeat(1000);
+    let (port, _) =
+        server(
+            move |_, op, request| {
+                if op == 0x63 { vec![Act::Flood(references.clone())] } else { honest(op, request) }
+            },
+        )
+        .await;
+    let mut config = config(port);
+    config.timeout = Duration::from_mins(1);
+
+    assert!(unavailable(sign_in(config).await).contains("more than a sign-in needs"));
+}
+
+#[tokio::test]
 async fn what_the_server_writes_is_never_repeated() {
     for code in [0x31, 0x35, 0x50] {
         let (port, _) = server(move |number, op, request| {
