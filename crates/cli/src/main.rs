@@ -4,6 +4,7 @@ mod adapter;
 mod ambient;
 mod commands;
 mod config;
+mod directories;
 mod installation;
 mod local;
 mod logging;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use commands::{config as config_command, dev, doctor, net, serve};
+use commands::{config as config_command, dev, directory, doctor, net, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,6 +40,9 @@ enum Command {
     /// Serve devices
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Try the directories of people: LDAP, OpenID Connect
+    #[command(subcommand)]
+    Directory(directory::DirectoryCommand),
     /// Look at settings
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -102,6 +106,11 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Device(DeviceCommand::Serve(args)) => told(serve_device(*args).await),
         Command::Server(args) => told(serve_orchestrator(*args).await),
         Command::Config(command) => told(config_command::config(&command)),
+        Command::Directory(command) => match directory::directory(command).await {
+            Ok(true) => 0,
+            Ok(false) => 1,
+            Err(error) => told(Err(error)),
+        },
         Command::Doctor(args) => match doctor::doctor(&args).await {
             Ok(true) => 0,
             Ok(false) => 1,

@@ -12,7 +12,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::oidc::http::Http;
-use crate::oidc::{self, Algorithm, Cached, Keys, Parsed, TokenFault, verified};
+use crate::oidc::{self, Algorithm, Cached, Keys, Parsed, TokenFault, Wanted};
 use crate::{DirectoryError, Refusal};
 
 /// Who may come from one issuer.
@@ -122,7 +122,7 @@ impl Workloads {
 }
 
 impl Issuer {
-    async fn keys(&self, enough: &dyn Fn(&Keys) -> bool) -> Result<Arc<Keys>, DirectoryError> {
+    async fn keys(&self, enough: impl Fn(&Keys) -> bool) -> Result<Arc<Keys>, DirectoryError> {
         self.keys
             .get(enough, async || {
                 let place = self
@@ -154,7 +154,9 @@ impl Issuer {
         if token.kind.as_deref().is_some_and(|kind| !matches!(kind, "jwt" | "jose" | "at+jwt")) {
             return Err(TokenFault::Kind.into());
         }
-        let claims = verified(token, &trust.algorithms, async |enough| self.keys(enough).await).await?;
+        let wanted = Wanted::by(&token, &trust.algorithms)?;
+        let keys = self.keys(|keys| wanted.is_in(keys)).await?;
+        let claims = token.verify(&keys, &trust.algorithms)?;
         oidc::issuer(&claims, &trust.issuer)?;
         oidc::audience(&claims, &trust.audience, false)?;
         let expires = oidc::times(&claims, now, SKEW, None, Some(trust.longest))?;

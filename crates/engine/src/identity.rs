@@ -12,7 +12,8 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, PublicKey};
 use crate::auth::{
-    ApiKeys, Db, Manage, Passwords, Principals, Recorded, Sessions, SignIns, SystemPermit, Throttle, Tokens,
+    ApiKeys, Arrivals, Db, Directories, Manage, Passwords, Principals, Recorded, Sessions, SignIns,
+    SystemPermit, Throttle, Tokens,
 };
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
@@ -49,6 +50,8 @@ pub struct Identity {
     pub api_keys: ApiKeys,
     /// Sessions, tokens and roles, as owners and administrators see them.
     pub manage: Manage,
+    /// People whom a directory knows.
+    pub arrivals: Arrivals,
     /// Guesses and who must wait.
     pub throttle: Throttle,
     /// Who there is, in memory.
@@ -59,6 +62,7 @@ pub struct Identity {
 
 impl Identity {
     /// Wires the parts.
+    #[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
     pub fn new(
         db: &Db,
         ambient: &Ambient,
@@ -67,21 +71,33 @@ impl Identity {
         tokens: Tokens,
         recorder: &Recorder,
         system: SystemPermit,
+        directories: Directories,
     ) -> Self {
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
         let throttle = Throttle::new(database(), clocks());
-        let sessions = Sessions::new(database(), clocks(), known(), tokens, system);
+        let sessions = Sessions::new(database(), clocks(), known(), tokens, system.acting("system", None));
+        let arrivals = Arrivals::new(
+            database(),
+            clocks(),
+            known(),
+            Arc::clone(&sessions),
+            recorder.clone(),
+            system,
+            directories,
+        );
         Self {
             sign_ins: SignIns::new(
                 Arc::clone(&sessions),
                 known(),
                 passwords.clone(),
                 throttle.clone(),
+                arrivals.clone(),
                 recorder.clone(),
                 clocks(),
             ),
             throttle,
+            arrivals,
             agents: Agents::new(database(), clocks(), known(), passwords.clone()),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),

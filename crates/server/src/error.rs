@@ -169,6 +169,15 @@ impl From<SignInError> for ApiError {
                 )
                 .after(seconds)
             }
+            SignInError::Elsewhere => Self::client(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The directory that knows this person cannot be asked at the moment. Local accounts can sign in.",
+            )
+            .after(5),
+            SignInError::NotOffered => {
+                Self::client(StatusCode::NOT_FOUND, "not_found", "This way of signing in is not set up")
+            }
             SignInError::Scope => Self::client(
                 StatusCode::BAD_REQUEST,
                 "invalid_scope",

@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod dev;
+pub(crate) mod directory;
 pub(crate) mod doctor;
 pub(crate) mod net;
 pub(crate) mod serve;

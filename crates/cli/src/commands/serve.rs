@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
-use interlock_engine::auth::{Guard, SystemPermit, Tokens};
+use interlock_engine::auth::{Directories, Guard, SystemPermit, Tokens};
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use super::net::{self, NetArgs};
 use crate::adapter::LocalDevice;
 use crate::config::{Config, ServerSettings};
+use crate::directories;
 use crate::installation::{self, Parts};
 use crate::python;
 
@@ -164,7 +165,8 @@ where
     background.spawn(recording);
     let runs = TaskTracker::new();
     let limits = Limits { queue: settings.queue, default_timeout: settings.default_timeout };
-    let wired = Wired { parts: &parts, recorder: recorder.clone(), runs: runs.clone(), limits };
+    let directories = directories::directories(&settings, &parts.ambient)?;
+    let wired = Wired { parts: &parts, recorder: recorder.clone(), runs: runs.clone(), limits, directories };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let (app, following) = wired.state(hosted, tokens, server, metrics);
     let root = SystemPermit::root("system");
@@ -281,6 +283,7 @@ struct Wired<'a> {
     recorder: Recorder,
     runs: TaskTracker,
     limits: Limits,
+    directories: Directories,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -296,7 +299,17 @@ impl Wired<'_> {
     ) -> (AppState, Vec<Background>) {
         let Parts { ambient, db, principals, passwords, .. } = self.parts;
         let system = || SystemPermit::root("system");
-        let identity = Identity::new(db, ambient, principals, passwords, tokens, &self.recorder, system());
+        let recorder = &self.recorder;
+        let identity = Identity::new(
+            db,
+            ambient,
+            principals,
+            passwords,
+            tokens,
+            recorder,
+            system(),
+            self.directories.clone(),
+        );
         let world: Arc<dyn World> = match &device {
             Some((device, name)) => Arc::new(DeviceWorld { device: Arc::clone(device), name: name.clone() }),
             None => Arc::new(NoDevice),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap};
 use interlock_model::secret::Secret;
 use interlock_server::config::{Hsts, RateLimits};
 use ipnet::IpNet;
@@ -56,6 +57,8 @@ pub(crate) struct ServerSettings {
     pub(crate) default_timeout: Duration,
     pub(crate) database_url: Option<Secret>,
     pub(crate) metrics_token: Option<Secret>,
+    pub(crate) ldap: Option<LdapConfig>,
+    pub(crate) oidc: Option<OidcConfig>,
 }
 
 impl Config {
@@ -114,6 +117,66 @@ impl Config {
         Ok((level, self.choice("log.format", &[("json", false), ("text", true)])?))
     }
 
+    fn pem(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
+        match self.text(key).trim() {
+            "" => Ok(None),
+            path => std::fs::read_to_string(path)
+                .map(Some)
+                .map_err(|error| self.bad(key, format!("cannot be read: {error}"))),
+        }
+    }
+
+    fn filled(&self, key: &'static str) -> Option<String> {
+        Some(self.text(key).trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// The LDAP directory, if one is set.
+    pub(crate) fn ldap(&self) -> Result<Option<LdapConfig>, ConfigError> {
+        let Some(url) = self.filled("ldap.url") else { return Ok(None) };
+        let base = self.text("ldap.user_base").trim();
+        let mut ldap = if self.choice("ldap.kind", &[("ldap", false), ("ad", true)])? {
+            LdapConfig::active_directory(url, base)
+        } else {
+            LdapConfig::new(url, base)
+        };
+        ldap.ca_pem = self.pem("ldap.ca_file")?;
+        ldap.bind_dn = self.filled("ldap.bind_dn");
+        ldap.bind_password = self.secret("ldap.bind_password");
+        ldap.user_filter = self.filled("ldap.user_filter").unwrap_or(ldap.user_filter);
+        ldap.group_base = self.filled("ldap.group_base").or(ldap.group_base);
+        ldap.group_filter = self.filled("ldap.group_filter").unwrap_or(ldap.group_filter);
+        ldap.roles = RoleMap::for_dns(self.text("ldap.role_map"))
+            .map_err(|reason| self.bad("ldap.role_map", reason))?;
+        if ldap.roles.is_empty() {
+            return Err(
+                self.bad("ldap.role_map", "must give at least one group a role, or nobody can sign in")
+            );
+        }
+        ldap.validate().map_err(|wrong| self.bad("ldap.url", wrong.join("; ")))?;
+        Ok(Some(ldap))
+    }
+
+    /// The OpenID provider, if one is set.
+    pub(crate) fn oidc(&self) -> Result<Option<OidcConfig>, ConfigError> {
+        let Some(issuer) = self.filled("oidc.issuer") else { return Ok(None) };
+        let client = self.text("oidc.client_id").trim();
+        let auth = self.secret("oidc.client_secret").map_or(ClientAuth::Public, ClientAuth::Secret);
+        let mut oidc = OidcConfig::new(issuer, client, auth, self.text("oidc.redirect_uri").trim());
+        oidc.scopes = OidcConfig::read_scopes(self.text("oidc.scopes"));
+        self.text("oidc.username_claim").trim().clone_into(&mut oidc.username_claim);
+        self.text("oidc.groups_claim").trim().clone_into(&mut oidc.groups_claim);
+        oidc.ca_pem = self.pem("oidc.ca_file")?;
+        oidc.roles = RoleMap::for_names(self.text("oidc.role_map"))
+            .map_err(|reason| self.bad("oidc.role_map", reason))?;
+        if oidc.roles.is_empty() {
+            return Err(
+                self.bad("oidc.role_map", "must give at least one group a role, or nobody can sign in")
+            );
+        }
+        oidc.validate().map_err(|wrong| self.bad("oidc.issuer", wrong.join("; ")))?;
+        Ok(Some(oidc))
+    }
+
     /// All settings of a server.
     ///
     /// # Errors
@@ -169,6 +232,8 @@ impl Config {
             )?),
             database_url: self.secret("database.url"),
             metrics_token: self.secret("metrics.token"),
+            ldap: self.ldap()?,
+            oidc: self.oidc()?,
         };
         if settings.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             return Err(self.bad("metrics.token", "must be at least 16 bytes"));

@@ -1,10 +1,7 @@
 //! The provider's keys, and verifying with them through a rotation.
 
-use std::sync::Arc;
-
 use url::Url;
 
-use super::claims::Claims;
 use super::http::Http;
 use super::token::{Algorithm, Keys, Parsed, TokenFault};
 use crate::DirectoryError;
@@ -19,18 +16,24 @@ pub(crate) async fn fetch(http: &Http, address: &Url) -> Result<Keys, DirectoryE
         .ok_or_else(|| DirectoryError::misconfigured("keys: the document at jwks_uri is no set of keys"))
 }
 
-/// Verifies a token with the keys that `ask` gives; `ask` looks for newer ones if these do not have the token's.
-pub(crate) async fn verified(
-    token: Parsed<'_>,
-    allowed: &[Algorithm],
-    ask: impl AsyncFnOnce(&dyn Fn(&Keys) -> bool) -> Result<Arc<Keys>, DirectoryError>,
-) -> Result<Claims, DirectoryError> {
-    // Before anything is asked: such a token gets no answer whatever the keys are.
-    if !allowed.contains(&token.algorithm) {
-        return Err(TokenFault::Algorithm.into());
+/// The key that a token asks for.
+pub(crate) struct Wanted {
+    kid: Option<String>,
+    algorithm: Algorithm,
+}
+
+impl Wanted {
+    /// The key of this token. One with an algorithm that is not `allowed` gets no answer whatever the keys are, so nothing is
+    /// asked for it.
+    pub(crate) fn by(token: &Parsed<'_>, allowed: &[Algorithm]) -> Result<Self, DirectoryError> {
+        if !allowed.contains(&token.algorithm) {
+            return Err(TokenFault::Algorithm.into());
+        }
+        Ok(Self { kid: token.kid.clone(), algorithm: token.algorithm })
     }
-    let (kid, algorithm) = (token.kid.clone(), token.algorithm);
-    let has_key = |keys: &Keys| !matches!(keys.find(kid.as_deref(), algorithm), Err(TokenFault::UnknownKey));
-    let keys = ask(&has_key).await?;
-    Ok(token.verify(&keys, allowed)?)
+
+    /// Whether these keys have it; if not, newer ones are looked for.
+    pub(crate) fn is_in(&self, keys: &Keys) -> bool {
+        !matches!(keys.find(self.kid.as_deref(), self.algorithm), Err(TokenFault::UnknownKey))
+    }
 }

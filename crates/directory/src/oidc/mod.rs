@@ -30,7 +30,7 @@ pub use token::{Algorithm, TokenFault};
 pub(crate) use cached::Cached;
 pub(crate) use claims::{at_path, audience, issuer, subject, text, times};
 pub(crate) use config::{is_loopback, server_url};
-pub(crate) use keys::{fetch, verified};
+pub(crate) use keys::{Wanted, fetch};
 pub(crate) use metadata::{address, keys_of};
 pub(crate) use token::{Keys, Parsed};
 
@@ -193,8 +193,9 @@ impl Oidc {
         if parsed.kind.as_deref().is_some_and(|kind| kind != "jwt") {
             return Err(TokenFault::Kind.into());
         }
-        let mut token =
-            verified(parsed, &config.algorithms, async |enough| self.keys(&metadata, enough).await).await?;
+        let wanted = Wanted::by(&parsed, &config.algorithms)?;
+        let keys = self.keys(&metadata, |keys| wanted.is_in(keys)).await?;
+        let mut token = parsed.verify(&keys, &config.algorithms)?;
         claims::issuer(&token, &config.issuer)?;
         claims::audience(&token, &config.client_id, true)?;
         claims::times(&token, now, config.skew, Some(flow.begun), None)?;
@@ -341,8 +342,9 @@ impl Oidc {
         let token = self
             .limited(async {
                 let metadata = self.metadata().await?;
-                verified(parsed, &self.config.algorithms, async |enough| self.keys(&metadata, enough).await)
-                    .await
+                let wanted = Wanted::by(&parsed, &self.config.algorithms)?;
+                let keys = self.keys(&metadata, |keys| wanted.is_in(keys)).await?;
+                Ok(parsed.verify(&keys, &self.config.algorithms)?)
             })
             .await?;
         let logout = logout::judge(&token, &self.config, now)?;

@@ -6,6 +6,7 @@
 mod assertion;
 mod db;
 pub mod documents;
+mod elsewhere;
 mod guard;
 mod keys;
 mod manage;
@@ -19,6 +20,9 @@ mod tokens;
 
 pub use assertion::{BadKey, check_keys};
 pub use db::{Db, Recorded};
+pub use elsewhere::{
+    Arrivals, Begun, Directories, Elsewhere, External, PasswordDirectory, WebDirectory, WebSignIn,
+};
 pub use guard::{Guard, Refused};
 pub(crate) use keys::new_agent_secret;
 pub use keys::{ApiKeys, KeyError, NewKey};

@@ -269,7 +269,7 @@ impl Sessions {
     }
 
     /// The tokens of a session as it stands: nothing here is random, so the same session gives the same tokens.
-    fn issue(&self, session: Session) -> Result<Issued, Error> {
+    pub(super) fn issue(&self, session: Session) -> Result<Issued, Error> {
         let sign = |kind, jti: &str| {
             let issue = Issue { session: &session, kind, jti };
             self.tokens

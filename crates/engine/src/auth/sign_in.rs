@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::assertion::{self, Assertion};
 use super::documents::{Agent, Used};
+use super::elsewhere::{Arrivals, Elsewhere, PasswordDirectory};
 use super::password::Place;
 use super::sessions::{Issued, Opening};
 use super::throttle::Guesser;
@@ -37,6 +38,12 @@ pub enum SignInError {
     /// Scopes were asked for that the principal does not hold.
     #[error("the scope is not granted")]
     Scope,
+    /// The directory that knows this person does not answer.
+    #[error("ask the directory")]
+    Elsewhere,
+    /// This way of signing in is not set up.
+    #[error("this way of signing in is not set up")]
+    NotOffered,
     /// The session cannot be recorded.
     #[error("record the sign-in")]
     Store(#[from] Error),
@@ -68,6 +75,7 @@ pub struct SignIns {
     principals: Arc<Principals>,
     passwords: Passwords,
     throttle: Throttle,
+    arrivals: Arrivals,
     recorder: Recorder,
     ambient: Ambient,
 }
@@ -85,10 +93,11 @@ impl SignIns {
         principals: Arc<Principals>,
         passwords: Passwords,
         throttle: Throttle,
+        arrivals: Arrivals,
         recorder: Recorder,
         ambient: Ambient,
     ) -> Arc<Self> {
-        Arc::new(Self { sessions, principals, passwords, throttle, recorder, ambient })
+        Arc::new(Self { sessions, principals, passwords, throttle, arrivals, recorder, ambient })
     }
 
     /// Checks name and password of a person and opens a session.
@@ -111,6 +120,14 @@ impl SignIns {
             self.note_failure(&name, origin, "throttled", Event::AccountLocked);
             return Err(SignInError::Wait(wait));
         }
+        if let Some(directory) = self.arrivals.asks(user.as_deref()) {
+            let directory = Arc::clone(directory);
+            drop(place);
+            let issued = self.person_elsewhere(&*directory, username, password, guesser, origin).await?;
+            security::authentication("login", "success");
+            let user = issued.session.principal.clone();
+            return Ok(SignedIn { user, roles: issued.session.roles.clone(), issued });
+        }
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let right = self.verify(&place, password, hash).await?;
         let Some(user) = user.filter(|user| right && !user.disabled) else {
@@ -125,6 +142,36 @@ impl SignIns {
             .await?;
         security::authentication("login", "success");
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
+    }
+
+    /// Has a directory check the password.
+    async fn person_elsewhere(
+        &self,
+        directory: &dyn PasswordDirectory,
+        username: &str,
+        password: Secret,
+        guesser: Guesser,
+        origin: &Origin,
+    ) -> Result<Issued, SignInError> {
+        match directory.authenticate(username, &password).await {
+            Ok(external) => {
+                let now = self.ambient.clock.now();
+                self.arrivals
+                    .arrive(external, origin, move |tx| {
+                        Box::pin(async move { Throttle::succeed(tx, &guesser, now).await })
+                    })
+                    .await
+            }
+            Err(Elsewhere::Refused(reason)) => {
+                self.arrivals.note_refusal("ldap", &reason, origin);
+                Err(SignInError::Refused)
+            }
+            Err(Elsewhere::Unavailable(reason)) => {
+                tracing::warn!(reason, "the directory could not be asked");
+                self.throttle.give_back(guesser).await?;
+                Err(SignInError::Elsewhere)
+            }
+        }
     }
 
     fn place(&self) -> Result<Place, SignInError> {

@@ -268,6 +268,26 @@ impl Throttle {
         Ok(())
     }
 
+    /// The guess was not evaluated after all.
+    pub(crate) async fn give_back(&self, guesser: Guesser) -> Result<(), Error> {
+        self.db
+            .count(move |tx| {
+                Box::pin(async move {
+                    if let Some(mut found) = identity::get::<Guesses>(tx, &guesser.id).await? {
+                        if let Some(network) = found.document.networks.get_mut(&guesser.network) {
+                            network.failures = network.failures.saturating_sub(1);
+                            if network.home.is_none() {
+                                found.document.strangers = found.document.strangers.saturating_sub(1);
+                            }
+                        }
+                        identity::update(tx, &found).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
     /// The guess was right and opens no session.
     pub(crate) async fn succeeded(&self, guesser: Guesser) -> Result<(), Error> {
         let now = self.ambient.clock.now();

@@ -10,7 +10,8 @@ use futures::future::BoxFuture;
 use interlock_engine::Ambient;
 use interlock_engine::audit;
 use interlock_engine::auth::{
-    Caller, Db, Guard, Hasher, Keys, Lifetimes, Origin, Passwords, Permit, Principals, SystemPermit, Tokens,
+    Caller, Db, Directories, Guard, Hasher, Keys, Lifetimes, Origin, Passwords, Permit, Principals,
+    SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
@@ -169,7 +170,16 @@ impl Bench {
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 86_400 };
         let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
         let root = SystemPermit::root("system");
-        let identity = Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root);
+        let identity = Identity::new(
+            &db,
+            &ambient,
+            &principals,
+            &passwords,
+            tokens,
+            &recorder,
+            root,
+            Directories::default(),
+        );
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let guard = Guard::new(
             Arc::clone(&identity.sessions),

@@ -10,6 +10,7 @@ mod orchestrator;
 mod roles;
 mod runs;
 mod service;
+mod sso;
 mod users;
 
 use axum::Router;
@@ -31,6 +32,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = agents::routes(api);
     let api = oauth::routes(api);
     let api = roles::routes(api);
+    let api = sso::routes(api);
     let api = users::routes(api);
     let api = service::routes(api);
     if has_device {

@@ -183,7 +183,9 @@ fn client_error(error: SignInError, by_header: bool) -> ApiError {
         SignInError::Scope => {
             ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "The client does not hold this scope")
         }
-        SignInError::Wait(_) | SignInError::Store(_) => error.into(),
+        SignInError::Wait(_) | SignInError::Elsewhere | SignInError::NotOffered | SignInError::Store(_) => {
+            error.into()
+        }
     }
 }
 

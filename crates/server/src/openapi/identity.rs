@@ -3,6 +3,26 @@
 use super::Entry;
 
 pub(super) const OPERATIONS: &[Entry] = &[
+    ("GET", "/auth/methods", "sign_in_methods", "Sign-in", "Ways to sign in that are set up", "", "Object"),
+    ("GET", "/auth/oidc/login", "oidc_login", "Sign-in", "Send the browser to the OpenID provider", "", ""),
+    (
+        "GET",
+        "/auth/oidc/callback",
+        "oidc_callback",
+        "Sign-in",
+        "Where the provider sends the browser back to",
+        "",
+        "",
+    ),
+    (
+        "POST",
+        "/auth/oidc/exchange",
+        "oidc_exchange",
+        "Sign-in",
+        "Fetch the tokens of a sign-in by browser, once",
+        "ExchangeRequest",
+        "LoginAnswer",
+    ),
     (
         "GET",
         "/security/lockouts",
@@ -208,6 +228,7 @@ pub(super) type Shape =
     (&'static str, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 
 pub(super) const SHAPES: &[Shape] = &[
+    ("ExchangeRequest", &[("code", "string")], &[]),
     ("RefreshRequest", &[("refresh_token", "string")], &[]),
     ("RevokeRequest", &[], &[("refresh_token", "string"), ("token", "string")]),
     (

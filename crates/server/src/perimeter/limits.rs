@@ -115,6 +115,9 @@ fn is_sign_in(path: &str) -> bool {
             | "/agents/auth/revoke"
             | "/oauth/token"
             | "/oauth/revoke"
+            | "/auth/oidc/login"
+            | "/auth/oidc/callback"
+            | "/auth/oidc/exchange"
     ) || path.starts_with("/agents/") && path.ends_with("/credentials")
 }
 

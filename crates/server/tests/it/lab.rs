@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Db, Guard, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens,
+    Db, Directories, Guard, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::evidence::Evidence;
@@ -135,7 +135,16 @@ impl Lab {
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
         let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
         let root = SystemPermit::root("system");
-        let identity = Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root);
+        let identity = Identity::new(
+            &db,
+            &ambient,
+            &principals,
+            &passwords,
+            tokens,
+            &recorder,
+            root,
+            Directories::default(),
+        );
         identity.agents.ensure_first(&SystemPermit::root("system"), None).await.expect("the first agent");
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let world = Arc::new(DeviceWorld { device: Arc::clone(&port), name: "fake".to_owned() });

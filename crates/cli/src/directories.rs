@@ -1,0 +1,96 @@
+//! Puts the directory connectors behind the engine's ports, and tries them for people (`interlock directory test`).
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use interlock_directory::{DirectoryError, Identity, Ldap, Oidc, PendingFlow, Step};
+use interlock_engine::Ambient;
+use interlock_engine::auth::{Begun, Directories, Elsewhere, External, PasswordDirectory, WebDirectory};
+use interlock_model::secret::Secret;
+
+use crate::config::ServerSettings;
+
+struct LdapPort(Ldap);
+
+struct OidcPort {
+    oidc: Oidc,
+    ambient: Ambient,
+}
+
+fn elsewhere(error: &DirectoryError) -> Elsewhere {
+    match error {
+        DirectoryError::Refused(_) => Elsewhere::Refused(error.reason()),
+        DirectoryError::Unavailable(_) | DirectoryError::Misconfigured(_) => {
+            Elsewhere::Unavailable(error.reason())
+        }
+    }
+}
+
+fn external(identity: Identity, method: &'static str) -> External {
+    External { subject: identity.subject, name: identity.name, roles: identity.roles, method }
+}
+
+#[async_trait]
+impl PasswordDirectory for LdapPort {
+    async fn authenticate(&self, name: &str, password: &Secret) -> Result<External, Elsewhere> {
+        let found = self.0.authenticate(name, password).await.map_err(|error| elsewhere(&error))?;
+        Ok(external(found, "ldap"))
+    }
+}
+
+#[async_trait]
+impl WebDirectory for OidcPort {
+    async fn begin(&self) -> Result<Begun, Elsewhere> {
+        let Ambient { clock, entropy } = &self.ambient;
+        let begun = self.oidc.begin(clock.now(), &**entropy).await.map_err(|error| elsewhere(&error))?;
+        Ok(Begun { url: begun.url, flow: begun.flow.into_stored() })
+    }
+
+    async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere> {
+        let lost = || Elsewhere::Refused("the sign-in that was begun cannot be read".to_owned());
+        let flow = PendingFlow::from_stored(&flow).ok_or_else(lost)?;
+        let Ambient { clock, entropy } = &self.ambient;
+        let signed_in = self.oidc.finish(clock.now(), &**entropy, flow, query).await;
+        Ok(external(signed_in.map_err(|error| elsewhere(&error))?.identity, "oidc"))
+    }
+}
+
+/// The directories that the settings name. Connects to nothing.
+///
+/// # Errors
+/// When a setting cannot be used.
+pub(crate) fn directories(settings: &ServerSettings, ambient: &Ambient) -> anyhow::Result<Directories> {
+    let ldap = settings.ldap.clone().map(Ldap::new).transpose().context("set up LDAP")?;
+    let oidc = settings.oidc.clone().map(Oidc::new).transpose().context("set up OpenID Connect")?;
+    Ok(Directories {
+        password: ldap.map(|ldap| Arc::new(LdapPort(ldap)) as Arc<dyn PasswordDirectory>),
+        web: oidc.map(|oidc| Arc::new(OidcPort { oidc, ambient: ambient.clone() }) as Arc<dyn WebDirectory>),
+    })
+}
+
+/// Tries a sign-in against LDAP and returns every step.
+///
+/// # Errors
+/// When a setting cannot be used.
+pub(crate) async fn try_ldap(
+    settings: &ServerSettings,
+    name: &str,
+    password: Option<&Secret>,
+) -> anyhow::Result<Vec<Step>> {
+    let config = settings.ldap.clone().context("LDAP_URL is not set: there is no LDAP directory to try")?;
+    Ok(Ldap::new(config)?.test(name, password).await)
+}
+
+/// Tries the OpenID provider as far as it goes without a browser, and returns every step and where a browser would go.
+///
+/// # Errors
+/// When a setting cannot be used.
+pub(crate) async fn try_oidc(
+    settings: &ServerSettings,
+    ambient: &Ambient,
+) -> anyhow::Result<(Vec<Step>, Option<String>)> {
+    let config = settings.oidc.clone().context("OIDC_ISSUER is not set: there is no provider to try")?;
+    let (steps, begun) = Oidc::new(config)?.test(ambient.clock.now(), &*ambient.entropy).await;
+    Ok((steps, begun.map(|begun| begun.url)))
+}

@@ -1,0 +1,432 @@
+//! People whom a directory knows: LDAP by password, OpenID Connect by browser.
+//!
+//! A directory says who somebody is and which roles its groups give; the person then has an account here like anybody else,
+//! joined by the directory's own id and never by name. An account that has a local password is never asked for elsewhere, so
+//! the local administrator signs in whatever a directory does, and no directory can take over a local name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use interlock_model::Timestamp;
+use interlock_model::id::{hexadecimal, random_hex};
+use interlock_model::secret::Secret;
+use interlock_store::identity::{self, Document, Put};
+use interlock_store::{Error, Tx, UserRow};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::documents::Session;
+use super::sessions::{Issued, Opening};
+use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit};
+use crate::Ambient;
+use crate::audit::Recorder;
+use crate::security::{self, Event};
+
+/// In place of a password hash: no password fits it.
+pub(crate) const NO_PASSWORD: &str = "external";
+/// Time to sign in at the provider.
+const FLOW: Duration = Duration::from_mins(10);
+/// Time to fetch the tokens after that.
+const HANDOFF: Duration = Duration::from_mins(1);
+
+/// Somebody, as a directory says.
+#[derive(Debug, Clone)]
+pub struct External {
+    /// Never given to anyone else.
+    pub subject: String,
+    /// Sign-in name as the directory writes it.
+    pub name: String,
+    /// What its groups give here.
+    pub roles: Vec<String>,
+    /// `ldap` or `oidc`.
+    pub method: &'static str,
+}
+
+/// Why a directory did not say who somebody is. The text is for log and audit.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Elsewhere {
+    /// It was asked and says no.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be asked.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// A directory that checks passwords.
+#[async_trait]
+pub trait PasswordDirectory: Send + Sync {
+    /// Who has this name and password. Ends within its own time limit.
+    async fn authenticate(&self, name: &str, password: &Secret) -> Result<External, Elsewhere>;
+}
+
+/// A sign-in that goes on in the browser.
+#[derive(Debug)]
+pub struct Begun {
+    /// Where the browser goes.
+    pub url: String,
+    /// What [`WebDirectory::finish`] wants back. A secret.
+    pub flow: Secret,
+}
+
+/// A provider where people sign in with their browser.
+#[async_trait]
+pub trait WebDirectory: Send + Sync {
+    /// Begins a sign-in.
+    async fn begin(&self) -> Result<Begun, Elsewhere>;
+    /// Ends it with the query that the browser came back with.
+    async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere>;
+}
+
+/// The directories of this installation.
+#[derive(Clone, Default)]
+pub struct Directories {
+    /// For names and passwords.
+    pub password: Option<Arc<dyn PasswordDirectory>>,
+    /// For browsers.
+    pub web: Option<Arc<dyn WebDirectory>>,
+}
+
+impl std::fmt::Debug for Directories {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Directories(password: {}, web: {})", self.password.is_some(), self.web.is_some())
+    }
+}
+
+/// Which account here somebody of a directory has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Account {
+    subject: String,
+    user: String,
+    method: String,
+}
+
+impl Document for Account {
+    const KIND: &'static str = "external_account";
+
+    fn id(&self) -> String {
+        digest(&self.subject)
+    }
+
+    fn alias(&self) -> Option<String> {
+        Some(self.user.clone())
+    }
+}
+
+/// A sign-in that is under way in a browser.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Flow {
+    id: String,
+    flow: String,
+    until: Timestamp,
+    used: bool,
+}
+
+impl Document for Flow {
+    const KIND: &'static str = "web_sign_in";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.until)
+    }
+}
+
+/// A session whose tokens wait to be fetched, once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Handoff {
+    id: String,
+    session: String,
+    until: Timestamp,
+    used: bool,
+}
+
+impl Document for Handoff {
+    const KIND: &'static str = "handoff";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.until)
+    }
+}
+
+fn digest(text: &str) -> String {
+    hexadecimal(&Sha256::digest(text.as_bytes()))
+}
+
+/// Gives people of directories their accounts and sessions.
+#[derive(Clone)]
+pub struct Arrivals {
+    db: Db,
+    ambient: Ambient,
+    principals: Arc<Principals>,
+    sessions: Arc<Sessions>,
+    recorder: Recorder,
+    system: Arc<SystemPermit>,
+    directories: Directories,
+}
+
+impl std::fmt::Debug for Arrivals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arrivals({:?})", self.directories)
+    }
+}
+
+/// A sign-in that the browser carries on with.
+#[derive(Debug)]
+pub struct WebSignIn {
+    /// Where the browser goes.
+    pub url: String,
+    /// What only this browser keeps, in a cookie.
+    pub browser: Secret,
+    /// Seconds that it may take.
+    pub seconds: u64,
+}
+
+impl Arrivals {
+    /// Wires the parts.
+    pub fn new(
+        db: Db,
+        ambient: Ambient,
+        principals: Arc<Principals>,
+        sessions: Arc<Sessions>,
+        recorder: Recorder,
+        system: SystemPermit,
+        directories: Directories,
+    ) -> Self {
+        Self { db, ambient, principals, sessions, recorder, system: Arc::new(system), directories }
+    }
+
+    /// Whether passwords are checked elsewhere too, and whether browsers can sign in elsewhere.
+    pub fn offers(&self) -> (bool, bool) {
+        (self.directories.password.is_some(), self.directories.web.is_some())
+    }
+
+    /// Whether this account's password is to be checked by a directory: it is not known here, or has no password here.
+    pub(super) fn asks(&self, user: Option<&UserRow>) -> Option<&Arc<dyn PasswordDirectory>> {
+        let directory = self.directories.password.as_ref()?;
+        user.is_none_or(|user| user.password_hash == NO_PASSWORD).then_some(directory)
+    }
+
+    /// Opens a session for somebody whom a directory has vouched for. `also` goes into the same transaction.
+    pub(super) async fn arrive<F>(
+        &self,
+        external: External,
+        origin: &Origin,
+        also: F,
+    ) -> Result<Issued, SignInError>
+    where
+        F: for<'t> FnOnce(&'t mut dyn Tx) -> futures::future::BoxFuture<'t, Result<(), Error>>
+            + Send
+            + 'static,
+    {
+        let user = self.account(&external, origin).await?;
+        let amr = if external.method == "ldap" { &["pwd", "ldap"][..] } else { &["oidc"] };
+        let opening = Opening::user(&user, &self.principals.roles(), external.method, amr, origin);
+        Ok(self.sessions.open(opening, also).await?)
+    }
+
+    /// The account, made or brought up to date with what the directory says.
+    async fn account(&self, external: &External, origin: &Origin) -> Result<UserRow, SignInError> {
+        let refuse = |reason: &'static str| {
+            self.note_refusal(external.method, reason, origin);
+            Err(SignInError::Refused)
+        };
+        let mut roles: Vec<String> = external.roles.clone();
+        roles.retain(|role| {
+            interlock_model::policy::is_role(role) || self.principals.roles().contains_key(role)
+        });
+        roles.sort();
+        roles.dedup();
+        if roles.is_empty() {
+            return refuse("no_role");
+        }
+        let Ok(name) = crate::users::canonical_name(&external.name) else {
+            return refuse("name_not_allowed");
+        };
+        if name.parse::<interlock_model::AgentId>().is_ok() {
+            return refuse("name_not_allowed");
+        }
+        let now = self.ambient.clock.now();
+        let account = Account {
+            subject: external.subject.clone(),
+            user: name.clone(),
+            method: external.method.to_owned(),
+        };
+        let proof = self.system.acting("user.provisioned", Some(name.clone())).on_behalf(&name, origin);
+        let provisioned = self
+            .db
+            .write(&proof, move |tx| Box::pin(async move { provision(tx, account, roles, now).await }))
+            .await?;
+        match provisioned {
+            Ok(user) if user.disabled => refuse("disabled"),
+            Ok(user) => {
+                self.principals.put(user.clone());
+                Ok(user)
+            }
+            Err(reason) => refuse(reason),
+        }
+    }
+
+    pub(super) fn note_refusal(&self, method: &'static str, reason: &str, origin: &Origin) {
+        security::authentication("login", "failed");
+        let details = json!({ "reason": reason, "method": method });
+        security::event(Event::AuthenticationFailed, None, Some(origin), details.clone());
+        self.recorder.note(
+            origin,
+            None,
+            "device.login",
+            None,
+            json!({ "result": "failed", "reason": reason, "method": method }),
+        );
+    }
+
+    /// Begins a sign-in with the browser.
+    ///
+    /// # Errors
+    /// [`SignInError::Elsewhere`] when there is no provider or it does not answer.
+    pub async fn begin(&self) -> Result<WebSignIn, SignInError> {
+        let web = self.directories.web.as_ref().ok_or(SignInError::NotOffered)?;
+        let begun = web.begin().await.map_err(|error| {
+            tracing::warn!(%error, "the provider could not be asked");
+            SignInError::Elsewhere
+        })?;
+        let browser = random_hex(&*self.ambient.entropy, 32);
+        let until = self.ambient.clock.now().plus(FLOW);
+        let flow = Flow { id: digest(&browser), flow: begun.flow.expose().to_owned(), until, used: false };
+        self.db.count(move |tx| Box::pin(async move { identity::insert(tx, &flow).await.map(drop) })).await?;
+        Ok(WebSignIn { url: begun.url, browser: Secret::new(browser), seconds: FLOW.as_secs() })
+    }
+
+    /// Ends a sign-in with the browser and returns a text that gives the tokens once. `browser` is what the cookie holds.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub async fn finish(&self, browser: &str, query: &str, origin: &Origin) -> Result<Secret, SignInError> {
+        let web = self.directories.web.as_ref().ok_or(SignInError::NotOffered)?;
+        let (id, now) = (digest(browser), self.ambient.clock.now());
+        let flow: Option<Flow> = self
+            .db
+            .count(move |tx| {
+                Box::pin(async move {
+                    let Some(mut found) = identity::get::<Flow>(tx, &id).await? else { return Ok(None) };
+                    let flow = found.document.clone();
+                    if flow.used || flow.until < now {
+                        return Ok(None);
+                    }
+                    found.document.used = true;
+                    found.document.flow = String::new();
+                    identity::update(tx, &found).await?;
+                    Ok(Some(flow))
+                })
+            })
+            .await?;
+        let Some(flow) = flow else {
+            self.note_refusal("oidc", "no_such_sign_in", origin);
+            return Err(SignInError::Refused);
+        };
+        let external = match web.finish(Secret::new(flow.flow), query).await {
+            Ok(external) => external,
+            Err(Elsewhere::Refused(reason)) => {
+                self.note_refusal("oidc", &reason, origin);
+                return Err(SignInError::Refused);
+            }
+            Err(Elsewhere::Unavailable(reason)) => {
+                tracing::warn!(reason, "the provider could not be asked");
+                return Err(SignInError::Elsewhere);
+            }
+        };
+        let code = random_hex(&*self.ambient.entropy, 32);
+        let issued = self.arrive(external, origin, |_| Box::pin(async { Ok(()) })).await?;
+        let handoff =
+            Handoff { id: digest(&code), session: issued.session.id, until: now.plus(HANDOFF), used: false };
+        self.db
+            .count(move |tx| Box::pin(async move { identity::insert(tx, &handoff).await.map(drop) }))
+            .await?;
+        security::authentication("login", "success");
+        Ok(Secret::new(code))
+    }
+
+    /// Exchanges the text of [`Arrivals::finish`] for the tokens, once.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub async fn exchange(&self, code: &str, origin: &Origin) -> Result<Issued, SignInError> {
+        let (id, now) = (digest(code), self.ambient.clock.now());
+        let session: Option<Session> = self
+            .db
+            .count(move |tx| {
+                Box::pin(async move {
+                    let Some(mut found) = identity::get::<Handoff>(tx, &id).await? else { return Ok(None) };
+                    if found.used || found.until < now {
+                        return Ok(None);
+                    }
+                    found.document.used = true;
+                    identity::update(tx, &found).await?;
+                    Ok(identity::get::<Session>(tx, &found.session).await?.map(|session| session.document))
+                })
+            })
+            .await?;
+        match session.filter(|session| session.ended_at.is_none()) {
+            Some(session) => Ok(self.sessions.issue(session)?),
+            None => {
+                self.note_refusal("oidc", "no_such_handoff", origin);
+                Err(SignInError::Refused)
+            }
+        }
+    }
+}
+
+/// Makes the account or brings it up to date; the inner error says why it cannot be this person's.
+async fn provision(
+    tx: &mut dyn Tx,
+    account: Account,
+    roles: Vec<String>,
+    now: Timestamp,
+) -> Result<Recorded<Result<UserRow, &'static str>>, Error> {
+    let known = identity::get::<Account>(tx, &account.id()).await?.map(|known| known.document);
+    // The directory's own id decides; a changed name there does not change the account here.
+    let name = known.as_ref().map_or(&account.user, |known| &known.user).clone();
+    let done = |value, what: &str, roles: &[String]| {
+        Ok(Recorded { value, details: json!({ "what": what, "method": account.method, "roles": roles }) })
+    };
+    let Some(mut user) = tx.user(&name).await? else {
+        let user = UserRow {
+            name: name.clone(),
+            password_hash: NO_PASSWORD.to_owned(),
+            roles: roles.clone(),
+            disabled: false,
+            tokens_valid_from: now,
+            created_at: now,
+            updated_at: now,
+            version: 1,
+        };
+        if !tx.insert_user(&user).await? {
+            return done(Err("name_taken"), "refused", &[]);
+        }
+        if known.is_none() && identity::insert(tx, &account).await? != Put::Done {
+            return Err(Error::Corrupt("an account of a directory has no user".to_owned()));
+        }
+        return done(Ok(user), "made", &roles);
+    };
+    if known.is_none() || user.password_hash != NO_PASSWORD {
+        return done(Err("name_taken"), "refused", &[]);
+    }
+    if user.roles == roles {
+        return done(Ok(user), "unchanged", &roles);
+    }
+    user.roles.clone_from(&roles);
+    user.updated_at = now;
+    user.version += 1;
+    if !tx.update_user(&user).await? {
+        return Err(Error::Corrupt("a user changed under its own lock".to_owned()));
+    }
+    done(Ok(user), "roles changed", &roles)
+}
