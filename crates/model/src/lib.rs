@@ -12,6 +12,7 @@ pub mod policy;
 pub mod rule;
 pub mod run;
 pub mod schema;
+pub mod screen;
 pub mod secret;
 pub mod strict_json;
 pub mod time;

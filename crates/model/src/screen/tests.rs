@@ -1,0 +1,1 @@
+//! The rules as sentences; rates over the corpora are in `tests/it/screening.rs`.
