@@ -115,7 +115,7 @@ fn opened(bytes: &[u8], index: usize, put: &mut impl FnMut(u8, &'static str)) {
 /// `attribute=value`: whether the attribute is a known one and the value begins with a wildcard.
 fn assertion(bytes: &[u8], from: usize) -> Option<(bool, bool)> {
     let mut end = from;
-    while end < from + 32
+    while end < from + 48
         && bytes
             .get(end)
             .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'*' | b':'))

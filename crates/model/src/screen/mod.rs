@@ -21,9 +21,6 @@ mod text;
 mod traversal;
 mod xxe;
 
-#[cfg(test)]
-mod tests;
-
 /// Bytes that a probe sees at once.
 pub const WINDOW: usize = 4_096;
 /// How far two windows overlap: an attack that is longer than this may be cut in two.

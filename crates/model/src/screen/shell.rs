@@ -248,7 +248,13 @@ fn whole(bytes: &[u8], put: &mut impl FnMut(u8, &'static str)) {
         }
     }
     let command = Command::read(bytes, start);
-    if command.known == Known::Yes && command.argument && (command.path || begins_word(bytes, start)) {
+    // "OD < 0.5" compares.
+    let compares = bytes[start.min(bytes.len())..].iter().take(NAME).any(|byte| matches!(byte, b'<' | b'>'));
+    if command.known == Known::Yes
+        && command.argument
+        && begins_word(bytes, start)
+        && (command.path || !compares)
+    {
         put(if command.path { 72 } else { 58 }, "shell.line");
     }
 }

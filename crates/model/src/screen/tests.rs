@@ -1,1 +1,0 @@
-//! The rules as sentences; rates over the corpora are in `tests/it/screening.rs`.
