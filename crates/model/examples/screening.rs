@@ -2,6 +2,7 @@
 //!
 //! `cargo run --profile fast -p interlock-model --example screening`
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,9 +34,9 @@ fn main() {
                 .filter(|text| {
                     // Encoded as a client would, so that every character arrives.
                     let raw: String = match place {
-                        Place::Path | Place::Query if !name.ends_with("queries.txt") => {
-                            text.bytes().map(|byte| format!("%{byte:02x}")).collect()
-                        }
+                        Place::Path | Place::Query if !name.ends_with("queries.txt") => text
+                            .bytes()
+                            .fold(String::new(), |encoded, byte| encoded + &format!("%{byte:02x}")),
                         _ => (*text).clone(),
                     };
                     inspect(place, raw.as_bytes(), &mut Meter::default()).is_some()
@@ -43,7 +44,7 @@ fn main() {
                 .count();
             let share = 1000 * hits / texts.len().max(1);
             let width = if place == Place::FreeText { 10 } else { 8 };
-            line += &format!("{:>width$}%", format!("{}.{}", share / 10, share % 10));
+            let _ = write!(line, "{:>width$}%", format!("{}.{}", share / 10, share % 10));
         }
         println!("{line}");
     }

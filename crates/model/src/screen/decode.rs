@@ -242,27 +242,11 @@ fn hex(digits: Option<&[u8]>) -> Option<u32> {
 }
 
 /// Characters that nobody needs to encode twice. `%25fbs` in a query is "%fbs", and fine.
-const fn means_something(code: u32) -> bool {
-    match code {
-        0..=0x1f | 0x7f => true,
-        0x20..=0x7e => matches!(
-            code as u8,
-            b'<' | b'>'
-                | b'\''
-                | b'"'
-                | b'/'
-                | b'\\'
-                | b'.'
-                | b';'
-                | b'('
-                | b')'
-                | b'`'
-                | b'|'
-                | b'$'
-                | b'{'
-                | b'%'
-        ),
-        _ => false,
+fn means_something(code: u32) -> bool {
+    match u8::try_from(code) {
+        Ok(0..=0x1f | 0x7f) => true,
+        Ok(byte) => b"<>'\"/\\.;()`|${%".contains(&byte),
+        Err(_) => false,
     }
 }
 

@@ -11,7 +11,7 @@ const TAG: usize = 512;
 /// Bytes after a scheme that are read.
 const URL: usize = 160;
 
-pub(super) fn probe(place: Place, bytes: &[u8], seen: &Seen, best: &mut Best, meter: &mut Meter) {
+pub(super) fn probe(place: Place, bytes: &[u8], seen: Seen, best: &mut Best, meter: &mut Meter) {
     let mut put = |score: u8, rule: &'static str| best.put(score, rule, Family::Markup);
     if seen.any(text::LESS) {
         tags(place, bytes, meter, &mut put);
@@ -100,6 +100,7 @@ fn element(structured: bool, name: &[u8], tag: &Tag, put: &mut impl FnMut(u8, &'
 }
 
 /// What a tag holds after its name.
+#[expect(clippy::struct_excessive_bools, reason = "facts about a tag are independent of each other")]
 #[derive(Debug, Default)]
 struct Tag {
     /// Attributes with a value.
@@ -351,10 +352,10 @@ fn script(place: Place, bytes: &[u8], meter: &mut Meter, put: &mut impl FnMut(u8
                 _ if classic => put(62, "markup.script_text"),
                 _ => put(55, "markup.script_text"),
             }
-        } else if place != Place::FreeText || near(bytes, index, 48, b"=") {
-            if OBJECTS.iter().any(|object| here(bytes, index, object)) {
-                put(66, "markup.script_text");
-            }
+        } else if (place != Place::FreeText || near(bytes, index, 48, b"="))
+            && OBJECTS.iter().any(|object| here(bytes, index, object))
+        {
+            put(66, "markup.script_text");
         }
         index = end.max(index + 1);
     }

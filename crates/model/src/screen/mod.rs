@@ -15,6 +15,8 @@ pub mod scanner;
 mod shell;
 mod shell_names;
 mod sql;
+mod sql_conditions;
+mod sql_statements;
 mod sql_tokens;
 mod template;
 mod text;
@@ -66,10 +68,9 @@ impl Place {
     /// The score from which a hit in this place is told at all.
     const fn threshold(self) -> u8 {
         match self {
-            Self::Path | Self::Query | Self::Id => 50,
+            Self::Path | Self::Query | Self::Id | Self::Label => 50,
             // Other people's software fills headers.
             Self::Header => 65,
-            Self::Label => 50,
             Self::FreeText => 70,
         }
     }
@@ -267,7 +268,7 @@ fn window(place: Place, bytes: &[u8], first: bool, best: &mut Best, meter: &mut 
     let seen = text::Seen::of(bytes);
     meter.add(bytes.len());
     if seen.any(text::LESS | text::EQUALS | text::COLON | text::PAREN | text::TICK) {
-        markup::probe(place, bytes, &seen, best, meter);
+        markup::probe(place, bytes, seen, best, meter);
     }
     // A label is refused for live markup and control characters, for nothing else that it says.
     if place == Place::Label {

@@ -21,10 +21,8 @@ pub(super) fn probe(bytes: &[u8], best: &mut Best, meter: &mut Meter) {
                     separated(bytes, index + 1, byte, &mut put);
                 }
             }
-            b'$' if next == b'(' && at(bytes, index + 2) == b'(' => {
-                if near(bytes, index, 24, b"))") {
-                    put(60, "shell.arithmetic");
-                }
+            b'$' if next == b'(' && at(bytes, index + 2) == b'(' && near(bytes, index, 24, b"))") => {
+                put(60, "shell.arithmetic");
             }
             b'$' if next == b'(' || next == b'{' => {
                 meter.add(NAME);
@@ -85,6 +83,7 @@ enum Known {
 }
 
 /// What stands where a command is expected.
+#[expect(clippy::struct_excessive_bools, reason = "facts about a command are independent of each other")]
 #[derive(Debug)]
 struct Command {
     known: Known,
@@ -106,12 +105,12 @@ impl Command {
         let start = index;
         let mut name: Vec<u8> = Vec::with_capacity(16);
         let (mut disguised, mut path, mut wild) = (false, false, false);
+        let mut quotes = 0;
         while index < bytes.len() && index < start + NAME {
             let byte = bytes[index];
             match byte {
-                b'\'' | b'"' | b'\\' if index > start || at(bytes, index + 1).is_ascii_alphabetic() => {
-                    disguised = true
-                }
+                b'\'' | b'"' => quotes += 1,
+                b'\\' if at(bytes, index + 1).is_ascii_alphabetic() => disguised = true,
                 b'$' if at(bytes, index + 1) == b'@' => {
                     disguised = true;
                     index += 1;
@@ -126,6 +125,11 @@ impl Command {
                 _ => break,
             }
             index += 1;
+        }
+        // "I'd" has one.
+        disguised |= quotes > 0 && quotes % 2 == 0;
+        if quotes % 2 == 1 {
+            name.clear();
         }
         let bare = name.strip_suffix(b".exe").unwrap_or(&name);
         let known = if is_command(bare) || wild && path {
@@ -163,7 +167,8 @@ impl Command {
             path,
             argument,
             alone: argument_at >= bytes.len(),
-            ended: matches!(first, b';' | b'|' | b'&' | b'`' | b')' | b'#' | b'}' | b'\n' | b'\'' | b'"')
+            ended: matches!(first, b';' | b'|' | b'&' | b'`' | b')' | b'}' | b'\n' | b'\'' | b'"')
+                || first == b'#' && argument_at > index
                 || first == 0,
         }
     }
@@ -186,6 +191,16 @@ fn dotted(bytes: &[u8], from: usize) -> bool {
 
 fn separated(bytes: &[u8], from: usize, separator: u8, put: &mut impl FnMut(u8, &'static str)) {
     let command = Command::read(bytes, from);
+    let start = skip_space(bytes, from);
+    let calls =
+        [&b"system("[..], b"passthru(", b"shell_exec(", b"popen(", b"proc_open(", b"phpinfo(", b"exec("];
+    if calls.iter().any(|call| here(bytes, start, call)) {
+        put(72, "shell.call");
+    }
+    let nets = [&b"net user"[..], b"net localgroup", b"net view", b"net share", b"net use", b"net start"];
+    if nets.iter().any(|net| here(bytes, start, net)) {
+        put(75, "shell.separator");
+    }
     let line = matches!(separator, b'\n' | b'\r');
     // `a=1&id=5` is a query, `R&D` a department.
     if separator == b'&' && at(bytes, super::text::word_end(bytes, from)) == b'=' {

@@ -1,7 +1,7 @@
 //! Names of commands: those that are words of a language too, and those that are not.
 
 /// Nobody writes these after a semicolon but to run them.
-const COMMANDS: [&[u8]; 92] = [
+const COMMANDS: [&[u8]; 94] = [
     b"apt",
     b"apt-get",
     b"awk",
@@ -23,6 +23,7 @@ const COMMANDS: [&[u8]; 92] = [
     b"dd",
     b"df",
     b"dig",
+    b"dir",
     b"docker",
     b"env",
     b"export",
@@ -51,11 +52,12 @@ const COMMANDS: [&[u8]; 92] = [
     b"mv",
     b"nc",
     b"ncat",
+    b"net1",
     b"netcat",
+    b"netsh",
     b"netstat",
     b"nohup",
     b"nslookup",
-    b"od",
     b"perl",
     b"php",
     b"ping",
@@ -101,7 +103,6 @@ const WORDS: [&[u8]; 40] = [
     b"cd",
     b"command",
     b"date",
-    b"dir",
     b"echo",
     b"eval",
     b"exec",
@@ -118,6 +119,7 @@ const WORDS: [&[u8]; 40] = [
     b"net",
     b"nl",
     b"node",
+    b"od",
     b"reboot",
     b"rev",
     b"set",

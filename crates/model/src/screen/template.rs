@@ -9,7 +9,7 @@ const EXPRESSION: usize = 256;
 const EXPRESSIONS: usize = 64;
 
 /// Openers with the score of an ordinary content, and how they close.
-const MARKERS: [(&[u8], u8, &[u8]); 15] = [
+const MARKERS: [(&[u8], u8, &[u8]); 17] = [
     (b"${{", 62, b"}}"),
     (b"{{", 56, b"}}"),
     (b"${", 56, b"}"),
@@ -19,6 +19,8 @@ const MARKERS: [(&[u8], u8, &[u8]); 15] = [
     (b"@{", 54, b"}"),
     (b"{%", 62, b"%}"),
     (b"<%", 66, b"%>"),
+    (b"<?php", 78, b"?>"),
+    (b"<?=", 72, b"?>"),
     (b"{#", 40, b"#}"),
     (b"[[", 30, b"]]"),
     (b"@(", 54, b")"),
@@ -93,7 +95,7 @@ pub(super) fn probe(bytes: &[u8], best: &mut Best, meter: &mut Meter) {
             }
             b'_' if here(bytes, index, b"__") && begins_word(bytes, index) => escape(bytes, index, &mut put),
             b't' if here(bytes, index, b"t(java.") || here(bytes, index, b"t(org.") => {
-                put(88, "template.escape")
+                put(88, "template.escape");
             }
             _ => {}
         }

@@ -71,6 +71,8 @@ pub(super) fn probe(place: Place, bytes: &[u8], first: bool, best: &mut Best, me
     meter.add(bytes.len());
     let up = ways_up(bytes);
     let target = target(bytes, meter);
+    // The text is a path and nothing else.
+    let alone = first && !bytes.iter().any(|byte| is_space(*byte)) && !bytes.contains(&b',');
     let mut put = |score: u8, rule: &'static str| best.put(score, rule, Family::Traversal);
     let structured = place.is_structured();
     match up.count {
@@ -78,6 +80,7 @@ pub(super) fn probe(place: Place, bytes: &[u8], first: bool, best: &mut Best, me
         _ if target => put(95, "traversal.file"),
         3.. => put(90, "traversal.up"),
         2 if structured => put(85, "traversal.up"),
+        2 if alone && up.escapes => put(70, "traversal.up"),
         // Links of pages and imports of programs go up once or twice.
         1 if structured && (up.escapes || place == Place::Path) => put(68, "traversal.up"),
         _ => put(if structured { 60 } else { 40 }, "traversal.up"),
@@ -90,7 +93,12 @@ pub(super) fn probe(place: Place, bytes: &[u8], first: bool, best: &mut Best, me
         let drive = bytes
             .windows(3)
             .any(|part| part[0].is_ascii_alphabetic() && part[1] == b':' && is_separator(part[2]));
-        put(if absolute || drive || place.is_structured() { 66 } else { 45 }, "traversal.file");
+        let score = match (alone && (absolute || drive), absolute || drive || structured) {
+            (true, _) => 72,
+            (false, true) => 66,
+            (false, false) => 45,
+        };
+        put(score, "traversal.file");
     }
     if place != Place::Header && bytes.contains(&b':') {
         for (index, _) in
