@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod auth;
+pub mod bans;
 pub mod devices;
 pub mod executions;
 pub mod janitor;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use interlock_model::{Clock, Entropy};
 
-pub use interlock_store::{AuditFilter, Page, Paged, RunFilter, StoredEvent, UserRow};
+pub use interlock_store::{AuditFilter, BanRow, Page, Paged, RunFilter, StoredEvent, UserRow};
 
 /// The two sources of the outside world, passed to whatever needs them.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! The metrics of this profile, under the names that alert rules use, described and present from the start.
 
+use interlock_model::screen::Family;
 use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
 
 use crate::security::Event;
@@ -32,9 +33,23 @@ pub fn describe() {
         }
     }
     describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
-    for reason in ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded"] {
+    for reason in
+        ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded", "user_agent"]
+    {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
+    describe_counter!(
+        "interlock_observed_patterns_total",
+        "Texts that look like an attack and were let through."
+    );
+    for family in Family::ALL {
+        counter!("orchestrator_blocked_requests_total", "reason" => family.name()).absolute(0);
+        for place in ["path", "query", "header", "id", "label", "free_text"] {
+            counter!("interlock_observed_patterns_total", "family" => family.name(), "place" => place)
+                .absolute(0);
+        }
+    }
+    gauge!("interlock_bans_in_force").set(0.0);
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");
     describe_histogram!(
         "orchestrator_http_request_duration_seconds",

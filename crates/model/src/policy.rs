@@ -23,6 +23,8 @@ pub const ROLES: [(&str, &[&str]); 4] = [
         &[
             "users:read",
             "users:manage",
+            "bans:read",
+            "bans:manage",
             "devices:read",
             "devices:stop",
             "devices:release",
