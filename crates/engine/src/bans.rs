@@ -177,7 +177,7 @@ impl Bans {
             match row.network.parse() {
                 Ok(net) => fresh.put(net, row),
                 Err(_) => {
-                    tracing::error!(network = row.network, "a stored ban names no network; it is ignored")
+                    tracing::error!(network = row.network, "a stored ban names no network; it is ignored");
                 }
             }
         }

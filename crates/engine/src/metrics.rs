@@ -33,9 +33,7 @@ pub fn describe() {
         }
     }
     describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
-    for reason in
-        ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded", "user_agent"]
-    {
+    for reason in ["rate_limited", "client_blocked", "host", "https_required", "too_large", "overloaded"] {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
     describe_counter!(
@@ -49,6 +47,7 @@ pub fn describe() {
                 .absolute(0);
         }
     }
+    counter!("interlock_unscreened_bytes_total").absolute(0);
     gauge!("interlock_bans_in_force").set(0.0);
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");
     describe_histogram!(

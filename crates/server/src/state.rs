@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::FromRef;
+use interlock_engine::audit::Recorder;
 use interlock_engine::auth::{Guard, Sessions};
+use interlock_engine::bans::Bans;
 use interlock_engine::devices::Devices;
 use interlock_engine::executions::Executions;
 use interlock_engine::reads::Reads;
@@ -58,6 +60,10 @@ pub struct Services {
     pub devices: Devices,
     /// People.
     pub users: Users,
+    /// Networks that are refused.
+    pub bans: Bans,
+    /// Records of what the perimeter refuses.
+    pub recorder: Recorder,
     /// Limits of addresses and principals.
     pub limits: Arc<Limiter>,
     /// Settings.
@@ -96,6 +102,7 @@ from_state! {
     reads: Reads,
     devices: Devices,
     users: Users,
+    bans: Bans,
     config: Arc<ServerConfig>,
     clock: Arc<dyn Clock>,
 }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{Guard, Sessions, SystemPermit, Tokens};
+use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::executions::{Executions, Limits};
 use interlock_engine::janitor;
@@ -16,7 +17,7 @@ use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::security::{self, Event};
 use interlock_model::secret::Secret;
-use interlock_server::config::{ConnectionLimits, ServerConfig};
+use interlock_server::config::{ConnectionLimits, ScreeningMode, ServerConfig};
 use interlock_server::listener::Listener;
 use interlock_server::perimeter::limits::Limiter;
 use interlock_server::tls;
@@ -204,6 +205,7 @@ where
         trusted_proxies: settings.trusted_proxies.clone(),
         max_request_size: settings.max_request_size,
         rate: settings.rate,
+        screening: settings.screening,
         connections: ConnectionLimits::default(),
         metrics_token: settings.metrics_token.clone(),
     };
@@ -215,7 +217,11 @@ where
     let limits = Limits { queue: settings.queue, default_timeout: settings.default_timeout };
     let wired =
         Wired { parts: &parts, device, name, tokens, recorder: recorder.clone(), runs: runs.clone(), limits };
-    let (app, following) = wired.state(server, metrics);
+    let system = SystemPermit::root("system");
+    let bans = Bans::load(parts.db.clone(), parts.ambient.clone(), config.never_banned()?, system)
+        .await
+        .context("read the bans")?;
+    let (app, following) = wired.state(server, metrics, bans);
     let first_password =
         installation::first_admin(&parts, &app.users, settings.bootstrap_admin_secret.as_ref()).await?;
     let reconciled =
@@ -305,6 +311,7 @@ impl Wired<'_> {
         self,
         server: ServerConfig,
         metrics: metrics_exporter_prometheus::PrometheusHandle,
+        bans: Bans,
     ) -> (AppState, Vec<Background>) {
         let Parts { ambient, db, principals, passwords, .. } = self.parts;
         let roles: Vec<String> =
@@ -339,6 +346,7 @@ impl Wired<'_> {
             Box::pin(Arc::clone(&hub).follow(self.device.events())),
             Box::pin(Arc::clone(&hub).flush_forever()),
             Box::pin(Arc::clone(principals).watch(Duration::from_millis(500))),
+            Box::pin(bans.clone().watch(Duration::from_millis(500))),
         ];
         let limiter = Limiter::new(server.rate, server.connections.in_flight);
         let app = AppState::new(Services {
@@ -346,8 +354,10 @@ impl Wired<'_> {
             sessions,
             executions,
             reads: Reads::new(db.clone(), hub, Arc::clone(&self.device)),
-            devices: Devices::new(self.device, db.clone(), ambient.clone(), self.recorder),
+            devices: Devices::new(self.device, db.clone(), ambient.clone(), self.recorder.clone()),
             users: self.parts.users(roles.into()),
+            bans,
+            recorder: self.recorder,
             limits: Arc::new(limiter),
             config: Arc::new(server),
             clock: Arc::clone(&ambient.clock),
@@ -442,6 +452,13 @@ fn warn_about(settings: &DeviceSettings, config: &Config) {
     };
     if !settings.rate.enabled {
         insecure("RATE_LIMIT_ENABLED=false: nothing slows guessing and flooding down");
+    }
+    match settings.screening.mode {
+        ScreeningMode::Block => {}
+        ScreeningMode::Observe => {
+            insecure("BLOCK_SUSPICIOUS_PATTERNS: requests that look like attacks are only recorded");
+        }
+        ScreeningMode::Off => insecure("BLOCK_SUSPICIOUS_PATTERNS=off: nobody looks at requests"),
     }
     if settings.tls12 {
         insecure("tls.min_version=1.2");

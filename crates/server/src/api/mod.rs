@@ -1,6 +1,7 @@
 //! Handlers, one file per noun, and the router that holds them.
 
 mod auth;
+mod bans;
 mod device;
 mod execute;
 mod runs;
@@ -24,6 +25,7 @@ pub fn device_routes(state: AppState) -> ApiRouter {
     let api = runs::routes(api);
     let api = device::routes(api);
     let api = users::routes(api);
+    let api = bans::routes(api);
     service::routes(api)
 }
 

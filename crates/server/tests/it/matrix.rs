@@ -33,7 +33,12 @@ async fn every_route_answers_every_caller_as_reviewed() {
 
     for route in table {
         let name = if route.path.starts_with("/users") { "ben" } else { "plate.csv" };
-        let path = route.path.replace("{task}", "mix").replace("{run_id}", &run).replace("{name}", name);
+        let path = route
+            .path
+            .replace("{task}", "mix")
+            .replace("{run_id}", &run)
+            .replace("{name}", name)
+            .replace("{network}", "203.0.113.0-24");
         assert!(!path.contains('{'), "{path}: teach this test the new parameter");
         let access = match route.access {
             Access::Public(reason) => format!("public {reason:?}"),
@@ -89,7 +94,8 @@ async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
             .path
             .replace("{task}", "mix")
             .replace("{run_id}", "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d")
-            .replace("{name}", "ana");
+            .replace("{name}", "ana")
+            .replace("{network}", "203.0.113.0-24");
         let body = json!({ "volume": 5, "reason": "it is safe", "name": "eve", "password": "seven purple pipettes", "roles": ["admin"] });
         lab.ask(route.method.clone(), &path).json(&body).send().await.refused(401, "unauthorized");
     }
