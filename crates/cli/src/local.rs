@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use interlock_engine::UserRow;
 use interlock_engine::auth::SystemPermit;
+use interlock_engine::bans::{BanError, Bans};
 use interlock_engine::users::{UserChange, UserError, Users};
+use interlock_engine::{BanRow, UserRow};
 use interlock_model::audit::Hash;
 use interlock_model::secret::Secret;
 
@@ -17,6 +19,7 @@ use crate::installation::{self, Parts};
 pub(crate) struct Local {
     parts: Parts,
     users: Users,
+    bans: Bans,
     permit: SystemPermit,
 }
 
@@ -37,11 +40,15 @@ impl Local {
         }
         let parts = installation::open(state, url.as_ref()).await?;
         let users = parts.users(Arc::new([]));
+        let (db, ambient) = (parts.db.clone(), parts.ambient.clone());
+        let bans = Bans::load(db, ambient, config.never_banned()?, SystemPermit::root("system"))
+            .await
+            .context("read the bans")?;
         let who = std::env::var("SUDO_USER")
             .or_else(|_| std::env::var("USER"))
             .unwrap_or_else(|_| "unknown".to_owned());
         let who: String = who.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
-        Ok(Self { parts, users, permit: SystemPermit::root(&format!("console:{who}")) })
+        Ok(Self { parts, users, bans, permit: SystemPermit::root(&format!("console:{who}")) })
     }
 
     /// Everyone.
@@ -67,6 +74,26 @@ impl Local {
     /// Sets a password.
     pub(crate) async fn set_password(&self, name: &str, password: Secret) -> Result<UserRow, UserError> {
         self.users.console(&self.permit).set_password(name, password).await
+    }
+
+    /// Bans in force.
+    pub(crate) async fn bans(&self) -> anyhow::Result<Vec<BanRow>> {
+        self.bans.console(&self.permit).list().await.context("read the bans")
+    }
+
+    /// Bans a network.
+    pub(crate) async fn add_ban(
+        &self,
+        network: &str,
+        reason: &str,
+        length: Option<Duration>,
+    ) -> Result<BanRow, BanError> {
+        self.bans.console(&self.permit).add(network, reason, length).await
+    }
+
+    /// Lifts a ban.
+    pub(crate) async fn remove_ban(&self, network: &str) -> Result<(), BanError> {
+        self.bans.console(&self.permit).remove(network).await
     }
 
     /// Checks the whole audit chain: its length and last hash.

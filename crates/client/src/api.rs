@@ -7,7 +7,7 @@ use interlock_model::device::DeviceStatus;
 use interlock_model::run::RunState;
 use interlock_model::secret::Secret;
 use interlock_model::wire::{
-    ActionsAnswer, AuditView, EventsAnswer, LoginAnswer, Operation, PageAnswer, RunView, StopReport,
+    ActionsAnswer, AuditView, BanView, EventsAnswer, LoginAnswer, Operation, PageAnswer, RunView, StopReport,
     UserView, WhoAmIAnswer,
 };
 use interlock_model::{RunId, Timestamp};
@@ -352,6 +352,29 @@ impl Client {
     /// Sets a password; every earlier token of the user is dead.
     pub async fn set_password(&self, name: &str, password: &Secret) -> Result<Operation, ClientError> {
         self.post(&["users", name, "password"], &json!({ "password": password.expose() })).await
+    }
+
+    /// Networks that are refused.
+    pub async fn bans(&self) -> Result<Vec<BanView>, ClientError> {
+        self.get(&["bans"], &[]).await
+    }
+
+    /// Refuses a network, for `length` (whole seconds) or without an end.
+    pub async fn add_ban(
+        &self,
+        network: &str,
+        reason: &str,
+        length: Option<Duration>,
+    ) -> Result<BanView, ClientError> {
+        let seconds = length.map(|length| length.as_secs());
+        self.post(&["bans"], &json!({ "network": network, "reason": reason, "seconds": seconds })).await
+    }
+
+    /// Serves a network again.
+    pub async fn remove_ban(&self, network: &str) -> Result<Operation, ClientError> {
+        self.signed_in()?;
+        let request = self.request(Method::DELETE, &["bans", network], &[]).timeout(self.answer_timeout);
+        value(&self.shown, self.send(request).await?).await
     }
 
     /// A page of the audit trail, newest first.

@@ -1,4 +1,4 @@
-//! What must be thrown away: idempotency keys and revocations whose time is over.
+//! What must be thrown away: idempotency keys, revocations and bans whose time is over.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub async fn clean_forever(db: Db, ambient: Ambient, permit: SystemPermit, perio
     loop {
         tokio::time::sleep(period).await;
         if let Err(error) = clean(&db, &ambient, &permit).await {
-            tracing::error!(%error, "expired keys and revocations could not be deleted");
+            tracing::error!(%error, "expired keys, revocations and bans could not be deleted");
         }
     }
 }
@@ -28,10 +28,7 @@ pub async fn clean(db: &Db, ambient: &Ambient, permit: &SystemPermit) -> Result<
     db.write(&proof, move |tx| {
         Box::pin(async move {
             let deleted = tx.delete_expired(now).await?;
-            Ok::<_, Error>(Recorded {
-                value: deleted,
-                details: json!({ "expired_keys_and_revocations": deleted }),
-            })
+            Ok::<_, Error>(Recorded { value: deleted, details: json!({ "expired_rows": deleted }) })
         })
     })
     .await

@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod audit;
 pub mod auth;
+pub mod bans;
 pub mod devices;
 pub mod evidence;
 pub mod executions;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use interlock_model::{Clock, Entropy};
 
-pub use interlock_store::{AuditFilter, Page, Paged, RunFilter, StoredEvent, UserRow};
+pub use interlock_store::{AuditFilter, BanRow, Page, Paged, RunFilter, StoredEvent, UserRow};
 
 /// The two sources of the outside world, passed to whatever needs them.
 #[derive(Clone)]

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use interlock_model::policy::PrincipalKind;
+use interlock_model::screen::Family;
 use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
 
 use crate::auth::TokenKind;
@@ -66,6 +67,19 @@ pub fn describe() {
     {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
+    describe_counter!(
+        "interlock_observed_patterns_total",
+        "Texts that look like an attack and were let through."
+    );
+    for family in Family::ALL {
+        counter!("orchestrator_blocked_requests_total", "reason" => family.name()).absolute(0);
+        for place in ["path", "query", "header", "id", "label", "free_text"] {
+            counter!("interlock_observed_patterns_total", "family" => family.name(), "place" => place)
+                .absolute(0);
+        }
+    }
+    counter!("interlock_unscreened_bytes_total").absolute(0);
+    gauge!("interlock_bans_in_force").set(0.0);
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");
     describe_histogram!(
         "orchestrator_http_request_duration_seconds",

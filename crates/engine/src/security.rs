@@ -33,6 +33,8 @@ pub enum Event {
     RateLimitExceeded,
     /// A request was refused for its content.
     RequestBlocked,
+    /// A text that looks like an attack was let through.
+    PatternObserved,
     /// An address was blocked.
     IpBlocked,
     /// A setting weakens security.
@@ -45,7 +47,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::TokenReuseDetected,
         Self::DormantAgentActive,
         Self::ScopeUsageUnusual,
@@ -58,6 +60,7 @@ impl Event {
         Self::AuthorizationDenied,
         Self::RateLimitExceeded,
         Self::RequestBlocked,
+        Self::PatternObserved,
         Self::IpBlocked,
         Self::ConfigInsecure,
         Self::AuditFailed,
@@ -79,6 +82,7 @@ impl Event {
             Self::AuthorizationDenied => "authorization_denied",
             Self::RateLimitExceeded => "rate_limit_exceeded",
             Self::RequestBlocked => "request_blocked",
+            Self::PatternObserved => "pattern_observed",
             Self::IpBlocked => "ip_blocked",
             Self::ConfigInsecure => "config_insecure",
             Self::AuditFailed => "audit_failed",
@@ -89,7 +93,10 @@ impl Event {
     /// `low medium high critical`.
     pub const fn severity(self) -> &'static str {
         match self {
-            Self::AuthenticationSucceeded | Self::TokenIssued | Self::TokenRevoked => "low",
+            Self::AuthenticationSucceeded
+            | Self::TokenIssued
+            | Self::TokenRevoked
+            | Self::PatternObserved => "low",
             Self::AuthenticationFailed
             | Self::ScopeUsageUnusual
             | Self::AuthorizationDenied

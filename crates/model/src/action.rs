@@ -111,6 +111,19 @@ impl Target for ArtifactTarget {
     }
 }
 
+/// A banned network, as the caller wrote it.
+#[derive(Debug, Deserialize)]
+pub struct BanTarget {
+    /// An address or a network.
+    pub network: String,
+}
+
+impl Target for BanTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.network.chars().take(64).collect())
+    }
+}
+
 /// A user, by name.
 #[derive(Debug, Deserialize)]
 pub struct UserTarget {
@@ -207,6 +220,12 @@ actions! {
     UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage");
     /// Set a user's password.
     SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage");
+    /// See which networks are refused.
+    ListBans = "bans.listed", Installation, Read, Needs::Scope("bans:read");
+    /// Refuse a network.
+    AddBan = "ban.added", Installation, Change, Needs::Scope("bans:manage");
+    /// Serve a refused network again.
+    RemoveBan = "ban.removed", BanTarget, Change, Needs::Scope("bans:manage");
     /// Read the audit trail.
     ReadAudit = "audit.read", Installation, Read, Needs::Scope("audit:read");
     /// Read the metrics.

@@ -14,6 +14,7 @@ pub mod rule;
 pub mod run;
 pub mod schema;
 pub mod scope;
+pub mod screen;
 pub mod secret;
 pub mod strict_json;
 pub mod time;

@@ -36,6 +36,8 @@ pub const ROLES: [(&str, &[&str]); 4] = [
             "security:manage",
             "tokens:manage",
             "tokens:introspect",
+            "bans:read",
+            "bans:manage",
             "devices:read",
             "devices:stop",
             "devices:release",

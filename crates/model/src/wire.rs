@@ -242,6 +242,23 @@ pub struct UserView {
     pub updated_at: Timestamp,
 }
 
+/// A network that is refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BanView {
+    /// CIDR notation.
+    pub network: String,
+    /// Why.
+    pub reason: String,
+    /// Who: a principal, `console`, or `system`.
+    pub added_by: String,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Until when; `null`: until somebody lifts it.
+    pub ends_at: Option<Timestamp>,
+    /// Automatic bans of this network in a row; 0 for one that a person added.
+    pub offences: u32,
+}
+
 /// A row of the audit trail.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuditView {

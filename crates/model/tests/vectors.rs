@@ -5,6 +5,8 @@
 mod rules;
 #[path = "it/schemas.rs"]
 mod schemas;
+#[path = "it/screening.rs"]
+mod screening;
 #[path = "it/units.rs"]
 mod units;
 

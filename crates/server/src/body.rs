@@ -1,9 +1,12 @@
 //! Request bodies: bounded, timed, strict.
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use interlock_engine::auth::Origin;
 use interlock_model::secret::Secret;
 use interlock_model::strict_json;
 use serde::de::DeserializeOwned;
@@ -11,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::connection::TooSlow;
 use crate::error::ApiError;
+use crate::perimeter::{Screened, screening};
 use crate::state::AppState;
 
 /// What kind of body the client says it sends.
@@ -83,7 +87,7 @@ pub(crate) fn too_large(limit: usize) -> ApiError {
     )
 }
 
-/// A JSON object; an absent body is an empty one.
+/// A JSON object of any form; an absent body is an empty one. What it says is observed, never refused.
 #[derive(Debug)]
 pub(crate) struct JsonObject(pub(crate) Map<String, Value>);
 
@@ -91,24 +95,33 @@ impl FromRequest<AppState> for JsonObject {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let kind = kind(request.headers())?;
-        // An empty form is what some clients send for "no body"; anything in it is refused, before it is read if possible.
-        let has_body = http_body::Body::size_hint(request.body()).lower() > 0;
-        let bytes = if kind == Kind::Form && has_body {
-            return Err(unsupported());
-        } else {
-            read(request, state).await?
-        };
-        if bytes.is_empty() {
-            return Ok(Self(Map::new()));
+        let origin = request.extensions().get::<Arc<Origin>>().cloned();
+        let object = object(request, state).await?;
+        if let Some(origin) = origin {
+            screening::observe(state, &origin, &object);
         }
-        if kind == Kind::Form {
-            return Err(unsupported());
-        }
-        match strict_json::parse(&bytes)? {
-            Value::Object(object) => Ok(Self(object)),
-            _ => Err(ApiError::field(&["body"], "type", "The body must be a JSON object.")),
-        }
+        Ok(Self(object))
+    }
+}
+
+async fn object(request: Request, state: &AppState) -> Result<Map<String, Value>, ApiError> {
+    let kind = kind(request.headers())?;
+    // An empty form is what some clients send for "no body"; anything in it is refused, before it is read if possible.
+    let has_body = http_body::Body::size_hint(request.body()).lower() > 0;
+    let bytes = if kind == Kind::Form && has_body {
+        return Err(unsupported());
+    } else {
+        read(request, state).await?
+    };
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    if kind == Kind::Form {
+        return Err(unsupported());
+    }
+    match strict_json::parse(&bytes)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(ApiError::field(&["body"], "type", "The body must be a JSON object.")),
     }
 }
 
@@ -116,13 +129,19 @@ impl FromRequest<AppState> for JsonObject {
 #[derive(Debug)]
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
+impl<T: DeserializeOwned + Screened> FromRequest<AppState> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let strict = prefers(request.headers(), "handling=strict");
-        let JsonObject(object) = JsonObject::from_request(request, state).await?;
-        typed(object, strict).map(Self)
+        // The emergency stop is never refused for its words.
+        let origin = request.extensions().get::<Arc<Origin>>().cloned();
+        let origin = origin.filter(|_| !state.limits.is_exempt(request.uri().path()));
+        let body = typed(object(request, state).await?, strict)?;
+        if let Some(origin) = origin {
+            screening::body(state, &origin, &body)?;
+        }
+        Ok(Self(body))
     }
 }
 
@@ -199,6 +218,7 @@ impl FromRequest<AppState> for Credentials {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let kind = kind(request.headers())?;
         let strict = prefers(request.headers(), "handling=strict");
+        let origin = request.extensions().get::<Arc<Origin>>().cloned();
         let bytes = read(request, state).await?;
         let object = match kind {
             Kind::Form => form(bytes)?,
@@ -210,7 +230,12 @@ impl FromRequest<AppState> for Credentials {
                 object
             }
         };
-        typed(object, strict).map(Self)
+        let credentials: interlock_model::wire::LoginRequest = typed(object, strict)?;
+        // Only observed: every wrong name gets the same answer.
+        if let Some(origin) = origin {
+            screening::observe_text(state, &origin, &credentials.username);
+        }
+        Ok(Self(credentials))
     }
 }
 

@@ -26,6 +26,26 @@ pub struct RateLimits {
     pub per_hour: u32,
 }
 
+/// What happens to a request that looks like an attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScreeningMode {
+    /// Nobody looks.
+    Off,
+    /// It is served and told in metrics, log and audit trail.
+    Observe,
+    /// It is refused where an attack has no business.
+    Block,
+}
+
+/// Request screening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Screening {
+    /// What happens.
+    pub mode: ScreeningMode,
+    /// Descriptions and reasons are held to the rules of titles.
+    pub text_as_labels: bool,
+}
+
 /// Deadlines and bounds of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -97,6 +117,8 @@ pub struct ServerConfig {
     pub max_request_size: usize,
     /// Rate limits.
     pub rate: RateLimits,
+    /// Request screening.
+    pub screening: Screening,
     /// Connection limits.
     pub connections: ConnectionLimits,
     /// Lets a monitoring system read `/metrics` without signing in.

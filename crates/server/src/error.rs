@@ -8,6 +8,7 @@ mod identity;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use interlock_engine::auth::{Refused, SignInError, TokenError};
+use interlock_engine::bans::BanError;
 use interlock_engine::devices::DeviceError;
 use interlock_engine::executions::ExecuteError;
 use interlock_engine::users::UserError;
@@ -245,6 +246,25 @@ impl From<DeviceError> for ApiError {
         match error {
             DeviceError::Refused(reason) => Self::client(StatusCode::CONFLICT, "conflict", reason),
             DeviceError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<BanError> for ApiError {
+    fn from(error: BanError) -> Self {
+        match error {
+            BanError::Network | BanError::TooWide => {
+                Self::field(&["body", "network"], "format", error.to_string())
+            }
+            BanError::Length => Self::field(&["body", "seconds"], "range", error.to_string()),
+            BanError::Reason => Self::field(&["body", "reason"], "format", error.to_string()),
+            BanError::OwnAddress | BanError::Allowed => {
+                Self::client(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            BanError::NoSuchBan => {
+                Self::client(StatusCode::NOT_FOUND, "ban_not_found", "There is no ban of this network")
+            }
+            BanError::Store(cause) => Self::storage(&cause),
         }
     }
 }

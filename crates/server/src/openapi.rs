@@ -125,6 +125,25 @@ const OPERATIONS: &[Entry] = &[
         "NewPassword",
         "Operation",
     ),
+    ("GET", "/bans", "list_bans", "Bans", "Networks that are refused", "", "Bans"),
+    (
+        "POST",
+        "/bans",
+        "add_ban",
+        "Bans",
+        "Refuse a network, for some time or without an end",
+        "NewBan",
+        "Ban",
+    ),
+    (
+        "DELETE",
+        "/bans/{network}",
+        "remove_ban",
+        "Bans",
+        "Serve a network again; its slash may be written as %2F or a hyphen",
+        "",
+        "Operation",
+    ),
     ("GET", "/audit", "read_audit", "Audit", "The audit trail, newest first", "", "AuditPage"),
     ("GET", "/", "banner", "Service", "The name of the service", "", "Object"),
     ("GET", "/health", "health", "Service", "Whether the server can work", "", "Health"),
@@ -203,7 +222,7 @@ fn operation(route: &RouteEntry) -> Value {
         _ => {}
     }
     let success = match (route.method.as_str(), route.path) {
-        ("POST", "/users" | "/agents" | "/auth/keys") => "201",
+        ("POST", "/users" | "/agents" | "/auth/keys" | "/bans") => "201",
         ("POST", "/runs/{run_id}/cancel") => "202",
         _ => "200",
     };
@@ -380,6 +399,9 @@ fn schemas() -> Value {
         "NewUser": object(&[("name", "string"), ("password", "string"), ("roles", "[string]")], &[]),
         "UserEdit": object(&[], &[("roles", "[string]"), ("disabled", "boolean?")]),
         "NewPassword": object(&[("password", "string")], &[]),
+        "Ban": object(&[("network", "string"), ("reason", "string"), ("added_by", "string"), ("created_at", "time"), ("ends_at", "time?"), ("offences", "integer")], &[]),
+        "Bans": { "type": "array", "items": { "$ref": "#/components/schemas/Ban" } },
+        "NewBan": object(&[("network", "string"), ("reason", "string")], &[("seconds", "integer?")]),
         "AuditRow": object(&[("id", "integer"), ("at", "time"), ("actor_agent_id", "string?"), ("action", "string"), ("subject_id", "string?"), ("details", "any"),
             ("client_ip", "string?"), ("request_id", "string?"), ("prev_hash", "string"), ("hash", "string")], &[]),
         "AuditPage": page("[AuditRow]"),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::FromRef;
+use interlock_engine::audit::Recorder;
 use interlock_engine::auth::Guard;
+use interlock_engine::bans::Bans;
 use interlock_engine::devices::Devices;
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::Executions;
@@ -58,6 +60,10 @@ pub struct Services {
     pub device: Option<DeviceServices>,
     /// People.
     pub users: Users,
+    /// Networks that are refused.
+    pub bans: Bans,
+    /// Records of what the perimeter refuses.
+    pub recorder: Recorder,
     /// Limits of addresses and principals.
     pub limits: Arc<Limiter>,
     /// Settings.
@@ -114,6 +120,7 @@ from_state! {
     Reads: state => state.device().reads,
     Devices: state => state.device().devices,
     Users: state => state.users,
+    Bans: state => state.bans,
     Arc<ServerConfig>: state => state.config,
     Arc<dyn Clock>: state => state.clock,
 }

@@ -159,6 +159,14 @@ pub fn count(number: i64) -> Result<u64, Error> {
     u64::try_from(number).map_err(|_| Error::Corrupt(format!("{number} is not a count")))
 }
 
+/// As [`count`], for numbers that stay small.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is negative or beyond 2³² − 1.
+pub fn small_count(number: i64) -> Result<u32, Error> {
+    u32::try_from(number).map_err(|_| Error::Corrupt(format!("{number} is not a small count")))
+}
+
 /// A count as the databases have it.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 //! each; the list there is the only one, so no backend can leave a case out.
 
 pub mod audit;
+pub mod bans;
 pub mod identity;
 pub mod keys;
 pub mod runs;
@@ -52,6 +53,10 @@ macro_rules! conformance_suite {
             identity::the_feed_misses_nothing,
             identity::a_record_is_forgotten_after_its_end,
             identity::a_document_keeps_its_type,
+            bans::a_ban_is_kept_replaced_and_forgotten,
+            bans::an_automatic_ban_never_shortens_another,
+            bans::a_ban_outlives_its_end_until_it_may_be_forgotten,
+            bans::the_change_mark_moves_with_bans,
             audit::the_chain_verifies_under_concurrent_appenders,
             audit::a_rolled_back_entry_leaves_no_gap,
             audit::details_read_back_to_the_same_hash,

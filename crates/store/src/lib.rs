@@ -211,6 +211,25 @@ pub struct Revocation {
     pub at: Timestamp,
 }
 
+/// A network whose requests are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BanRow {
+    /// CIDR notation, canonical: no bit is set behind the prefix.
+    pub network: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Who: a principal, or `system`.
+    pub added_by: String,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// The ban is over at this time; `None`: never.
+    pub ends_at: Option<Timestamp>,
+    /// The row may be deleted after; until then the next ban of the network is longer.
+    pub forget_at: Option<Timestamp>,
+    /// Automatic bans in a row, this one included; 0 for one that a person added.
+    pub offences: u32,
+}
+
 /// Which audit rows to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
@@ -254,11 +273,13 @@ pub trait Store: Send + Sync {
     async fn key(&self, actor: &str, key: &str, now: Timestamp) -> Result<Option<KeyRow>, Error>;
     /// Every revocation that still matters at `now`.
     async fn revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, Error>;
+    /// Every ban that is not forgotten at `now`, in force or over, by network.
+    async fn bans(&self, now: Timestamp) -> Result<Vec<BanRow>, Error>;
     /// Audit rows, newest first.
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error>;
     /// Audit rows with `seq > after`, oldest first, at most `limit`: for the verifier.
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error>;
-    /// A number that changes when another process has changed users or revocations. Own changes move it too.
+    /// A number that changes when another process has changed users, revocations or bans. Own changes move it too.
     async fn change_mark(&self) -> Result<i64, Error>;
     /// One identity record.
     async fn record(&self, kind: &str, id: &str) -> Result<Option<Record>, Error>;
@@ -309,12 +330,19 @@ pub trait Tx: Send {
     async fn put_record(&mut self, record: &Record) -> Result<Put, Error>;
     /// One identity record, as this transaction sees it; no other write changes it until this one has ended.
     async fn record(&mut self, kind: &str, id: &str) -> Result<Option<Record>, Error>;
+    /// Adds a ban, or replaces the one of the same network.
+    async fn put_ban(&mut self, ban: &BanRow) -> Result<(), Error>;
+    /// Adds a ban unless one of the same network ends later or never; `false` if there is one.
+    async fn extend_ban(&mut self, ban: &BanRow) -> Result<bool, Error>;
+    /// Forgets a ban; `false` if there is none.
+    async fn delete_ban(&mut self, network: &str) -> Result<bool, Error>;
 
     /// Appends to the audit chain and returns the entry with its number and hashes. Numbers have no gaps. U+0000 in the plain
     /// texts becomes U+FFFD.
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error>;
 
     /// Deletes keys, revocations and identity records that have expired at `now`; returns how many.
+    /// Deletes keys, revocations and bans that have expired at `now`; returns how many.
     async fn delete_expired(&mut self, now: Timestamp) -> Result<u64, Error>;
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use interlock_engine::security::{self, Event};
+use interlock_server::config::ScreeningMode;
 use interlock_server::tls;
 use serde_json::json;
 
@@ -123,6 +124,13 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
     };
     if !settings.rate.enabled {
         insecure("RATE_LIMIT_ENABLED=false: nothing slows guessing and flooding down");
+    }
+    match settings.screening.mode {
+        ScreeningMode::Block => {}
+        ScreeningMode::Observe => {
+            insecure("BLOCK_SUSPICIOUS_PATTERNS: requests that look like attacks are only recorded");
+        }
+        ScreeningMode::Off => insecure("BLOCK_SUSPICIOUS_PATTERNS=off: nobody looks at requests"),
     }
     if settings.tls12 {
         insecure("tls.min_version=1.2");

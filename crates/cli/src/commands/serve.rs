@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{Directories, Guard, SystemPermit, Tokens};
+use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
@@ -168,8 +169,12 @@ where
     let directories = directories::directories(&settings, &parts.ambient)?;
     let wired = Wired { parts: &parts, recorder: recorder.clone(), runs: runs.clone(), limits, directories };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
-    let (app, following) = wired.state(hosted, tokens, server, metrics);
     let root = SystemPermit::root("system");
+    let system = SystemPermit::root("system");
+    let bans = Bans::load(parts.db.clone(), parts.ambient.clone(), config.never_banned()?, system)
+        .await
+        .context("read the bans")?;
+    let (app, following) = wired.state(hosted, tokens, server, metrics, bans);
     app.identity.publish_key(&root, false).await.context("publish the signing key")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
     let first_password = installation::first_admin(&parts, &app.users, secret).await?;
@@ -273,6 +278,7 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
         trusted_proxies: settings.trusted_proxies.clone(),
         max_request_size: settings.max_request_size,
         rate: settings.rate,
+        screening: settings.screening,
         connections: ConnectionLimits::default(),
         metrics_token: settings.metrics_token.clone(),
     }
@@ -296,6 +302,7 @@ impl Wired<'_> {
         tokens: Tokens,
         server: ServerConfig,
         metrics: metrics_exporter_prometheus::PrometheusHandle,
+        bans: Bans,
     ) -> (AppState, Vec<Background>) {
         let Parts { ambient, db, principals, passwords, .. } = self.parts;
         let system = || SystemPermit::root("system");
@@ -319,6 +326,7 @@ impl Wired<'_> {
         let mut following: Vec<Background> = vec![
             Box::pin(janitor::clean_forever(db.clone(), ambient.clone(), system(), CLEANING)),
             Box::pin(Arc::clone(principals).watch(WATCHING)),
+            Box::pin(bans.clone().watch(WATCHING)),
             Box::pin(identity.api_keys.clone().note_use_forever(system(), NOTING)),
         ];
         let roles: Vec<String> = device
@@ -335,6 +343,8 @@ impl Wired<'_> {
             evidence: Evidence::new(db.clone()),
             device,
             users: self.parts.users(roles.into()),
+            bans,
+            recorder: self.recorder,
             limits: Arc::new(limiter),
             config: Arc::new(server),
             clock: Arc::clone(&ambient.clock),

@@ -147,6 +147,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "For each address and each principal, 1 to 100000000.",
     ),
     setting(
+        "screening.patterns",
+        &["BLOCK_SUSPICIOUS_PATTERNS"],
+        Kind::Text,
+        "true",
+        "true: requests that look like an attack are refused; false or observe: they are only recorded; off: nobody looks.",
+    ),
+    setting(
+        "screening.text",
+        &["BLOCK_SUSPICIOUS_TEXT"],
+        Kind::Flag,
+        "false",
+        "Also refuses reasons and descriptions that hold live markup or control characters.",
+    ),
+    setting(
+        "screening.ban_allow",
+        &["BAN_ALLOW"],
+        Kind::List,
+        "",
+        "Addresses or networks (CIDR) that are never banned. Trusted proxies never are.",
+    ),
+    setting(
         "identity.jwt_secret_key",
         &["JWT_SECRET_KEY"],
         Kind::Secret,
@@ -337,8 +358,6 @@ pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
 const NOT_YET: &[(&str, &str)] = &[
     ("TLS_CLIENT_CA_FILE", "client certificates"),
     ("REDIS_URL", "shared limits and revocations"),
-    ("BLOCK_SUSPICIOUS_PATTERNS", "request screening"),
-    ("BLOCK_SUSPICIOUS_TEXT", "request screening"),
     ("AUDIT_RETENTION_DAYS", "audit retention (everything is kept)"),
 ];
 

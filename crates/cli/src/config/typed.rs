@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap};
 use interlock_model::secret::Secret;
-use interlock_server::config::{Hsts, RateLimits};
+use interlock_server::config::{Hsts, RateLimits, Screening, ScreeningMode};
 use ipnet::IpNet;
 
 use super::{Config, ConfigError};
@@ -47,6 +47,7 @@ pub(crate) struct ServerSettings {
     pub(crate) tls: TlsMode,
     pub(crate) tls12: bool,
     pub(crate) rate: RateLimits,
+    pub(crate) screening: Screening,
     pub(crate) jwt_secret: Option<Secret>,
     pub(crate) jwt_secret_previous: Option<Secret>,
     pub(crate) token_hours: i64,
@@ -198,7 +199,7 @@ impl Config {
                 .unwrap_or(usize::MAX),
             allowed_hosts: self.hosts()?,
             cors_origins: self.origins()?,
-            trusted_proxies: self.networks()?,
+            trusted_proxies: self.networks("server.trusted_proxies")?,
             force_https: self.flag("server.force_https")?,
             hsts: self.choice(
                 "server.hsts",
@@ -214,6 +215,19 @@ impl Config {
                     .unwrap_or(u32::MAX),
                 per_hour: u32::try_from(self.integer("limits.requests_per_hour", 1, 100_000_000)?)
                     .unwrap_or(u32::MAX),
+            },
+            screening: Screening {
+                mode: self.choice(
+                    "screening.patterns",
+                    &[
+                        ("true", ScreeningMode::Block),
+                        ("block", ScreeningMode::Block),
+                        ("false", ScreeningMode::Observe),
+                        ("observe", ScreeningMode::Observe),
+                        ("off", ScreeningMode::Off),
+                    ],
+                )?,
+                text_as_labels: self.flag("screening.text")?,
             },
             jwt_secret: self.secret("identity.jwt_secret_key"),
             jwt_secret_previous: self.secret("identity.jwt_secret_key_previous"),
@@ -235,6 +249,7 @@ impl Config {
             ldap: self.ldap()?,
             oidc: self.oidc()?,
         };
+        self.never_banned()?;
         if settings.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             return Err(self.bad("metrics.token", "must be at least 16 bytes"));
         }
@@ -248,6 +263,16 @@ impl Config {
             ));
         }
         Ok(settings)
+    }
+
+    /// Networks that are never banned: the allow-list and the trusted proxies.
+    ///
+    /// # Errors
+    /// The first that is no network.
+    pub(crate) fn never_banned(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let mut networks = self.networks("screening.ban_allow")?;
+        networks.extend(self.networks("server.trusted_proxies")?);
+        Ok(networks)
     }
 
     fn hosts(&self) -> Result<Vec<String>, ConfigError> {
@@ -282,14 +307,12 @@ impl Config {
         }
     }
 
-    fn networks(&self) -> Result<Vec<IpNet>, ConfigError> {
-        self.list("server.trusted_proxies")
+    fn networks(&self, key: &'static str) -> Result<Vec<IpNet>, ConfigError> {
+        self.list(key)
             .iter()
             .map(|text| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)))
             .collect::<Result<_, _>>()
-            .map_err(|_| {
-                self.bad("server.trusted_proxies", "must be addresses or networks such as 10.0.0.0/8")
-            })
+            .map_err(|_| self.bad(key, "must be addresses or networks such as 10.0.0.0/8"))
     }
 
     fn tls(&self) -> Result<TlsMode, ConfigError> {
@@ -332,6 +355,23 @@ mod tests {
     }
 
     #[test]
+    fn screening_refuses_unless_it_is_told_otherwise() {
+        for (text, mode) in [
+            ("true", ScreeningMode::Block),
+            ("false", ScreeningMode::Observe),
+            ("observe", ScreeningMode::Observe),
+            ("off", ScreeningMode::Off),
+        ] {
+            let settings = with(&[("BLOCK_SUSPICIOUS_PATTERNS", text)]).expect("a mode");
+            assert_eq!(settings.screening.mode, mode);
+        }
+        assert_eq!(
+            with(&[]).expect("defaults").screening,
+            Screening { mode: ScreeningMode::Block, text_as_labels: false }
+        );
+    }
+
+    #[test]
     fn what_would_be_unsafe_or_meaningless_stops_the_start() {
         for pairs in [
             [("BIND", "0.0.0.0")],
@@ -342,6 +382,9 @@ mod tests {
             [("CORS_ALLOW_ORIGINS", "https://a.example/path")],
             [("TRUSTED_PROXIES", "proxy.example")],
             [("RATE_LIMIT_ENABLED", "maybe")],
+            [("BLOCK_SUSPICIOUS_PATTERNS", "sometimes")],
+            [("BLOCK_SUSPICIOUS_TEXT", "observe")],
+            [("BAN_ALLOW", "lab.example")],
             [("TLS_CERT_FILE", "cert.pem")],
             [("ACCESS_TOKEN_EXPIRE_HOURS", "0")],
             [("METRICS_TOKEN", "short")],

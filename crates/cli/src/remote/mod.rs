@@ -8,6 +8,7 @@ mod actions;
 mod api;
 mod attention;
 mod audit;
+mod bans;
 mod connect;
 mod context;
 pub(crate) mod contexts;
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// Read and check the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Look at and change what protects the server from its network
+    #[command(subcommand)]
+    Security(bans::SecurityCommand),
     /// Choose between servers
     #[command(subcommand, alias = "contexts")]
     Context(context::ContextCommand),
@@ -104,6 +108,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Whoami => Box::pin(sign_in::whoami(&ui, global)).await,
         Command::User(command) => Box::pin(users::user(&ui, global, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
+        Command::Security(command) => Box::pin(bans::security(&ui, global, command)).await,
         Command::Context(command) => context::context(&ui, command),
         Command::Api(args) => Box::pin(api::api(&ui, global, args)).await,
     };

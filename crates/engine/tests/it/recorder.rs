@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use interlock_engine::audit::{VerifyError, recorder, verify};
-use interlock_engine::{AuditFilter, Page, Paged, RunFilter, StoreError, StoredEvent, UserRow};
+use interlock_engine::{AuditFilter, BanRow, Page, Paged, RunFilter, StoreError, StoredEvent, UserRow};
 use interlock_model::audit::{AuditDraft, AuditEntry};
 use interlock_model::{RunId, Timestamp};
 use interlock_store::identity::Record;
@@ -59,6 +59,10 @@ impl Store for Gated {
 
     async fn revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         self.inner.revocations(now).await
+    }
+
+    async fn bans(&self, now: Timestamp) -> Result<Vec<BanRow>, StoreError> {
+        self.inner.bans(now).await
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, StoreError> {

@@ -15,6 +15,7 @@ use interlock_model::action::{
     CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentKeys, SetAgentSecret, UpdateAgent,
 };
 use interlock_model::scope::{self, Scope};
+use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
 use interlock_model::wire::Operation;
 use interlock_model::{AgentId, Timestamp};
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::body::{JsonBody, PageQuery, Query, SecretBody};
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
@@ -64,6 +66,10 @@ struct AgentCredentials {
     agent_secret: Option<Secret>,
 }
 
+impl Screened for AgentCredentials {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
+}
+
 async fn agent_token(
     State(identity): State<Identity>,
     Extension(origin): Extension<Arc<Origin>>,
@@ -79,6 +85,10 @@ struct RefreshRequest {
     refresh_token: Secret,
 }
 
+impl Screened for RefreshRequest {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
+}
+
 async fn agent_refresh(
     State(identity): State<Identity>,
     Extension(origin): Extension<Arc<Origin>>,
@@ -92,6 +102,10 @@ async fn agent_refresh(
 struct RevokeRequest {
     refresh_token: Option<Secret>,
     token: Option<Secret>,
+}
+
+impl Screened for RevokeRequest {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
 async fn agent_revoke(
@@ -195,6 +209,14 @@ struct NewAgent {
     webhook_url: Option<String>,
 }
 
+impl Screened for NewAgent {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        look(Place::Label, &self.name);
+        self.scopes.iter().for_each(|scope| look(Place::Id, scope));
+        self.webhook_url.iter().for_each(|url| look(Place::Id, url));
+    }
+}
+
 async fn create_agent(
     grant: Granted<CreateAgent>,
     State(identity): State<Identity>,
@@ -211,6 +233,16 @@ struct AgentEdit {
     scopes: Option<Vec<String>>,
     #[serde(default)]
     webhook_url: Edit,
+}
+
+impl Screened for AgentEdit {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        self.name.iter().for_each(|name| look(Place::Label, name));
+        self.scopes.iter().flatten().for_each(|scope| look(Place::Id, scope));
+        if let Edit::Set(Some(url)) = &self.webhook_url {
+            look(Place::Id, url);
+        }
+    }
 }
 
 /// Tells an absent member, which leaves what is there, from one that is null, which removes it.
@@ -273,6 +305,10 @@ async fn set_agent_secret(
 #[derive(Debug, Deserialize)]
 struct NewKeys {
     keys: Vec<Value>,
+}
+
+impl Screened for NewKeys {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
 async fn set_agent_keys(

@@ -12,10 +12,12 @@ use interlock_model::action::{LogOut, WhoAmI};
 use interlock_model::secret::Secret;
 use interlock_model::wire::{LoginAnswer, Operation, WhoAmIAnswer};
 
+use interlock_model::screen::Place;
 use serde::Deserialize;
 
 use crate::body::{Credentials, JsonBody};
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
@@ -64,6 +66,10 @@ async fn login(
 #[derive(Debug, Deserialize)]
 struct RefreshRequest {
     refresh_token: Secret,
+}
+
+impl Screened for RefreshRequest {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
 async fn refresh(

@@ -15,6 +15,7 @@ use interlock_model::action::{
 };
 use interlock_model::policy::PrincipalKind;
 use interlock_model::scope::Scope;
+use interlock_model::screen::Place;
 use interlock_model::wire::Operation;
 use interlock_model::{AgentId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use serde_json::json;
 use super::agents::{no_store, scopes};
 use crate::body::{JsonBody, Query};
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
@@ -176,6 +178,13 @@ struct NewApiKey {
     agent_id: Option<AgentId>,
 }
 
+impl Screened for NewApiKey {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        look(Place::Label, &self.name);
+        self.scopes.iter().for_each(|scope| look(Place::Id, scope));
+    }
+}
+
 fn thirty_days() -> u64 {
     30
 }
@@ -211,6 +220,12 @@ struct RevokeBody {
     session: Option<String>,
     principal: Option<String>,
     issued_before: Option<Timestamp>,
+}
+
+impl Screened for RevokeBody {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        [&self.jti, &self.session, &self.principal].into_iter().flatten().for_each(|id| look(Place::Id, id));
+    }
 }
 
 async fn revoke_tokens(

@@ -8,11 +8,13 @@ use axum::http::Method;
 use interlock_engine::devices::Devices;
 use interlock_model::action::{ClearAttention, EmergencyStop, ReadDevice, ReleaseStop};
 use interlock_model::device::DeviceStatus;
+use interlock_model::screen::Place;
 use interlock_model::wire::{Operation, StopReport};
 use serde::Deserialize;
 
 use crate::body::JsonBody;
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};
 use crate::state::AppState;
 
@@ -30,6 +32,12 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 #[derive(Debug, Deserialize)]
 pub(super) struct ReasonBody {
     pub(super) reason: Option<String>,
+}
+
+impl Screened for ReasonBody {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        self.reason.iter().for_each(|reason| look(Place::FreeText, reason));
+    }
 }
 
 /// A reason in a person's words: at most 200 characters, no control characters.

@@ -2,6 +2,7 @@
 
 mod agents;
 mod auth;
+mod bans;
 mod credentials;
 mod device;
 mod execute;
@@ -34,6 +35,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = roles::routes(api);
     let api = sso::routes(api);
     let api = users::routes(api);
+    let api = bans::routes(api);
     let api = service::routes(api);
     if has_device {
         let api = execute::routes(api);

@@ -10,12 +10,14 @@ use interlock_engine::identity::Identity;
 use interlock_model::action::{DeleteRole, ListRoles, Needs, PutRole, TestPolicy};
 use interlock_model::policy::{self, Explanation};
 use interlock_model::scope::{self, Scope};
+use interlock_model::screen::Place;
 use interlock_model::wire::Operation;
 use serde::{Deserialize, Serialize};
 
 use super::agents::scopes;
 use crate::body::JsonBody;
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
@@ -55,6 +57,13 @@ struct RoleBody {
     scopes: Vec<String>,
 }
 
+impl Screened for RoleBody {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        look(Place::FreeText, &self.description);
+        self.scopes.iter().for_each(|scope| look(Place::Id, scope));
+    }
+}
+
 async fn put_role(
     grant: Granted<PutRole>,
     State(identity): State<Identity>,
@@ -80,6 +89,13 @@ struct PolicyQuestion {
     principal: String,
     scope: Option<String>,
     action: Option<String>,
+}
+
+impl Screened for PolicyQuestion {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        look(Place::Id, &self.principal);
+        [&self.scope, &self.action].into_iter().flatten().for_each(|name| look(Place::Id, name));
+    }
 }
 
 async fn test_policy(

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use interlock_engine::auth::{Origin, SignInError};
 use interlock_engine::identity::Identity;
+use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
 use interlock_model::wire::LoginAnswer;
 use serde::Deserialize;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use super::agents::no_store;
 use crate::body::JsonBody;
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, PublicReason};
 use crate::state::AppState;
 
@@ -99,6 +101,10 @@ async fn oidc_callback(
 #[derive(Debug, Deserialize)]
 struct ExchangeRequest {
     code: Secret,
+}
+
+impl Screened for ExchangeRequest {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
 async fn oidc_exchange(

@@ -11,6 +11,7 @@ use interlock_model::Timestamp;
 use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
 use interlock_model::audit::AuditEntry;
 use interlock_model::id::hexadecimal;
+use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
 use interlock_model::wire::{AuditView, Operation, PageAnswer, UserView};
 use serde::Deserialize;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use super::runs::envelope;
 use crate::body::{JsonBody, PageQuery, Query};
 use crate::error::ApiError;
+use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
@@ -52,6 +54,13 @@ struct NewUser {
     roles: Vec<String>,
 }
 
+impl Screened for NewUser {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        look(Place::Id, &self.name);
+        self.roles.iter().for_each(|role| look(Place::Id, role));
+    }
+}
+
 async fn create_user(
     grant: Granted<CreateUser>,
     State(users): State<Users>,
@@ -67,6 +76,12 @@ struct UserEdit {
     disabled: Option<bool>,
 }
 
+impl Screened for UserEdit {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        self.roles.iter().flatten().for_each(|role| look(Place::Id, role));
+    }
+}
+
 async fn update_user(
     grant: Granted<UpdateUser>,
     State(users): State<Users>,
@@ -79,6 +94,10 @@ async fn update_user(
 #[derive(Debug, Deserialize)]
 struct NewPassword {
     password: Secret,
+}
+
+impl Screened for NewPassword {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
 async fn set_password(

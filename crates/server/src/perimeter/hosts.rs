@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::error::ApiError;
 
-const METHODS: &str = "GET, POST, PATCH";
+const METHODS: &str = "GET, POST, PATCH, DELETE";
 const HEADERS: &str =
     "authorization, content-type, idempotency-key, prefer, interlock-simulate, last-event-id, x-request-id";
 const EXPOSED: &str = "x-request-id, retry-after, interlock-run, idempotency-replayed, location";

@@ -1,7 +1,7 @@
-//! Rate limits, blocks and load shedding, in process.
+//! Rate limits and load shedding, in process.
 //!
 //! Each address (an IPv6 /64 counts as one) and each principal has two windows that open with their first request: a minute
-//! and an hour. `/health` and `/device` have their own, signing in a smaller one. Whoever keeps hammering is refused for a minute. Probes,
+//! and an hour. `/health` and `/device` have their own, signing in a smaller one. Whoever keeps hammering is banned by `bans`. Probes,
 //! metrics and the emergency stop are never limited.
 
 use std::collections::HashMap;
@@ -22,10 +22,8 @@ use crate::error::ApiError;
 const MAX_CLIENTS: usize = 200_000;
 /// Sign-ins a minute from one address.
 const SIGN_INS: u32 = 10;
-/// Refusals within a minute after which an address is blocked.
+/// Refusals within a minute after which a client is told from one that waits.
 const HAMMERING: u32 = 600;
-/// Length of that block.
-const BLOCK: Duration = Duration::from_mins(1);
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit");
@@ -51,7 +49,23 @@ struct Entry {
     minute: Window,
     hour: Window,
     refused: Window,
-    blocked_until: Option<Instant>,
+}
+
+/// A client over its limit.
+#[derive(Debug)]
+pub enum Over {
+    /// It should wait.
+    Wait(ApiError),
+    /// It was told to wait again and again, and did not.
+    Hammering(ApiError),
+}
+
+impl From<Over> for ApiError {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Wait(refusal) | Over::Hammering(refusal) => refusal,
+        }
+    }
 }
 
 /// How a client stands against its minute's limit.
@@ -72,14 +86,7 @@ pub struct Limiter {
 
 /// The unit in which addresses are counted.
 pub(crate) fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        v4 @ IpAddr::V4(_) => v4,
-        IpAddr::V6(v6) => {
-            let mut octets = v6.octets();
-            octets[8..].fill(0);
-            IpAddr::V6(octets.into())
-        }
-    }
+    interlock_engine::bans::unit(address).addr()
 }
 
 impl Window {
@@ -155,16 +162,16 @@ impl Limiter {
     }
 
     /// Counts a request of an address.
-    pub(crate) fn admit_address(&self, path: &str, origin: &Origin) -> Result<(), ApiError> {
+    pub(crate) fn admit_address(&self, path: &str, origin: &Origin) -> Result<(), Over> {
         self.admit(Self::key(path, origin), path, origin)
     }
 
     /// Counts a request of a principal.
-    pub(crate) fn admit_principal(&self, name: &str, origin: &Origin) -> Result<(), ApiError> {
+    pub(crate) fn admit_principal(&self, name: &str, origin: &Origin) -> Result<(), Over> {
         self.admit(Key::Principal(name.to_owned()), "principal", origin)
     }
 
-    fn admit(&self, key: Key, endpoint: &str, origin: &Origin) -> Result<(), ApiError> {
+    fn admit(&self, key: Key, endpoint: &str, origin: &Origin) -> Result<(), Over> {
         if !self.limits.enabled {
             return Ok(());
         }
@@ -181,7 +188,6 @@ impl Limiter {
             minute: Window::new(now),
             hour: Window::new(now),
             refused: Window::new(now),
-            blocked_until: None,
         });
         let taken =
             entry.minute.take(now, MINUTE, per_minute).map_err(|wait| (wait, "minute")).and_then(|()| {
@@ -189,12 +195,6 @@ impl Limiter {
             });
         let Err((wait, limit)) = taken else { return Ok(()) };
         let hammering = entry.refused.take(now, MINUTE, HAMMERING).is_err();
-        if hammering && entry.blocked_until.is_none_or(|until| until <= now) {
-            entry.blocked_until = Some(now + BLOCK);
-            drop(entries);
-            security::event(Event::IpBlocked, None, Some(origin), json!({ "seconds": BLOCK.as_secs() }));
-            return Err(blocked(BLOCK));
-        }
         drop(entries);
         // The label is a word of ours, not the path that was asked for.
         let endpoint = match endpoint {
@@ -210,30 +210,13 @@ impl Limiter {
             Some(origin),
             json!({ "endpoint": endpoint, "limit": limit }),
         );
-        Err(ApiError::client(
+        let refusal = ApiError::client(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limited",
             "Too many requests. Wait, then try again.",
         )
-        .after(wait.as_secs() + 1))
-    }
-
-    /// Refuses addresses that hammered.
-    pub(crate) fn not_blocked(&self, origin: &Origin) -> Result<(), ApiError> {
-        if !self.limits.enabled {
-            return Ok(());
-        }
-        let now = Instant::now();
-        let address = counted(origin.client_ip);
-        let entries = self.lock();
-        for key in [Key::Address(address), Key::Health(address), Key::Status(address), Key::SignIn(address)] {
-            if let Some(until) =
-                entries.get(&key).and_then(|entry| entry.blocked_until).filter(|until| *until > now)
-            {
-                return Err(blocked(until - now));
-            }
-        }
-        Ok(())
+        .after(wait.as_secs() + 1);
+        Err(if hammering { Over::Hammering(refusal) } else { Over::Wait(refusal) })
     }
 
     /// Room for one more request, or 503.
@@ -270,16 +253,6 @@ impl Limiter {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn blocked(rest: Duration) -> ApiError {
-    metrics::counter!("orchestrator_blocked_requests_total", "reason" => "client_blocked").increment(1);
-    ApiError::client(
-        StatusCode::FORBIDDEN,
-        "client_blocked",
-        "Too many requests were sent in spite of refusals. Wait, then try again.",
-    )
-    .after(rest.as_secs() + 1)
 }
 
 /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
@@ -325,12 +298,13 @@ mod tests {
     }
 
     #[test]
-    fn hammering_leads_to_a_block_that_stop_ignores() {
+    fn whoever_is_refused_six_hundred_times_a_minute_hammers() {
         let limiter = limiter();
-        admitted(&limiter, "/tasks", (0..700).map(|_| origin("10.0.0.1")));
+        let over: Vec<Over> =
+            (0..700).filter_map(|_| limiter.admit_address("/tasks", &origin("10.0.0.1")).err()).collect();
 
-        assert_eq!(limiter.not_blocked(&origin("10.0.0.1")).map_err(|e| e.code), Err("client_blocked"));
-        assert!(limiter.not_blocked(&origin("10.0.0.2")).is_ok());
+        assert!(over[..600].iter().all(|over| matches!(over, Over::Wait(_))));
+        assert_eq!(over[600..].iter().filter(|over| matches!(over, Over::Hammering(_))).count(), 40);
         assert!(limiter.is_exempt("/stop"));
     }
 

@@ -4,10 +4,12 @@
 //! metrics and answers with a problem body.
 
 pub mod address;
+mod bans;
 mod headers;
 mod hosts;
 pub mod limits;
 mod protocol;
+pub(crate) mod screening;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +23,7 @@ use interlock_engine::auth::Origin;
 use interlock_model::wire::FieldError;
 use serde_json::{Value, json};
 
+pub(crate) use self::screening::Screened;
 use crate::error::{ApiError, Rendered};
 use crate::gate::Refused;
 use crate::listener::Peer;
@@ -103,11 +106,14 @@ fn enter(
 ) -> Result<Entered, ApiError> {
     let path = request.uri().path();
     let exempt = state.limits.is_exempt(path);
-    // Clients that were told to wait and did not: refused most cheaply.
     if !exempt {
-        state.limits.not_blocked(origin)?;
+        // Banned clients: refused most cheaply.
+        bans::check(state, origin)?;
         // Limits of the address, before anything costs more.
-        state.limits.admit_address(path, origin)?;
+        state.limits.admit_address(path, origin).map_err(|over| match over {
+            limits::Over::Wait(refusal) => refusal,
+            limits::Over::Hammering(refusal) => bans::hammering(state, origin, refusal),
+        })?;
     }
     // What cannot be read in one way only; the gate has logged it.
     if let Some(refused) = refused {
@@ -133,6 +139,10 @@ fn enter(
     if !exempt && announced.is_some_and(|length| length > state.config.max_request_size as u64) {
         metrics::counter!("orchestrator_blocked_requests_total", "reason" => "too_large").increment(1);
         return Err(crate::body::too_large(state.config.max_request_size));
+    }
+    // Threat detection, as far as it needs no body; the emergency stop and probes are never refused for their words.
+    if !exempt {
+        screening::request(state, origin, request)?;
     }
     Ok(Entered::Admitted(slot))
 }

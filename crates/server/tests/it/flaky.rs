@@ -8,7 +8,8 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
 use interlock_store::identity::Record;
 use interlock_store::{
-    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Work,
+    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
+    UserRow, Work,
 };
 
 /// Text of the error: no client may ever see it.
@@ -108,6 +109,10 @@ impl Store for Flaky {
 
     async fn revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, Error> {
         self.readable()?.revocations(now).await
+    }
+
+    async fn bans(&self, now: Timestamp) -> Result<Vec<BanRow>, Error> {
+        self.readable()?.bans(now).await
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {

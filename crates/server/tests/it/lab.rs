@@ -14,6 +14,7 @@ use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
     Db, Directories, Guard, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens,
 };
+use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
@@ -25,7 +26,7 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::secret::Secret;
 use interlock_model::time::{TestClock, TestEntropy};
 use interlock_model::{Clock as _, Timestamp};
-use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, ServerConfig};
+use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, Screening, ScreeningMode, ServerConfig};
 use interlock_server::listener::Peer;
 use interlock_server::perimeter::limits::Limiter;
 use interlock_server::{AppState, DeviceServices, Services};
@@ -97,6 +98,7 @@ fn config() -> ServerConfig {
         trusted_proxies: Vec::new(),
         max_request_size: 10 * 1024 * 1024,
         rate: RateLimits { enabled: false, per_minute: 60, per_hour: 1000 },
+        screening: Screening { mode: ScreeningMode::Block, text_as_labels: false },
         connections: ConnectionLimits::default(),
         metrics_token: None,
     }
@@ -112,13 +114,27 @@ impl Lab {
     pub(crate) async fn with(change: impl FnOnce(&mut ServerConfig)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
-        Self::over(folder, store, FakeDevice::new(), change).await
+        Self::over(folder, store, FakeDevice::new(), Vec::new(), change).await
+    }
+
+    /// A server without request screening: what stands behind the tripwire must hold by itself.
+    pub(crate) async fn unscreened() -> Self {
+        Self::with(|config| config.screening.mode = ScreeningMode::Off).await
+    }
+
+    /// A server that never bans these networks.
+    pub(crate) async fn allowing(allow: &[&str], change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
+        let allow = allow.iter().map(|net| net.parse().expect("a network")).collect();
+        Self::over(folder, store, FakeDevice::new(), allow, change).await
     }
 
     async fn over(
         folder: TempDir,
         store: Arc<Flaky>,
         device: Arc<FakeDevice>,
+        ban_allow: Vec<ipnet::IpNet>,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Self {
         let mut config = config();
@@ -171,6 +187,9 @@ impl Lab {
             let roles: Vec<String> = roles.iter().map(|&role| role.to_owned()).collect();
             users.console(&console).create(name, password(name), &roles).await.expect("a user");
         }
+        let allow = ban_allow.into_iter().chain(config.trusted_proxies.clone()).collect();
+        let system = SystemPermit::root("system");
+        let bans = Bans::load(db.clone(), ambient.clone(), allow, system).await.expect("bans");
         let app = AppState::new(Services {
             guard,
             identity,
@@ -181,6 +200,8 @@ impl Lab {
                 devices: Devices::new(port, db, ambient.clone(), recorder.clone()),
             }),
             users,
+            bans,
+            recorder: recorder.clone(),
             limits: Arc::new(Limiter::new(config.rate, config.connections.in_flight)),
             config: Arc::new(config),
             clock: Arc::clone(&ambient.clock),

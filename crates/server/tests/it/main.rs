@@ -1,6 +1,7 @@
 //! The device server from outside: every row of the contract, in process, on a temporary database.
 
 mod audit;
+mod bans;
 mod bodies;
 mod execute;
 mod fake;
@@ -14,6 +15,7 @@ mod listener;
 mod matrix;
 mod perimeter;
 mod runs;
+mod screening;
 mod service;
 mod sign_in;
 mod stop;

@@ -44,7 +44,8 @@ async fn every_route_answers_every_caller_as_reviewed() {
             .replace("{name}", name)
             .replace("{role}", "washer")
             .replace("{id}", "none")
-            .replace("{agent_id}", AGENT);
+            .replace("{agent_id}", AGENT)
+            .replace("{network}", "203.0.113.0-24");
         assert!(!path.contains('{'), "{path}: teach this test the new parameter");
         let access = match route.access {
             Access::Public(reason) => format!("public {reason:?}"),
@@ -107,7 +108,8 @@ async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
             .replace("{name}", "ana")
             .replace("{role}", "washer")
             .replace("{id}", "none")
-            .replace("{agent_id}", AGENT);
+            .replace("{agent_id}", AGENT)
+            .replace("{network}", "203.0.113.0-24");
         let body = json!({ "volume": 5, "reason": "it is safe", "name": "eve", "password": "seven purple pipettes", "roles": ["admin"] });
         lab.ask(route.method.clone(), &path).json(&body).send().await.refused(401, "unauthorized");
     }

@@ -415,7 +415,7 @@ async fn runs_are_listed_newest_first_in_pages() {
 
 #[tokio::test]
 async fn an_unknown_run_is_not_found() {
-    let lab = Lab::start().await;
+    let lab = Lab::unscreened().await;
     let viewer = lab.token("vic").await;
     let unknown = "run_018f6b1e2c3d7a4b8c9d0e1f2a3b4c5d";
 
@@ -436,7 +436,7 @@ async fn an_unknown_run_is_not_found() {
 
 #[tokio::test]
 async fn a_file_of_a_run_is_a_download_and_never_a_page() {
-    let lab = Lab::start().await;
+    let lab = Lab::unscreened().await;
     let viewer = lab.token("vic").await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("plate <1>.html");

@@ -37,7 +37,7 @@ async fn an_administrator_makes_lists_and_changes_users() {
 
 #[tokio::test]
 async fn what_cannot_be_a_user_is_refused_by_field() {
-    let lab = Lab::start().await;
+    let lab = Lab::unscreened().await;
     let admin = lab.token("ada").await;
     let create = |body: Value| lab.post("/users").signed(&admin).json(&body).send();
 
@@ -76,7 +76,7 @@ async fn what_cannot_be_a_user_is_refused_by_field() {
 
 #[tokio::test]
 async fn an_unknown_user_is_not_found_and_not_echoed() {
-    let lab = Lab::start().await;
+    let lab = Lab::unscreened().await;
     let admin = lab.token("ada").await;
 
     for name in ["nobody", "%3Cscript%3E", "a%00b"] {

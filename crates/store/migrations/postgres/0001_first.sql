@@ -103,3 +103,17 @@ CREATE CONSTRAINT TRIGGER users_changed AFTER INSERT OR UPDATE OR DELETE ON user
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION move_mark();
 CREATE CONSTRAINT TRIGGER revocations_added AFTER INSERT ON revocations
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION move_mark();
+
+-- Networks whose requests are refused. A row outlives its end for a while, because the next ban of the same network is longer.
+CREATE TABLE bans (
+    network    TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    reason     TEXT   NOT NULL,
+    added_by   TEXT   NOT NULL,
+    created_at BIGINT NOT NULL,
+    ends_at    BIGINT,
+    forget_at  BIGINT,
+    offences   BIGINT NOT NULL CHECK (offences >= 0)
+);
+CREATE INDEX bans_by_end ON bans (forget_at) WHERE forget_at IS NOT NULL;
+CREATE CONSTRAINT TRIGGER bans_changed AFTER INSERT OR UPDATE OR DELETE ON bans
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION move_mark();

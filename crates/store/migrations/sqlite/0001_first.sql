@@ -84,3 +84,18 @@ CREATE TRIGGER users_added AFTER INSERT ON users BEGIN UPDATE changes SET mark =
 CREATE TRIGGER users_changed AFTER UPDATE ON users BEGIN UPDATE changes SET mark = mark + 1; END;
 CREATE TRIGGER users_deleted AFTER DELETE ON users BEGIN UPDATE changes SET mark = mark + 1; END;
 CREATE TRIGGER revocations_added AFTER INSERT ON revocations BEGIN UPDATE changes SET mark = mark + 1; END;
+
+-- Networks whose requests are refused. A row outlives its end for a while, because the next ban of the same network is longer.
+CREATE TABLE bans (
+    network    TEXT    NOT NULL PRIMARY KEY,
+    reason     TEXT    NOT NULL,
+    added_by   TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    ends_at    INTEGER,
+    forget_at  INTEGER,
+    offences   INTEGER NOT NULL CHECK (offences >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX bans_by_end ON bans (forget_at) WHERE forget_at IS NOT NULL;
+CREATE TRIGGER bans_added AFTER INSERT ON bans BEGIN UPDATE changes SET mark = mark + 1; END;
+CREATE TRIGGER bans_changed AFTER UPDATE ON bans BEGIN UPDATE changes SET mark = mark + 1; END;
+CREATE TRIGGER bans_deleted AFTER DELETE ON bans BEGIN UPDATE changes SET mark = mark + 1; END;

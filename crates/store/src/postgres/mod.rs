@@ -24,8 +24,8 @@ use self::error::{broken, error, pool_error};
 use self::tx::PgTx;
 use crate::identity::Record;
 use crate::{
-    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow,
-    Verdict, Work,
+    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
+    UserRow, Verdict, Work,
 };
 
 /// Connections for writes. More would only wait for the audit head.
@@ -116,6 +116,10 @@ impl Store for Postgres {
 
     async fn revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, Error> {
         reads::revocations(&self.reader().await?, now).await
+    }
+
+    async fn bans(&self, now: Timestamp) -> Result<Vec<BanRow>, Error> {
+        reads::bans(&self.reader().await?, now).await
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {

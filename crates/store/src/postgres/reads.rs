@@ -10,7 +10,9 @@ use super::error::error;
 use crate::codec::{self, has_nul};
 use crate::filter::{Conditions, Parameter};
 use crate::identity::Record;
-use crate::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow};
+use crate::{
+    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
+};
 
 type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
 
@@ -159,6 +161,17 @@ fn record_row(row: &Row) -> Result<Record, Error> {
         expires_at: expires_at.map(codec::time).transpose()?,
         changed: get(row, 7)?,
     })
+}
+
+pub(super) async fn bans(client: &impl GenericClient, now: Timestamp) -> Result<Vec<BanRow>, Error> {
+    all(
+        client,
+        "SELECT network, reason, added_by, created_at, ends_at, forget_at, offences FROM bans \
+         WHERE forget_at IS NULL OR forget_at >= $1 ORDER BY network",
+        &[&now.micros()],
+        ban_row,
+    )
+    .await
 }
 
 pub(super) async fn audit(
@@ -325,5 +338,17 @@ fn audit_row(row: &Row) -> Result<AuditEntry, Error> {
         draft,
         prev_hash: codec::hash(get(row, 8)?)?,
         hash: codec::hash(get(row, 9)?)?,
+    })
+}
+
+fn ban_row(row: &Row) -> Result<BanRow, Error> {
+    Ok(BanRow {
+        network: get(row, 0)?,
+        reason: get(row, 1)?,
+        added_by: get(row, 2)?,
+        created_at: codec::time(get(row, 3)?)?,
+        ends_at: optional_time(row, 4)?,
+        forget_at: optional_time(row, 5)?,
+        offences: codec::small_count(get(row, 6)?)?,
     })
 }

@@ -14,7 +14,7 @@ use super::error::{broken, error};
 use super::reads;
 use crate::codec::{self, refuse_nul};
 use crate::identity::{Put, Record};
-use crate::{Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
+use crate::{BanRow, Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// "ilkusers" as a number: the advisory lock on users as a whole.
 const USERS: i64 = 0x696c_6b75_7365_7273;
@@ -303,12 +303,35 @@ impl<'c> PgTx<'c> {
         Ok(entry)
     }
 
+    async fn write_ban(&self, statement: &str, ban: &BanRow) -> Result<bool, Error> {
+        refuse_nul(&[&ban.network, &ban.reason, &ban.added_by])?;
+        self.change_one(
+            statement,
+            &[
+                &ban.network,
+                &ban.reason,
+                &ban.added_by,
+                &ban.created_at.micros(),
+                &ban.ends_at.map(Timestamp::micros),
+                &ban.forget_at.map(Timestamp::micros),
+                &i64::from(ban.offences),
+            ],
+        )
+        .await
+    }
+
+    async fn unban(&self, network: &str) -> Result<bool, Error> {
+        refuse_nul(&[network])?;
+        self.change_one("DELETE FROM bans WHERE network = $1", &[&network]).await
+    }
+
     async fn forget(&self, now: Timestamp) -> Result<u64, Error> {
         let keys = self.change("DELETE FROM keys WHERE expires_at < $1", &[&now.micros()]).await?;
         let revocations =
             self.change("DELETE FROM revocations WHERE expires_at < $1", &[&now.micros()]).await?;
         let records = self.change("DELETE FROM identity WHERE expires_at < $1", &[&now.micros()]).await?;
-        Ok(keys + revocations + records)
+        let bans = self.change("DELETE FROM bans WHERE forget_at < $1", &[&now.micros()]).await?;
+        Ok(keys + revocations + records + bans)
     }
 }
 
@@ -388,6 +411,39 @@ impl Tx for PgTx<'_> {
 
     async fn record(&mut self, kind: &str, id: &str) -> Result<Option<Record>, Error> {
         let outcome = reads::record(&self.transaction, kind, id, " FOR UPDATE").await;
+        self.noted(outcome)
+    }
+
+    async fn put_ban(&mut self, ban: &BanRow) -> Result<(), Error> {
+        let outcome = self
+            .write_ban(
+                "INSERT INTO bans (network, reason, added_by, created_at, ends_at, forget_at, offences) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (network) DO UPDATE SET reason = excluded.reason, \
+                 added_by = excluded.added_by, created_at = excluded.created_at, ends_at = excluded.ends_at, \
+                 forget_at = excluded.forget_at, offences = excluded.offences",
+                ban,
+            )
+            .await
+            .map(drop);
+        self.noted(outcome)
+    }
+
+    async fn extend_ban(&mut self, ban: &BanRow) -> Result<bool, Error> {
+        let outcome = self
+            .write_ban(
+                "INSERT INTO bans (network, reason, added_by, created_at, ends_at, forget_at, offences) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (network) DO UPDATE SET reason = excluded.reason, \
+                 added_by = excluded.added_by, created_at = excluded.created_at, ends_at = excluded.ends_at, \
+                 forget_at = excluded.forget_at, offences = excluded.offences \
+                 WHERE bans.ends_at IS NOT NULL AND (excluded.ends_at IS NULL OR excluded.ends_at > bans.ends_at)",
+                ban,
+            )
+            .await;
+        self.noted(outcome)
+    }
+
+    async fn delete_ban(&mut self, network: &str) -> Result<bool, Error> {
+        let outcome = self.unban(network).await;
         self.noted(outcome)
     }
 

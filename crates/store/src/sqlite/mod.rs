@@ -23,7 +23,8 @@ use self::readers::Readers;
 use self::writer::Writer;
 use crate::identity::Record;
 use crate::{
-    AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent, UserRow, Work,
+    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
+    UserRow, Work,
 };
 
 /// Name of the file in a state directory.
@@ -104,6 +105,10 @@ impl Store for Sqlite {
 
     async fn revocations(&self, now: Timestamp) -> Result<Vec<Revocation>, Error> {
         self.readers.read(move |connection| reads::revocations(connection, now)).await
+    }
+
+    async fn bans(&self, now: Timestamp) -> Result<Vec<BanRow>, Error> {
+        self.readers.read(move |connection| reads::bans(connection, now)).await
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {

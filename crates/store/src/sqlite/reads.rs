@@ -8,7 +8,9 @@ use super::error::error;
 use crate::codec::{self, has_nul};
 use crate::filter::{Conditions, Parameter};
 use crate::identity::Record;
-use crate::{AuditFilter, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow};
+use crate::{
+    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
+};
 
 const RECORD: &str = "SELECT kind, id, alias, owner, data, version, expires_at, changed FROM identity";
 const USER: &str = "SELECT name, password_hash, roles, disabled, tokens_valid_from, created_at, updated_at, version FROM users";
@@ -151,6 +153,16 @@ fn record_row(row: &Row<'_>) -> Result<Record, Error> {
         expires_at: expires_at.map(codec::time).transpose()?,
         changed: get(row, 7)?,
     })
+}
+
+pub(super) fn bans(connection: &Connection, now: Timestamp) -> Result<Vec<BanRow>, Error> {
+    all(
+        connection,
+        "SELECT network, reason, added_by, created_at, ends_at, forget_at, offences FROM bans \
+         WHERE forget_at IS NULL OR forget_at >= ?1 ORDER BY network",
+        [now.micros()],
+        ban_row,
+    )
 }
 
 pub(super) fn audit(
@@ -310,4 +322,16 @@ impl ToSql for Parameter {
             Self::Number(number) => number.to_sql(),
         }
     }
+}
+
+fn ban_row(row: &Row) -> Result<BanRow, Error> {
+    Ok(BanRow {
+        network: get(row, 0)?,
+        reason: get(row, 1)?,
+        added_by: get(row, 2)?,
+        created_at: codec::time(get(row, 3)?)?,
+        ends_at: optional_time(row, 4)?,
+        forget_at: optional_time(row, 5)?,
+        offences: codec::small_count(get(row, 6)?)?,
+    })
 }

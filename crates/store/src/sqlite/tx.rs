@@ -9,7 +9,7 @@ use super::error::{broken, error};
 use super::reads;
 use crate::codec::{self, refuse_nul};
 use crate::identity::{Put, Record};
-use crate::{Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
+use crate::{BanRow, Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// The newest audit entry.
 #[derive(Debug, Clone, Copy)]
@@ -190,6 +190,22 @@ impl<'c> SqliteTx<'c> {
             .ok_or_else(|| broken("a key is neither free nor taken"))
     }
 
+    fn write_ban(&self, statement: &str, ban: &BanRow) -> Result<bool, Error> {
+        refuse_nul(&[&ban.network, &ban.reason, &ban.added_by])?;
+        self.change_one(
+            statement,
+            params![
+                ban.network,
+                ban.reason,
+                ban.added_by,
+                ban.created_at.micros(),
+                ban.ends_at.map(Timestamp::micros),
+                ban.forget_at.map(Timestamp::micros),
+                ban.offences
+            ],
+        )
+    }
+
     fn append(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error> {
         let (seq, entry, details) = codec::next_entry(self.head.seq, self.head.hash, draft)?;
         let draft = &entry.draft;
@@ -308,6 +324,39 @@ impl Tx for SqliteTx<'_> {
         self.noting(|tx| reads::record(tx.connection, kind, id))
     }
 
+    async fn put_ban(&mut self, ban: &BanRow) -> Result<(), Error> {
+        self.noting(|tx| {
+            tx.write_ban(
+                "INSERT INTO bans (network, reason, added_by, created_at, ends_at, forget_at, offences) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (network) DO UPDATE SET reason = excluded.reason, \
+                 added_by = excluded.added_by, created_at = excluded.created_at, ends_at = excluded.ends_at, \
+                 forget_at = excluded.forget_at, offences = excluded.offences",
+                ban,
+            )
+            .map(drop)
+        })
+    }
+
+    async fn extend_ban(&mut self, ban: &BanRow) -> Result<bool, Error> {
+        self.noting(|tx| {
+            tx.write_ban(
+                "INSERT INTO bans (network, reason, added_by, created_at, ends_at, forget_at, offences) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (network) DO UPDATE SET reason = excluded.reason, \
+                 added_by = excluded.added_by, created_at = excluded.created_at, ends_at = excluded.ends_at, \
+                 forget_at = excluded.forget_at, offences = excluded.offences \
+                 WHERE bans.ends_at IS NOT NULL AND (excluded.ends_at IS NULL OR excluded.ends_at > bans.ends_at)",
+                ban,
+            )
+        })
+    }
+
+    async fn delete_ban(&mut self, network: &str) -> Result<bool, Error> {
+        self.noting(|tx| {
+            refuse_nul(&[network])?;
+            tx.change_one("DELETE FROM bans WHERE network = ?1", [network])
+        })
+    }
+
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error> {
         self.noting(|tx| tx.append(draft))
     }
@@ -317,7 +366,8 @@ impl Tx for SqliteTx<'_> {
             let keys = tx.change("DELETE FROM keys WHERE expires_at < ?1", [now.micros()])?;
             let revocations = tx.change("DELETE FROM revocations WHERE expires_at < ?1", [now.micros()])?;
             let records = tx.change("DELETE FROM identity WHERE expires_at < ?1", [now.micros()])?;
-            Ok((keys + revocations + records) as u64)
+            let bans = tx.change("DELETE FROM bans WHERE forget_at < ?1", [now.micros()])?;
+            Ok((keys + revocations + records + bans) as u64)
         })
     }
 }

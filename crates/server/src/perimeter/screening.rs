@@ -1,0 +1,253 @@
+//! Request screening: what looks like an attack is refused where it has no business, and observed elsewhere.
+//!
+//! A tripwire in front of strict parsing and bound parameters; no other code may rely on it. Path, query and headers are
+//! looked at here, before authentication; the texts of a body after it, through [`Screened`], which every typed body
+//! implements: a text field whose place nobody has stated does not compile. What the rules are is in
+//! `interlock_model::screen`. The caller never learns which rule it was; the log and the audit trail never hold the text.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use interlock_engine::auth::Origin;
+use interlock_engine::security::{self, Event};
+use interlock_model::screen::{self, Confidence, Family, Meter, Place, Verdict};
+use serde_json::{Map, Value, json};
+
+use super::bans;
+use crate::config::ScreeningMode;
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// Longest `User-Agent` in bytes. Real ones have a few hundred.
+const USER_AGENT: usize = 2_048;
+/// Bytes of a body's free text that are observed; each text counts a few more, because looking at it costs something.
+const BUDGET: usize = 262_144;
+const EACH: usize = 32;
+
+/// Headers whose grammar is checked by whoever reads them, or whose content is opaque.
+const SKIPPED: [&str; 33] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "authorization",
+    "baggage",
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "dnt",
+    "expect",
+    "host",
+    "http2-settings",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "pragma",
+    "priority",
+    "proxy-authorization",
+    "range",
+    "te",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Where the texts of a body stand. Secrets are not told: nothing looks at them.
+pub(crate) trait Screened {
+    /// Calls `look` with the place and text of every field that holds one.
+    fn texts(&self, look: &mut dyn FnMut(Place, &str));
+}
+
+/// Looks at path, query and headers.
+pub(super) fn request(state: &AppState, origin: &Origin, request: &Request) -> Result<(), ApiError> {
+    if state.config.screening.mode == ScreeningMode::Off {
+        return Ok(());
+    }
+    let mut meter = Meter::default();
+    let uri = request.uri();
+    let path = screen::inspect(Place::Path, uri.path().as_bytes(), &mut meter);
+    let query = uri.query().and_then(|query| screen::inspect_query(query.as_bytes(), &mut meter));
+    let scanner = request
+        .headers()
+        .get(header::USER_AGENT)
+        .and_then(|agent| screen::scanner::named(&String::from_utf8_lossy(agent.as_bytes())));
+    let verdicts = [path, query, headers(request.headers(), &mut meter)];
+    let worst = verdicts.into_iter().flatten().max_by_key(|verdict| verdict.score);
+    match (worst, scanner) {
+        (Some(verdict), scanner) => {
+            // A program that calls itself a scanner is no honest mistake.
+            let certain = scanner.is_some() || verdict.confidence == Confidence::High;
+            refuse(state, origin, verdict, certain)
+        }
+        (None, Some(name)) => {
+            observed(state, origin, Family::Scanner, Place::Header, name);
+            Ok(())
+        }
+        (None, None) => Ok(()),
+    }
+}
+
+fn headers(headers: &HeaderMap, meter: &mut Meter) -> Option<Verdict> {
+    let mut worst: Option<Verdict> = None;
+    for (name, value) in headers {
+        if skipped(name) {
+            continue;
+        }
+        let place = if name == "idempotency-key" { Place::Id } else { Place::Header };
+        let verdict = if name == header::USER_AGENT && value.len() > USER_AGENT {
+            let (rule, family) = ("header.user_agent_length", Family::Control);
+            Some(Verdict { score: 60, rule, family, confidence: Confidence::Medium, place })
+        } else {
+            screen::inspect(place, value.as_bytes(), meter)
+        };
+        worst = worst.into_iter().chain(verdict).max_by_key(|verdict| verdict.score);
+    }
+    worst
+}
+
+fn skipped(name: &HeaderName) -> bool {
+    name.as_str().starts_with("sec-") || SKIPPED.binary_search(&name.as_str()).is_ok()
+}
+
+/// Looks at the texts of a typed body.
+pub(crate) fn body(state: &AppState, origin: &Origin, body: &impl Screened) -> Result<(), ApiError> {
+    let screening = state.config.screening;
+    if screening.mode == ScreeningMode::Off {
+        return Ok(());
+    }
+    let mut meter = Meter::default();
+    let mut worst: Option<Verdict> = None;
+    body.texts(&mut |place, text| {
+        let place = if place == Place::FreeText && screening.text_as_labels { Place::Label } else { place };
+        let verdict = screen::inspect(place, text.as_bytes(), &mut meter);
+        worst = worst.into_iter().chain(verdict).max_by_key(|verdict| (refuses(*verdict), verdict.score));
+    });
+    match worst {
+        Some(verdict) if refuses(verdict) => {
+            refuse(state, origin, verdict, verdict.confidence == Confidence::High)
+        }
+        Some(verdict) => {
+            observed(state, origin, verdict.family, verdict.place, verdict.rule);
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+const fn refuses(verdict: Verdict) -> bool {
+    !matches!(verdict.place, Place::FreeText)
+}
+
+/// Looks at what has no form of ours, such as the parameters of an action. Never refuses.
+pub(crate) fn observe(state: &AppState, origin: &Origin, object: &Map<String, Value>) {
+    if state.config.screening.mode == ScreeningMode::Off {
+        return;
+    }
+    let mut looking = Looking { left: BUDGET, unread: 0, worst: None, meter: Meter::default() };
+    for (name, value) in object {
+        looking.text(name);
+        looking.value(value);
+    }
+    if looking.unread > 0 {
+        metrics::counter!("interlock_unscreened_bytes_total").increment(looking.unread as u64);
+    }
+    if let Some(verdict) = looking.worst {
+        observed(state, origin, verdict.family, verdict.place, verdict.rule);
+    }
+}
+
+/// Looks at one text. Never refuses.
+pub(crate) fn observe_text(state: &AppState, origin: &Origin, text: &str) {
+    if state.config.screening.mode == ScreeningMode::Off {
+        return;
+    }
+    if let Some(verdict) = screen::inspect(Place::FreeText, text.as_bytes(), &mut Meter::default()) {
+        observed(state, origin, verdict.family, verdict.place, verdict.rule);
+    }
+}
+
+struct Looking {
+    left: usize,
+    unread: usize,
+    worst: Option<Verdict>,
+    meter: Meter,
+}
+
+impl Looking {
+    fn text(&mut self, text: &str) {
+        let cost = text.len().min(screen::MOST) + EACH;
+        if cost > self.left {
+            self.unread += text.len();
+            return;
+        }
+        self.left -= cost;
+        let verdict = screen::inspect(Place::FreeText, text.as_bytes(), &mut self.meter);
+        self.worst = self.worst.into_iter().chain(verdict).max_by_key(|verdict| verdict.score);
+    }
+
+    /// The parser has bounded how deep this can go.
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.text(text),
+            Value::Array(items) => items.iter().for_each(|item| self.value(item)),
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    self.text(name);
+                    self.value(value);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+/// Refuses a request, or only says that it would have been refused.
+fn refuse(state: &AppState, origin: &Origin, verdict: Verdict, certain: bool) -> Result<(), ApiError> {
+    if state.config.screening.mode != ScreeningMode::Block {
+        observed(state, origin, verdict.family, verdict.place, verdict.rule);
+        return Ok(());
+    }
+    let (family, place) = (verdict.family.name(), verdict.place.name());
+    let details = json!({ "rule": verdict.rule, "family": family, "place": place, "strike": certain });
+    metrics::counter!("orchestrator_blocked_requests_total", "reason" => family).increment(1);
+    state.recorder.note(origin, None, "request.blocked", None, details.clone());
+    security::event(Event::RequestBlocked, None, Some(origin), details);
+    if certain {
+        bans::strike(state, origin);
+    }
+    Err(ApiError::client(
+        StatusCode::BAD_REQUEST,
+        "request_blocked",
+        "Part of the request looks like an attack, so nothing was done.",
+    ))
+}
+
+fn observed(state: &AppState, origin: &Origin, family: Family, place: Place, rule: &'static str) {
+    let (family, place) = (family.name(), place.name());
+    let details = json!({ "rule": rule, "family": family, "place": place });
+    metrics::counter!("interlock_observed_patterns_total", "family" => family, "place" => place).increment(1);
+    state.recorder.note(origin, None, "request.observed", None, details.clone());
+    security::event(Event::PatternObserved, None, Some(origin), details);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_skipped_headers_can_be_searched() {
+        assert!(SKIPPED.is_sorted());
+        for (name, skip) in [("accept", true), ("cookie", true), ("sec-fetch-site", true), ("referer", false)]
+        {
+            assert_eq!(skipped(&HeaderName::from_static(name)), skip, "{name}");
+        }
+    }
+}
