@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use interlock_engine::auth::SystemPermit;
+use interlock_engine::auth::{Lockout, SystemPermit, Throttle};
 use interlock_engine::bans::{BanError, Bans};
 use interlock_engine::users::{UserChange, UserError, Users};
 use interlock_engine::{BanRow, UserRow};
@@ -100,6 +100,20 @@ impl Local {
     pub(crate) async fn verify_audit(&self, noted: Option<(u64, Hash)>) -> anyhow::Result<(u64, String)> {
         let verified = interlock_engine::audit::verify(&*self.parts.store, noted).await?;
         Ok((verified.seq, interlock_model::id::hexadecimal(&verified.hash)))
+    }
+
+    /// Accounts at which somebody guesses and must wait.
+    pub(crate) async fn lockouts(&self) -> anyhow::Result<Vec<Lockout>> {
+        self.throttle().list_here(&self.permit).await.context("read the lockouts")
+    }
+
+    /// Forgets the guesses at an account; `false` if there are none.
+    pub(crate) async fn unlock(&self, account: &str) -> anyhow::Result<bool> {
+        self.throttle().unlock_here(&self.permit, account).await.context("forget the guesses")
+    }
+
+    fn throttle(&self) -> Throttle {
+        Throttle::new(self.parts.db.clone(), self.parts.ambient.clone())
     }
 
     /// Ends cleanly.

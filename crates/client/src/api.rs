@@ -377,6 +377,26 @@ impl Client {
         value(&self.shown, self.send(request).await?).await
     }
 
+    /// Accounts at which somebody guesses and must wait.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn lockouts(&self) -> Result<Vec<serde_json::Value>, ClientError> {
+        self.get(&["security", "lockouts"], &[]).await
+    }
+
+    /// Forgets the guesses at an account, by name or id.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn unlock(&self, account: &str) -> Result<Operation, ClientError> {
+        self.signed_in()?;
+        let request = self
+            .request(Method::DELETE, &["security", "lockouts", account], &[])
+            .timeout(self.answer_timeout);
+        value(&self.shown, self.send(request).await?).await
+    }
+
     /// A page of the audit trail, newest first.
     pub async fn audit(&self, query: &AuditQuery) -> Result<PageAnswer<AuditView>, ClientError> {
         let mut pairs = Vec::new();

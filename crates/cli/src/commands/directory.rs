@@ -45,7 +45,7 @@ pub(crate) async fn directory(command: DirectoryCommand) -> anyhow::Result<bool>
     let DirectoryCommand::Test(args) = command;
     let net = NetArgs { config: args.config.clone(), ..NetArgs::default() };
     let settings = net.settings()?.server()?;
-    let (steps, next) = if args.kind == "ldap" {
+    let (steps, browser) = if args.kind == "ldap" {
         let user = args.user.as_deref().context("give the name to try with --user")?;
         let password = args.password_file.as_ref().map(|path| {
             let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
@@ -57,10 +57,10 @@ pub(crate) async fn directory(command: DirectoryCommand) -> anyhow::Result<bool>
     };
     let good = !steps.iter().any(|step| step.outcome == Outcome::Failed);
     if args.output == "json" {
-        let shown = serde_json::json!({ "ok": good, "steps": steps, "browser": next });
+        let shown = serde_json::json!({ "ok": good, "steps": steps, "browser": browser });
         crate::print_out(&format!("{shown}\n"));
     } else {
-        crate::print_out(&shown(&steps, next.as_deref()));
+        crate::print_out(&shown(&steps, browser.as_deref()));
     }
     Ok(good)
 }

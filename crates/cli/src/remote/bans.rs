@@ -14,6 +14,7 @@ use serde_json::json;
 use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::{Global, Output};
+use super::lockouts;
 use super::text::{duration, line, time};
 use super::ui::{Facts, Table, Ui, json_text};
 use crate::local::Local;
@@ -24,6 +25,18 @@ pub(crate) enum SecurityCommand {
     /// Networks that are refused
     #[command(subcommand, alias = "ban")]
     Bans(BansCommand),
+    /// Accounts at which somebody guesses and must wait
+    Lockouts {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Forget the guesses at an account
+    Unlock {
+        /// Sign-in name, agent id, or the id of the list
+        account: String,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 /// Networks that are refused.
@@ -70,7 +83,15 @@ enum Bans {
 }
 
 pub(crate) async fn security(ui: &Ui, global: &Global, command: SecurityCommand) -> Result<(), Failure> {
-    let SecurityCommand::Bans(command) = command;
+    let command = match command {
+        SecurityCommand::Bans(command) => command,
+        SecurityCommand::Lockouts { place } => {
+            return lockouts::list(ui, global, place.state.as_deref()).await;
+        }
+        SecurityCommand::Unlock { account, place } => {
+            return lockouts::unlock(ui, global, place.state.as_deref(), &account).await;
+        }
+    };
     let place = match &command {
         BansCommand::List { place } | BansCommand::Add { place, .. } | BansCommand::Remove { place, .. } => {
             place

@@ -15,6 +15,7 @@ pub(crate) mod contexts;
 mod failure;
 mod global;
 mod live;
+mod lockouts;
 mod logs;
 mod parameters;
 mod run;

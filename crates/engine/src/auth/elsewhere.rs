@@ -119,7 +119,7 @@ impl Document for Account {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Flow {
     id: String,
-    flow: String,
+    stored: String,
     until: Timestamp,
     used: bool,
 }
@@ -300,7 +300,7 @@ impl Arrivals {
         })?;
         let browser = random_hex(&*self.ambient.entropy, 32);
         let until = self.ambient.clock.now().plus(FLOW);
-        let flow = Flow { id: digest(&browser), flow: begun.flow.expose().to_owned(), until, used: false };
+        let flow = Flow { id: digest(&browser), stored: begun.flow.expose().to_owned(), until, used: false };
         self.db.count(move |tx| Box::pin(async move { identity::insert(tx, &flow).await.map(drop) })).await?;
         Ok(WebSignIn { url: begun.url, browser: Secret::new(browser), seconds: FLOW.as_secs() })
     }
@@ -322,7 +322,7 @@ impl Arrivals {
                         return Ok(None);
                     }
                     found.document.used = true;
-                    found.document.flow = String::new();
+                    found.document.stored = String::new();
                     identity::update(tx, &found).await?;
                     Ok(Some(flow))
                 })
@@ -332,7 +332,7 @@ impl Arrivals {
             self.note_refusal("oidc", "no_such_sign_in", origin);
             return Err(SignInError::Refused);
         };
-        let external = match web.finish(Secret::new(flow.flow), query).await {
+        let external = match web.finish(Secret::new(flow.stored), query).await {
             Ok(external) => external,
             Err(Elsewhere::Refused(reason)) => {
                 self.note_refusal("oidc", &reason, origin);
@@ -374,13 +374,11 @@ impl Arrivals {
                 })
             })
             .await?;
-        match session.filter(|session| session.ended_at.is_none()) {
-            Some(session) => Ok(self.sessions.issue(session)?),
-            None => {
-                self.note_refusal("oidc", "no_such_handoff", origin);
-                Err(SignInError::Refused)
-            }
-        }
+        let Some(session) = session.filter(|session| session.ended_at.is_none()) else {
+            self.note_refusal("oidc", "no_such_handoff", origin);
+            return Err(SignInError::Refused);
+        };
+        Ok(self.sessions.issue(session)?)
     }
 }
 

@@ -240,9 +240,9 @@ impl Throttle {
             .count(move |tx| {
                 Box::pin(async move {
                     let Some(mut found) = identity::get::<Guesses>(tx, &guesser.id).await? else {
-                        let mut guesses = Guesses::new(guesser.id.clone(), guesser.account.clone(), now);
-                        let taken = guesses.take(&guesser.network, now);
-                        return match identity::insert(tx, &guesses).await? {
+                        let mut first = Guesses::new(guesser.id.clone(), guesser.account.clone(), now);
+                        let taken = first.take(&guesser.network, now);
+                        return match identity::insert(tx, &first).await? {
                             Put::Done => Ok(taken),
                             // Another server has made it meanwhile: this guess was not counted, so it is not evaluated.
                             Put::Taken | Put::Stale => Ok(Err(Duration::from_secs(1))),

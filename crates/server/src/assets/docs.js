@@ -139,25 +139,39 @@ on('sign-in-form', 'submit', async (event) => {
 	try {
 		if (empty) throw new Problem(0, { detail: `Enter your ${empty === name ? 'name' : 'password'}.` });
 		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value } });
-		if (me?.user !== answer.user) forget();
-		stopping = null;
-		token = answer.access_token;
-		me = answer;
 		password.value = '';
-		fill($('sign-in-error'));
-		fill($('user'), me.user);
-		$('user').title = `Roles: ${me.roles.join(', ')}`;
-		$('sign-in').hidden = true;
-		$('top').hidden = false;
-		route();
-		await refresh();
-		$('main').focus({ preventScroll: true });
+		await enter(answer);
 	} catch (problem) {
 		if (problem.status === 401) problem.message = 'Name or password is wrong.';
 		fill($('sign-in-error'), explain(problem));
 		(empty ?? password).focus();
 	}
 });
+
+/** Begins a session with what a sign-in has answered. */
+async function enter(answer) {
+	if (me?.user !== answer.user) forget();
+	stopping = null;
+	token = answer.access_token;
+	me = answer;
+	fill($('sign-in-error'));
+	fill($('user'), me.user);
+	$('user').title = `Roles: ${me.roles.join(', ')}`;
+	$('sign-in').hidden = true;
+	$('top').hidden = false;
+	route();
+	await refresh();
+	$('main').focus({ preventScroll: true });
+}
+
+/** Whoever signed in at the provider comes back with a text that fetches the token once; it leaves the address at once. */
+async function arrive() {
+	const [, code, refused] = location.hash.match(/^#sign-in(?:=([0-9a-f]{64})|(-refused))$/) ?? [];
+	if (code || refused) history.replaceState(null, '', location.pathname);
+	if (refused) throw new Problem(401, { detail: 'Your organisation did not let you in here. Ask who looks after this server.' });
+	if (code) return enter(await call('POST', '/auth/oidc/exchange', { body: { code } }));
+	$('elsewhere').hidden = !(await call('GET', '/auth/methods')).oidc;
+}
 
 /** Without a token nothing can be read or stopped. The page keeps what it shows, marked as old. */
 function endSession(why) {
@@ -978,3 +992,4 @@ function route() {
 	}
 }
 addEventListener('hashchange', route);
+into($('sign-in-error'), arrive);
