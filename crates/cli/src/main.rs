@@ -106,7 +106,7 @@ async fn dispatch(cli: Cli) -> u8 {
         Command::Device(DeviceCommand::Serve(args)) => told(serve_device(*args).await),
         Command::Server(args) => told(serve_orchestrator(*args).await),
         Command::Config(command) => told(config_command::config(&command)),
-        Command::Directory(command) => match directory::directory(command).await {
+        Command::Directory(command) => match directory::directory(command, cli.global.wants_json()).await {
             Ok(true) => 0,
             Ok(false) => 1,
             Err(error) => told(Err(error)),

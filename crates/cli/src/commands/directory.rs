@@ -32,16 +32,13 @@ pub(crate) struct TestArgs {
     /// Settings file, TOML
     #[arg(long, env = "INTERLOCK_CONFIG")]
     config: Option<PathBuf>,
-    /// json prints the steps as JSON
-    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
-    output: String,
 }
 
-/// Runs it; `true` if no step failed.
+/// Runs it and prints the steps, as JSON if wanted; `true` if none failed.
 ///
 /// # Errors
 /// When a setting cannot be used.
-pub(crate) async fn directory(command: DirectoryCommand) -> anyhow::Result<bool> {
+pub(crate) async fn directory(command: DirectoryCommand, as_json: bool) -> anyhow::Result<bool> {
     let DirectoryCommand::Test(args) = command;
     let net = NetArgs { config: args.config.clone(), ..NetArgs::default() };
     let settings = net.settings()?.server()?;
@@ -56,7 +53,7 @@ pub(crate) async fn directory(command: DirectoryCommand) -> anyhow::Result<bool>
         directories::try_oidc(&settings, &crate::ambient::ambient()).await?
     };
     let good = !steps.iter().any(|step| step.outcome == Outcome::Failed);
-    if args.output == "json" {
+    if as_json {
         let shown = serde_json::json!({ "ok": good, "steps": steps, "browser": browser });
         crate::print_out(&format!("{shown}\n"));
     } else {

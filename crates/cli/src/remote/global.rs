@@ -71,3 +71,10 @@ pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(crate) fn process_variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
+
+impl Global {
+    /// Whether output is for programs.
+    pub(crate) fn wants_json(&self) -> bool {
+        matches!(self.output, Output::Json | Output::Jsonl)
+    }
+}

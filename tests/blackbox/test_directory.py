@@ -1,0 +1,211 @@
+"""People of a real LDAP directory and of a real OpenID provider sign in.
+
+``INTERLOCK_TEST_LDAP`` and ``INTERLOCK_TEST_OIDC`` hold what ``tools/slapd start`` and ``tools/oidc-provider start`` print.
+"""
+
+import json
+import os
+import ssl
+import subprocess
+import tempfile
+import unittest
+import urllib.parse
+
+import httpx
+
+from support import ADMIN_PASSWORD, Server, program
+
+
+def told(name):
+    """What a started test service has told about itself."""
+    text = os.environ.get(name, "")
+    if not text:
+        raise AssertionError("%s is not set: ./check starts that service" % name)
+    return json.loads(text)
+
+
+def ldap_settings(**more):
+    """Settings of a server that signs people in against the test directory."""
+    ldap = told("INTERLOCK_TEST_LDAP")
+    return {
+        "LDAP_URL": ldap["ldaps"],
+        "LDAP_CA_FILE": ldap["ca"],
+        "LDAP_BIND_DN": ldap["bind_dn"],
+        "LDAP_BIND_PASSWORD": ldap["bind_password"],
+        "LDAP_USER_BASE": "ou=people," + ldap["base"],
+        "LDAP_GROUP_BASE": "ou=groups," + ldap["base"],
+        "LDAP_ROLE_MAP": "cn=lab-ops,ou=groups,%s=operator;cn=instruments,ou=groups,%s=viewer" % (ldap["base"], ldap["base"]),
+        "RATE_LIMIT_ENABLED": "false",
+        **more,
+    }
+
+
+HELLO = '''
+    from interlock import task
+
+    @task
+    def hello() -> str:
+        """Say hello."""
+        return "hello"
+'''
+
+
+class Ldap(unittest.TestCase):
+    """Sign-in by name and password that a directory checks."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(HELLO, variables=ldap_settings())
+        cls.server.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.close()
+
+    def sign_in(self, name, password):
+        with self.server.http() as http:
+            return http.post("/auth/login", json={"username": name, "password": password})
+
+    def test_a_person_has_the_roles_of_the_groups_also_of_nested_ones(self):
+        answer = self.sign_in("ana", "sesame of ana")
+
+        self.assertEqual(answer.status_code, 200, answer.text)
+        self.assertEqual(answer.json()["roles"], ["operator", "viewer"])
+        with self.server.http(answer.json()["access_token"]) as http:
+            self.assertEqual(http.post("/execute/hello", json={}).json()["result"], "hello")
+            self.assertEqual(http.get("/users").status_code, 403)
+
+    def test_wrong_and_odd_credentials_get_one_answer(self):
+        bodies = set()
+        for name, password in [
+            ("ana", "wrong password of ana"), ("ana", ""), ("ben", "sesame of ben"), ("nobody-here", "sesame of ana"),
+            ("*", "sesame of ana"), ("ana)(uid=*", "sesame of ana"), ("an*", "sesame of ana"), ("\\61na", "sesame of ana"),
+        ]:
+            answer = self.sign_in(name, password)
+            self.assertEqual(answer.status_code, 401, (name, answer.text))
+            body = answer.json()
+            bodies.add((body["detail"], body["code"]))
+        self.assertEqual(len(bodies), 1, bodies)
+
+    def test_the_local_administrator_keeps_the_local_password(self):
+        self.assertEqual(self.sign_in("admin", ADMIN_PASSWORD).status_code, 200)
+        self.assertEqual(self.sign_in("admin", "sesame of admin").status_code, 401)
+
+    def test_a_person_who_is_disabled_here_stays_out(self):
+        self.assertEqual(self.sign_in("cleo", "sesame of cleo").status_code, 200)
+        with self.server.as_user("admin") as http:
+            self.assertEqual(http.patch("/users/cleo", json={"disabled": True}).status_code, 200)
+        self.assertEqual(self.sign_in("cleo", "sesame of cleo").status_code, 401)
+
+    def test_a_directory_password_is_in_no_record(self):
+        self.sign_in("ana", "sesame of ana")
+        self.assertNotIn("sesame of", self.server.log())
+        with open(os.path.join(self.server.state, "interlock.db"), "rb") as file:
+            self.assertNotIn(b"sesame of", file.read())
+
+    def test_a_test_sign_in_prints_each_step(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as password:
+            password.write("sesame of ana\n")
+            password.flush()
+            command = [program(), "directory", "test", "ldap", "--user", "ana", "--password-file", password.name, "-o", "json"]
+            run = subprocess.run(command, env={**os.environ, **ldap_settings()}, capture_output=True, text=True, timeout=30, check=False)
+        self.assertEqual(run.returncode, 0, run.stderr + run.stdout)
+        steps = json.loads(run.stdout)["steps"]
+        self.assertGreaterEqual(len(steps), 5, steps)
+        self.assertNotIn("sesame", run.stdout)
+
+
+class AwayLdap(unittest.TestCase):
+    """A directory that does not answer."""
+
+    def test_local_accounts_go_on_and_the_others_are_told(self):
+        with Server(HELLO, variables=ldap_settings(LDAP_URL="ldaps://127.0.0.1:1")) as server:
+            with server.http() as http:
+                away = http.post("/auth/login", json={"username": "ana", "password": "sesame of ana"}, timeout=20)
+                local = http.post("/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
+            self.assertEqual((away.status_code, away.json()["code"]), (503, "unavailable"), away.text)
+            self.assertEqual(local.status_code, 200)
+
+
+class Oidc(unittest.TestCase):
+    """Sign-in with the browser at a provider."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.provider = told("INTERLOCK_TEST_OIDC")
+        cls.server = Server(HELLO, variables={
+            "OIDC_ISSUER": cls.provider["issuer"],
+            "OIDC_CA_FILE": cls.provider["ca"],
+            "OIDC_CLIENT_ID": "basic",
+            "OIDC_CLIENT_SECRET": cls.provider["basic_secret"],
+            "OIDC_REDIRECT_URI": cls.provider["redirect_uri"],
+            "OIDC_SCOPES": "openid profile email groups",
+            "OIDC_ROLE_MAP": "lab-ops=operator;site=viewer",
+            "RATE_LIMIT_ENABLED": "false",
+        })
+        cls.server.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.close()
+
+    def browse(self, url, who):
+        """What the browser comes back with from the provider: the query of the callback."""
+        context = ssl.create_default_context(cafile=self.provider["ca"])
+        with httpx.Client(verify=context, cookies={"who": who}, trust_env=False) as browser:
+            for _ in range(10):
+                answer = browser.get(url)
+                url = urllib.parse.urljoin(url, answer.headers["location"])
+                if url.startswith(self.provider["redirect_uri"]):
+                    return urllib.parse.urlsplit(url).query
+        raise AssertionError("the provider goes round in circles")
+
+    def begin(self, http):
+        begun = http.get("/auth/oidc/login")
+        self.assertEqual(begun.status_code, 303, begun.text)
+        self.assertIn("HttpOnly", begun.headers["set-cookie"])
+        self.assertIn("SameSite=Lax", begun.headers["set-cookie"])
+        return begun.headers["location"]
+
+    def come_back(self, http, who):
+        return http.get("/auth/oidc/callback?" + self.browse(self.begin(http), who))
+
+    def code(self, answer):
+        self.assertEqual(answer.status_code, 303, answer.text)
+        return answer.headers["location"].partition("#sign-in=")[2]
+
+    def test_a_person_signs_in_and_the_text_works_once(self):
+        with self.server.http() as http:
+            code = self.code(self.come_back(http, "ana"))
+            answer = http.post("/auth/oidc/exchange", json={"code": code})
+            again = http.post("/auth/oidc/exchange", json={"code": code})
+
+        self.assertEqual(answer.status_code, 200, answer.text)
+        self.assertEqual(answer.json()["roles"], ["operator", "viewer"])
+        self.assertEqual(again.status_code, 401)
+        with self.server.http(answer.json()["access_token"]) as http:
+            self.assertEqual(http.get("/auth/me").json()["user"], "ana")
+
+    def test_another_browser_a_repetition_and_a_lie_are_refused(self):
+        with self.server.http() as http, self.server.http() as stranger:
+            query = self.browse(self.begin(http), "ana")
+            for answer in [stranger.get("/auth/oidc/callback?" + query), stranger.get("/auth/oidc/callback?code=x&state=y")]:
+                self.assertEqual(answer.headers["location"].partition("#")[2], "sign-in-refused")
+            lied = http.get("/auth/oidc/callback?" + query.replace("state=", "state=x"))
+            self.assertEqual(lied.headers["location"].partition("#")[2], "sign-in-refused")
+            used = http.get("/auth/oidc/callback?" + query)
+            self.assertEqual(used.headers["location"].partition("#")[2], "sign-in-refused")
+
+    def test_somebody_without_a_role_and_somebody_who_says_no_stay_out(self):
+        for who in ["ben", "nobody"]:
+            with self.server.http() as http:
+                answer = self.come_back(http, who)
+                self.assertEqual(answer.headers["location"].partition("#")[2], "sign-in-refused", who)
+
+    def test_the_ways_to_sign_in_are_told(self):
+        with self.server.http() as http:
+            self.assertEqual(http.get("/auth/methods").json(), {"password": True, "directory": False, "oidc": "/auth/oidc/login"})
+
+
+if __name__ == "__main__":
+    unittest.main()
