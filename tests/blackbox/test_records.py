@@ -136,7 +136,7 @@ class Records(unittest.TestCase):
         database, verified, _ = self.stopped_with_a_trail()
         untouched = database + ".whole"
         shutil.copy(database, untouched)
-        for change in ("UPDATE audit SET details = replace(details, 'move', 'wipe') WHERE seq = 4", "DELETE FROM audit WHERE seq = 4",
+        for change in ("UPDATE audit SET details = replace(details, 'move', 'wipe') WHERE seq = (SELECT min(seq) FROM audit WHERE details LIKE '%move%')", "DELETE FROM audit WHERE seq = 4",
                        "UPDATE audit SET actor = 'mallory' WHERE seq = 4", "UPDATE audit SET at = at + 1 WHERE seq = 4",
                        "UPDATE audit SET seq = 1000 WHERE seq = 4"):
             shutil.copy(untouched, database)
