@@ -11,7 +11,7 @@ use interlock_model::device::{EventKind, RunEvent};
 use interlock_model::run::RunState;
 use interlock_model::wire::{Artifact, Progress};
 use interlock_model::{RunId, Timestamp};
-use interlock_store::{Error, StoredEvent, transact};
+use interlock_store::{Error, StoredEvent, transact_repeatable};
 use tokio::sync::{broadcast, watch};
 
 use crate::Ambient;
@@ -233,14 +233,17 @@ impl Hub {
             if !telling || inner.last.is_some() || inner.state.is_some_and(RunState::is_final) {
                 return Ok(());
             }
-            let batch = inner.events[inner.stored..].to_vec();
+            let batch: Arc<[StoredEvent]> = inner.events[inner.stored..].into();
             // Marked before the write: an event is stored once or, if the write fails, lost with an error in the log; the
             // closing write must never meet a number twice.
             inner.stored = inner.events.len();
             batch
         };
         let id = run.id;
-        transact(self.db.read(), move |tx| Box::pin(async move { tx.insert_run_events(id, &batch).await }))
-            .await
+        transact_repeatable(self.db.read(), move |tx| {
+            let batch = Arc::clone(&batch);
+            Box::pin(async move { tx.insert_run_events(id, &batch).await })
+        })
+        .await
     }
 }
