@@ -22,6 +22,10 @@ const MAX_EVENTS: usize = 10_000;
 /// How often events of long runs are written.
 const FLUSH_PERIOD: Duration = Duration::from_secs(1);
 
+/// The device's events are sorted at once after a pause, else at most this often. Short enough to look immediate, and the
+/// device's buffer of 4096 events does not fill in it.
+const SORT_PERIOD: Duration = Duration::from_millis(5);
+
 /// A run that is under way.
 #[derive(Debug)]
 pub struct LiveRun {
@@ -208,6 +212,8 @@ impl Hub {
     pub async fn follow(self: Arc<Self>, mut bell: broadcast::Receiver<RunEvent>) {
         while !matches!(bell.recv().await, Err(broadcast::error::RecvError::Closed)) {
             self.sort();
+            // What comes meanwhile is sorted in one go: short calls in a row do not wake this task for each.
+            tokio::time::sleep(SORT_PERIOD).await;
         }
     }
 
