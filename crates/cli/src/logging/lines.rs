@@ -13,6 +13,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line may wait for others.
 const PATIENCE: Duration = Duration::from_millis(5);
+/// Bytes that are worth a write of their own.
+const MANY: usize = 64 << 10;
 /// Bytes that wait at most.
 const FULL: usize = 1 << 20;
 
@@ -40,11 +42,11 @@ impl<W: Write> Lines<W> {
         let mut waiting = lock(&self.waiting);
         let first = waiting.is_empty();
         waiting.extend_from_slice(line);
-        let full = waiting.len() >= FULL;
+        let length = waiting.len();
         drop(waiting);
-        if !patient || full {
+        if !patient || length >= FULL {
             self.flush();
-        } else if first {
+        } else if first || (MANY..MANY + line.len()).contains(&length) {
             self.wake.notify_one();
         }
     }
@@ -78,8 +80,10 @@ impl<W: Write> Lines<W> {
     fn serve(&self) -> ! {
         loop {
             let waiting = lock(&self.waiting);
-            drop(self.wake.wait_while(waiting, |waiting| waiting.is_empty()));
-            std::thread::sleep(PATIENCE);
+            let waiting = self.wake.wait_while(waiting, |waiting| waiting.is_empty());
+            let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            // Others join it, until there are many or the first has waited long enough.
+            drop(self.wake.wait_timeout_while(waiting, PATIENCE, |waiting| waiting.len() < MANY));
             self.flush();
         }
     }
