@@ -3,6 +3,8 @@
 //! Security events keep the members that operators search for. JSON escaping makes it impossible to
 //! forge a line through a field.
 
+mod lines;
+
 use std::fmt::{self, Write as _};
 
 use interlock_model::Clock as _;
@@ -18,6 +20,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::ambient::SystemClock;
 
+pub(crate) use lines::flush;
+
 /// Starts logging. Call it once.
 pub(crate) fn start(level: Level, text: bool) {
     // Libraries speak only when something is wrong.
@@ -31,7 +35,7 @@ pub(crate) fn start(level: Level, text: bool) {
         .with_target("security", level)
         .with_target("access", level)
         .with_target("device", level);
-    let writer = std::io::stderr;
+    let writer = lines::Out::start();
     let result = if text {
         tracing_subscriber::registry()
             .with(targets)

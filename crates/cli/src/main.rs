@@ -70,6 +70,7 @@ pub(crate) fn print_out(text: &str) {
 
 /// Words for people.
 pub(crate) fn print_err(text: &str) {
+    logging::flush();
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(dispatch(cli));
     // Threads that still wait for a disk or a terminal do not hold the exit.
     runtime.shutdown_background();
+    logging::flush();
     ExitCode::from(code)
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use interlock_model::Timestamp;
 use interlock_model::audit::{AuditDraft, Broken, Hash, Verifier};
-use interlock_store::{Error, Store, transact};
+use interlock_store::{Error, Store, transact_repeatable};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -120,7 +120,8 @@ async fn write_batches(
 }
 
 async fn append(store: &dyn Store, drafts: Arc<Vec<AuditDraft>>) -> Result<(), Error> {
-    transact(store, move |tx| {
+    transact_repeatable(store, move |tx| {
+        let drafts = Arc::clone(&drafts);
         Box::pin(async move {
             for draft in drafts.iter() {
                 tx.append_audit(draft).await?;

@@ -110,6 +110,41 @@ impl std::fmt::Debug for Executions {
     }
 }
 
+/// How a run ended, made once however often it takes to store it.
+#[derive(Debug, Clone)]
+struct Ending {
+    end: RunEnd,
+    /// Class of the exception, if there was one.
+    class: Option<String>,
+    /// Events that are not stored yet.
+    events: Vec<StoredEvent>,
+}
+
+impl Ending {
+    fn new(
+        id: RunId,
+        outcome: Outcome,
+        started_at: Option<Timestamp>,
+        finished_at: Timestamp,
+        events: Vec<StoredEvent>,
+    ) -> Self {
+        let (state, error) = conclude(&outcome);
+        let class = match &outcome {
+            Outcome::Raised { error, .. } => Some(error.class.clone()),
+            _ => None,
+        };
+        let (result, duration_ms) = told(outcome);
+        let end = RunEnd { id, state, result, error, started_at, finished_at, duration_ms };
+        Self { end, class, events }
+    }
+
+    /// The run as it is now.
+    fn of(self, run: RunRow) -> RunRow {
+        let RunEnd { state, result, error, started_at, finished_at, duration_ms, .. } = self.end;
+        RunRow { state, result, error, started_at, finished_at: Some(finished_at), duration_ms, ..run }
+    }
+}
+
 enum Claimed {
     /// A new run is on record.
     Mine,
@@ -220,7 +255,8 @@ impl Executions {
         // On a task of its own from the first write on: a caller that goes away between the record and the call would leave a
         // run that nobody carries out.
         let (opened, told) = oneshot::channel();
-        let running = inner.tasks.spawn(Arc::clone(inner).start(permit, row.clone(), key, call, opened));
+        let row = Arc::new(row);
+        let running = inner.tasks.spawn(Arc::clone(inner).start(permit, Arc::clone(&row), key, call, opened));
         match told.await {
             Ok(Ok(Claimed::Mine)) => {}
             Ok(Ok(Claimed::Theirs(holder))) => return inner.replay(&holder, &asked, request.wait).await,
@@ -228,11 +264,11 @@ impl Executions {
             Err(_) => return Err(Error::Closed.into()),
         }
         if !request.wait {
-            return Ok(Execution { run: row, replayed: false });
+            return Ok(Execution { run: Arc::unwrap_or_clone(row), replayed: false });
         }
         let run = running.await.ok().flatten().unwrap_or_else(|| {
             tracing::error!(run.id = %row.id, "a run's task panicked");
-            RunRow { state: RunState::Uncertain, ..row }
+            RunRow { state: RunState::Uncertain, ..Arc::unwrap_or_clone(row) }
         });
         Ok(Execution { run, replayed: false })
     }
@@ -279,7 +315,8 @@ impl Executions {
             tracing::warn!(run.id = %run.id, action = run.action, ?outcome, "a run was left open by an earlier process");
             let proof = inner.system.acting("device.executed", Some(run.action.clone()));
             let id = run.id;
-            inner.close(&proof, run, outcome, None, Vec::new()).await?;
+            let ending = Ending::new(id, outcome, None, inner.ambient.clock.now(), Vec::new());
+            inner.close(&proof, &run.action, &Arc::new(ending)).await?;
             inner.device.forget(&[id]);
         }
         Ok(count)
@@ -291,7 +328,7 @@ impl Inner {
     async fn open(
         &self,
         permit: &Permit<ExecuteAction>,
-        row: &RunRow,
+        row: &Arc<RunRow>,
         key: Option<KeyRow>,
     ) -> Result<Claimed, ExecuteError> {
         enum Abort {
@@ -303,12 +340,14 @@ impl Inner {
                 Self::Store(error)
             }
         }
-        let run = row.clone();
+        let asked = Arc::new((Arc::clone(row), key));
         let answer = self
             .db
-            .write(permit, move |tx| {
+            .write_repeatable(permit, move |tx| {
+                let asked = Arc::clone(&asked);
                 Box::pin(async move {
-                    if let Some(key) = &key {
+                    let (run, key) = &*asked;
+                    if let Some(key) = key {
                         let holder = tx.claim_key(key).await?;
                         if holder.run != key.run {
                             let earlier = tx.run(holder.run).await?;
@@ -319,9 +358,9 @@ impl Inner {
                             tx.rebind_key(&key.actor, &key.key, key.run).await?;
                         }
                     }
-                    tx.insert_run(&run).await?;
-                    let names: Vec<String> =
-                        run.parameters.as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default();
+                    tx.insert_run(run).await?;
+                    let names: Vec<&String> =
+                        run.parameters.as_object().map(|p| p.keys().collect()).unwrap_or_default();
                     let details = json!({
                         "phase": "intent", "run": run.id, "task": run.action, "parameter_names": names, "simulated": run.simulated,
                         "keyed": key.is_some(),
@@ -356,7 +395,7 @@ impl Inner {
     async fn start(
         self: Arc<Self>,
         permit: Arc<Permit<ExecuteAction>>,
-        row: RunRow,
+        row: Arc<RunRow>,
         key: Option<KeyRow>,
         call: Call,
         opened: oneshot::Sender<Result<Claimed, ExecuteError>>,
@@ -377,11 +416,10 @@ impl Inner {
     async fn carry_out(
         self: Arc<Self>,
         permit: Arc<Permit<ExecuteAction>>,
-        row: RunRow,
+        row: Arc<RunRow>,
         call: Call,
         live: Arc<LiveRun>,
     ) -> RunRow {
-        let id = row.id;
         let secrets = self.secrets_of(&call);
         // A panic of the device's runtime says nothing about the robot.
         let outcome = AssertUnwindSafe(self.device.call(call)).catch_unwind().await;
@@ -392,16 +430,15 @@ impl Inner {
         self.hub.sort();
         self.log_failure(&row, &outcome, permit.caller().origin());
         let finished_at = self.ambient.clock.now();
-        let (state, error) = conclude(&outcome);
-        let events = Hub::closing(&live, state, finished_at);
+        let events = Hub::closing(&live, conclude(&outcome).0, finished_at);
+        let ending = Arc::new(Ending::new(row.id, outcome, live.started_at(), finished_at, events));
         let mut pause = Duration::from_millis(50);
+        // If all attempts fail, the end is in the device's journal; the next start stores it. The caller still learns the truth.
         for attempt in 1..=STORE_ATTEMPTS {
-            match self.close(&*permit, row.clone(), outcome.clone(), live.started_at(), events.clone()).await
-            {
-                Ok(run) => {
-                    self.forget_later(id);
-                    self.hub.end(&live);
-                    return run;
+            match self.close(&*permit, &row.action, &ending).await {
+                Ok(()) => {
+                    self.forget_later(row.id);
+                    break;
                 }
                 Err(error) => {
                     metrics::gauge!("audit_failing").set(1.0);
@@ -409,76 +446,52 @@ impl Inner {
                         Event::AuditFailed,
                         None,
                         None,
-                        json!({ "run": id, "reason": error.to_string(), "attempt": attempt }),
+                        json!({ "run": row.id, "reason": error.to_string(), "attempt": attempt }),
                     );
                 }
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        // The end is in the device's journal; the next start stores it. The caller still learns the truth.
         self.hub.end(&live);
-        let (result, duration_ms) = told(outcome);
-        RunRow {
-            state,
-            error,
-            result,
-            duration_ms,
-            finished_at: Some(finished_at),
-            started_at: live.started_at(),
-            ..row
-        }
+        Arc::unwrap_or_clone(ending).of(Arc::unwrap_or_clone(row))
     }
 
+    /// Puts the end of a run and its audit entry on record.
     async fn close<P: Proof + ?Sized>(
         &self,
         proof: &P,
-        row: RunRow,
-        outcome: Outcome,
-        started_at: Option<Timestamp>,
-        events: Vec<StoredEvent>,
-    ) -> Result<RunRow, Error> {
-        let (state, error) = conclude(&outcome);
-        let class = match &outcome {
-            Outcome::Raised { error, .. } => Some(error.class.clone()),
-            _ => None,
-        };
-        let (result, duration_ms) = told(outcome);
-        let finished_at = self.ambient.clock.now();
-        let end = RunEnd { id: row.id, state, result, error, started_at, finished_at, duration_ms };
-        let run = RunRow {
-            state,
-            result: end.result.clone(),
-            error: end.error.clone(),
-            started_at,
-            finished_at: Some(finished_at),
-            duration_ms,
-            ..row
-        };
-        let task = run.action.clone();
+        action: &str,
+        ending: &Arc<Ending>,
+    ) -> Result<(), Error> {
+        let shared = (Arc::clone(ending), action.to_owned());
         self.db
-            .write(proof, move |tx| {
+            .write_repeatable(proof, move |tx| {
+                let (ending, action) = shared.clone();
                 Box::pin(async move {
+                    let Ending { end, class, events } = &*ending;
                     if !events.is_empty() {
-                        tx.insert_run_events(end.id, &events).await?;
+                        tx.insert_run_events(end.id, events).await?;
                     }
-                    let was_open = tx.finish_run(&end).await?;
+                    let was_open = tx.finish_run(end).await?;
                     let details = json!({
-                        "phase": "outcome", "run": end.id, "task": task, "status": end.state.as_str(),
-                        "code": end.error.as_ref().map(|error| error.code.clone()), "error_class": class,
+                        "phase": "outcome", "run": end.id, "task": action, "status": end.state.as_str(),
+                        "code": end.error.as_ref().map(|error| &error.code), "error_class": class,
                         "duration_ms": end.duration_ms, "was_open": was_open,
                     });
                     Ok::<_, Error>(Recorded { value: (), details })
                 })
             })
             .await?;
+        let RunEnd { state, duration_ms, .. } = ending.end;
         // The label is a declared action, so the number of series is bounded.
-        metrics::counter!("device_executions_total", "task" => run.action.clone(), "status" => state.as_str()).increment(1);
+        metrics::counter!("device_executions_total", "task" => action.to_owned(), "status" => state.as_str())
+            .increment(1);
         if let Some(duration_ms) = duration_ms {
-            metrics::histogram!("device_execution_duration_seconds", "task" => run.action.clone())
+            metrics::histogram!("device_execution_duration_seconds", "task" => action.to_owned())
                 .record(duration_ms / 1000.0);
         }
-        Ok(run)
+        Ok(())
     }
 
     /// Values of the call that must never be written down.

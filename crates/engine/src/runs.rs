@@ -11,7 +11,7 @@ use interlock_model::device::{EventKind, RunEvent};
 use interlock_model::run::RunState;
 use interlock_model::wire::{Artifact, Progress};
 use interlock_model::{RunId, Timestamp};
-use interlock_store::{Error, StoredEvent, transact};
+use interlock_store::{Error, StoredEvent, transact_repeatable};
 use tokio::sync::{broadcast, watch};
 
 use crate::Ambient;
@@ -21,6 +21,10 @@ use crate::auth::Db;
 const MAX_EVENTS: usize = 10_000;
 /// How often events of long runs are written.
 const FLUSH_PERIOD: Duration = Duration::from_secs(1);
+
+/// The device's events are sorted at once after a pause, else at most this often. Short enough to look immediate, and the
+/// device's buffer of 4096 events does not fill in it.
+const SORT_PERIOD: Duration = Duration::from_millis(5);
 
 /// A run that is under way.
 #[derive(Debug)]
@@ -208,6 +212,8 @@ impl Hub {
     pub async fn follow(self: Arc<Self>, mut bell: broadcast::Receiver<RunEvent>) {
         while !matches!(bell.recv().await, Err(broadcast::error::RecvError::Closed)) {
             self.sort();
+            // What comes meanwhile is sorted in one go: short calls in a row do not wake this task for each.
+            tokio::time::sleep(SORT_PERIOD).await;
         }
     }
 
@@ -233,14 +239,17 @@ impl Hub {
             if !telling || inner.last.is_some() || inner.state.is_some_and(RunState::is_final) {
                 return Ok(());
             }
-            let batch = inner.events[inner.stored..].to_vec();
+            let batch: Arc<[StoredEvent]> = inner.events[inner.stored..].into();
             // Marked before the write: an event is stored once or, if the write fails, lost with an error in the log; the
             // closing write must never meet a number twice.
             inner.stored = inner.events.len();
             batch
         };
         let id = run.id;
-        transact(self.db.read(), move |tx| Box::pin(async move { tx.insert_run_events(id, &batch).await }))
-            .await
+        transact_repeatable(self.db.read(), move |tx| {
+            let batch = Arc::clone(&batch);
+            Box::pin(async move { tx.insert_run_events(id, &batch).await })
+        })
+        .await
     }
 }

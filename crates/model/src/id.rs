@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::time::{Entropy, Timestamp};
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// A run: `run_` and 32 lower-case hexadecimal digits, time-ordered (RFC 9562, version 7).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId([u8; 16]);
@@ -38,8 +40,13 @@ impl RunId {
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::PREFIX)?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // Printed several times a request: one piece, no formatting of single digits.
+        let mut text = *b"run_00000000000000000000000000000000";
+        for (pair, byte) in text[Self::PREFIX.len()..].chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -85,7 +92,6 @@ impl<'de> Deserialize<'de> for RunId {
 
 /// Bytes as lower-case hexadecimal.
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

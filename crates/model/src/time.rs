@@ -66,14 +66,22 @@ impl fmt::Display for Timestamp {
         let days = seconds.div_euclid(DAY_SECONDS);
         let of_day = seconds.rem_euclid(DAY_SECONDS);
         let (year, month, day) = civil_from_days(days);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
-            of_day / 3600,
-            of_day / 60 % 60,
-            of_day % 60,
-            self.0.rem_euclid(MICROS)
-        )
+        // Printed several times a request: one piece. Years have four digits, `Timestamp` holds no others.
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |from: usize, digits: usize, mut number: i64| {
+            for place in text[from..from + digits].iter_mut().rev() {
+                *place = b'0' + u8::try_from(number.rem_euclid(10)).unwrap_or(0);
+                number /= 10;
+            }
+        };
+        put(0, 4, year);
+        put(5, 2, month);
+        put(8, 2, day);
+        put(11, 2, of_day / 3600);
+        put(14, 2, of_day / 60 % 60);
+        put(17, 2, of_day % 60);
+        put(20, 6, self.0.rem_euclid(MICROS));
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -18,16 +18,22 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
+use crate::perimeter::Answers;
 use crate::perimeter::limits::Limiter;
 
 /// The services of one server. Cheap to clone: every request does so several times.
 #[derive(Clone)]
-pub struct AppState(Arc<Services>);
+pub struct AppState(Arc<Shared>);
+
+struct Shared {
+    services: Services,
+    answers: Answers,
+}
 
 impl AppState {
     /// Shares the services.
     pub fn new(services: Services) -> Self {
-        Self(Arc::new(services))
+        Self(Arc::new(Shared { services, answers: Answers::default() }))
     }
 
     /// The same services with a change.
@@ -37,13 +43,18 @@ impl AppState {
         edit(&mut services);
         Self::new(services)
     }
+
+    /// The metrics of answers.
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.0.answers
+    }
 }
 
 impl std::ops::Deref for AppState {
     type Target = Services;
 
     fn deref(&self) -> &Services {
-        &self.0
+        &self.0.services
     }
 }
 

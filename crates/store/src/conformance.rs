@@ -63,6 +63,7 @@ macro_rules! conformance_suite {
             audit::a_stranger_cannot_stop_the_record_with_odd_texts,
             audit::rows_are_filtered_and_paged,
             writes::a_rolled_back_write_leaves_no_trace,
+            writes::a_repeatable_write_that_is_undone_takes_nobody_with_it,
             writes::a_failed_statement_cannot_be_committed,
             writes::a_write_sees_its_own_changes_and_nobody_else_does,
             writes::a_panic_costs_one_write_only,

@@ -6,6 +6,8 @@
 //!
 //! Both backends keep the rules of `conformance.rs`. Times are signed 64-bit microseconds since the Unix epoch, UTC.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use interlock_model::audit::{AuditDraft, AuditEntry};
@@ -67,6 +69,11 @@ pub enum Verdict {
 
 /// A write, boxed. It is called once, inside a transaction.
 pub type Work = Box<dyn for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<Verdict, Error>> + Send>;
+
+/// A write that may be called more than once, each time in a transaction that knows nothing of the calls before; what the
+/// last call said counts. It must do the same each time and have no effect but through its transaction.
+pub type RepeatableWork =
+    Box<dyn for<'t> FnMut(&'t mut dyn Tx) -> BoxFuture<'t, Result<Verdict, Error>> + Send>;
 
 /// A user as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,6 +264,15 @@ pub trait Store: Send + Sync {
     /// the commit itself leaves it open whether the server still made it.
     async fn write(&self, work: Work) -> Result<(), Error>;
 
+    /// As [`Store::write`], for what is written often: a backend may save the precautions that let it undo this write alone
+    /// and call `work` again in the rare case that it has to.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    async fn write_repeatable(&self, mut work: RepeatableWork) -> Result<(), Error> {
+        self.write(Box::new(move |tx| work(tx))).await
+    }
+
     /// One user.
     async fn user(&self, name: &str) -> Result<Option<UserRow>, Error>;
     /// All users by name.
@@ -373,5 +389,38 @@ where
         (Err(error), _) => Err(error.into()),
         (Ok(()), Ok(answer)) => answer,
         (Ok(()), Err(_)) => Err(Error::Closed.into()),
+    }
+}
+
+/// As [`transact`], through [`Store::write_repeatable`].
+///
+/// # Errors
+/// As [`transact`].
+pub async fn transact_repeatable<T, E, F>(store: &dyn Store, work: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+    F: for<'t> Fn(&'t mut dyn Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+{
+    let said = Arc::new(Mutex::new(None));
+    let saying = Arc::clone(&said);
+    let committed = store
+        .write_repeatable(Box::new(move |tx| {
+            let answer = work(tx);
+            let saying = Arc::clone(&saying);
+            Box::pin(async move {
+                let answer = answer.await;
+                let verdict = if answer.is_ok() { Verdict::Commit } else { Verdict::RollBack };
+                *saying.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+                Ok(verdict)
+            })
+        }))
+        .await;
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // As in `transact`: the storage's error first.
+    match (committed, said) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), Some(answer)) => answer,
+        (Ok(()), None) => Err(Error::Closed.into()),
     }
 }

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use interlock_model::device::{Call, Journaled, Outcome};
 use interlock_model::{Clock, RunId};
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub(crate) use recover::Recovered;
@@ -51,6 +52,9 @@ use sent::SentFile;
 const COMPACT_BYTES: u64 = 64 << 20;
 /// How long an outcome that the server has not confirmed is kept.
 const KEEP: Duration = Duration::from_hours(24);
+
+/// About how long a result may be to be written at once.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// Called on the writer's thread with the outcome, and whether it is on disk.
 pub(crate) type Reply = Box<dyn FnOnce(Outcome, bool) + Send>;
@@ -158,6 +162,7 @@ pub(crate) enum Known {
 pub(crate) struct Journal {
     inner: Arc<Inner>,
     requests: mpsc::Sender<Request>,
+    writer: Arc<Mutex<writer::Writer>>,
     thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
     clock: Arc<dyn Clock>,
     by_caller: bool,
@@ -185,12 +190,14 @@ impl Journal {
         let (requests, queue) = mpsc::channel();
         let by_caller = recovered.by_caller;
         let (writer, inner) =
-            writer::Writer::open(recovered, lock, Arc::clone(&clock), events, queue, compact_bytes)?;
+            writer::Writer::open(recovered, lock, Arc::clone(&clock), events, compact_bytes)?;
+        let writer = Arc::new(Mutex::new(writer));
+        let serving = Arc::clone(&writer);
         let thread = std::thread::Builder::new()
             .name("interlock-journal".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || writer::Writer::run(&serving, &queue))
             .map_err(JournalError::io(Path::new("a thread for the journal")))?;
-        Ok(Self { inner, requests, thread: Arc::new(Mutex::new(Some(thread))), clock, by_caller })
+        Ok(Self { inner, requests, writer, thread: Arc::new(Mutex::new(Some(thread))), clock, by_caller })
     }
 
     /// The line that [`Self::arm`] writes. Made by the caller's task, not by the supervisor.
@@ -228,11 +235,22 @@ impl Journal {
     pub(crate) fn finish(&self, run: RunId, outcome: Outcome, reply: Reply) {
         let at = self.clock.now().micros();
         if self.by_caller {
-            self.request(Request::Finish { run, at, outcome: outcome.clone(), durable: false, reply: None });
+            if !self.finish_now(run, at, &outcome) {
+                let outcome = outcome.clone();
+                self.request(Request::Finish { run, at, outcome, durable: false, reply: None });
+            }
             reply(outcome, true);
             return;
         }
         self.request(Request::Finish { run, at, outcome, durable: true, reply: Some(reply) });
+    }
+
+    /// Writes a small outcome without a detour over the thread, which costs more than the write. `false` when the thread has to
+    /// do it, because it is at work itself or the outcome is large: the caller must not wait.
+    fn finish_now(&self, run: RunId, at: i64, outcome: &Outcome) -> bool {
+        let mut budget = SMALL_BYTES;
+        let small = matches!(outcome, Outcome::Returned { result, .. } if is_small(result, &mut budget));
+        small && self.writer.try_lock().is_ok_and(|mut writer| writer.finish_now(run, at, outcome))
     }
 
     /// Records that an armed call was never sent. Nobody waits for it.
@@ -324,6 +342,24 @@ impl Journal {
 
     fn index(&self) -> MutexGuard<'_, Index> {
         self.inner.index()
+    }
+}
+
+/// Whether a value's text is not longer than about `budget` bytes, of which it leaves what is over. Does not make the text.
+fn is_small(value: &Value, budget: &mut usize) -> bool {
+    fn spend(budget: &mut usize, bytes: usize) -> bool {
+        let left = budget.checked_sub(bytes);
+        *budget = left.unwrap_or(0);
+        left.is_some()
+    }
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => spend(budget, 4),
+        Value::String(text) => spend(budget, text.len() + 4),
+        Value::Array(items) => spend(budget, 4) && items.iter().all(|item| is_small(item, budget)),
+        Value::Object(fields) => {
+            let mut each = fields.iter();
+            spend(budget, 4) && each.all(|(name, value)| spend(budget, name.len()) && is_small(value, budget))
+        }
     }
 }
 

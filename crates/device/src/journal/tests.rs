@@ -1,5 +1,7 @@
 //! The journal's promise, tried with every cut, with damage, with both boots, and with random histories.
 
+mod caller;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -531,54 +533,4 @@ proptest! {
             }
         }
     }
-}
-
-impl Bench {
-    fn open_by_caller(&self, boot: &str) -> Open {
-        let (sender, events) = unbounded_channel();
-        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
-        let recovered = self.recover(boot).by_caller();
-        let journal = Journal::open_with(recovered, None, clock, sender, COMPACT_BYTES).expect("opens");
-        Open { journal, events, number: 0 }
-    }
-}
-
-#[test]
-fn with_a_durable_caller_a_kill_leaves_no_doubt() {
-    let bench = Bench::new();
-    let first = bench.open_by_caller("boot");
-    first.send(run(1));
-    first.finish(run(1), &outcome(1));
-    first.send(run(2));
-    first.settle();
-    first.journal.close();
-
-    let second = bench.open_by_caller("boot");
-
-    assert_eq!(second.journal.journaled(run(1)), Journaled::Finished(outcome(1)));
-    assert_eq!(second.journal.journaled(run(2)), Journaled::Started);
-    assert_eq!(second.journal.journaled(run(3)), Journaled::NeverStarted);
-}
-
-#[test]
-fn with_a_durable_caller_a_power_cut_makes_every_open_run_count_as_started() {
-    let bench = Bench::new();
-    let first = bench.open_by_caller("boot");
-    first.send(run(1));
-    first.journal.close();
-
-    let second = bench.open_by_caller("another boot");
-
-    // Nobody flushed: what is missing may have been lost with the power.
-    assert_eq!(second.journal.journaled(run(3)), Journaled::Started);
-    // A call of this host is new all the same.
-    assert_eq!(second.journal.known(run(3)), Known::New);
-}
-
-#[test]
-fn a_journal_that_was_removed_proves_nothing() {
-    let bench = Bench::new();
-
-    assert_eq!(bench.open_by_caller("boot").journal.journaled(run(1)), Journaled::Started);
-    assert_eq!(bench.open_by_caller("boot").journal.journaled(run(1)), Journaled::NeverStarted);
 }

@@ -1,7 +1,8 @@
 //! The thread that writes the journal: group commit, repair, rewriting.
 //!
-//! It takes everything that waits, writes it with one write(2), flushes once, and then answers everybody. It is the only
-//! writer of `journal.log` and the only one that replaces the files. It never decides what a run's fate means.
+//! It takes everything that waits, writes it with one write(2), flushes once, and then answers everybody. It is the only one
+//! that replaces the files, and the only writer of `journal.log` but for small outcomes that nobody flushes: those are
+//! written by whoever has them, under the same lock ([`Writer::finish_now`]). It never decides what a run's fate means.
 
 use std::fs::File;
 use std::io;
@@ -34,11 +35,11 @@ const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 /// Outcomes that could not be written are kept for a later try, up to this many bytes.
 const UNSAVED_BYTES: usize = 64 << 20;
 
+/// What it takes to write `journal.log`.
 pub(super) struct Writer {
     inner: Arc<Inner>,
     clock: Arc<dyn Clock>,
     events: UnboundedSender<JournalEvent>,
-    queue: Receiver<Request>,
     folder: PathBuf,
     boot: String,
     file: Arc<File>,
@@ -66,7 +67,6 @@ impl Writer {
         lock: Option<File>,
         clock: Arc<dyn Clock>,
         events: UnboundedSender<JournalEvent>,
-        queue: Receiver<Request>,
         compact_bytes: u64,
     ) -> Result<(Self, Arc<Inner>), JournalError> {
         let folder = recovered.folder.clone();
@@ -106,7 +106,6 @@ impl Writer {
             inner: Arc::clone(&inner),
             clock,
             events,
-            queue,
             boot: recovered.boot,
             folder,
             file,
@@ -122,28 +121,49 @@ impl Writer {
         Ok((writer, inner))
     }
 
-    pub(super) fn run(mut self) {
+    /// Serves the queue until it is closed. The lock is never held while there is nothing to do.
+    pub(super) fn run(writer: &Mutex<Self>, queue: &Receiver<Request>) {
+        let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch = Vec::with_capacity(64);
-        while !self.closing {
-            match self.queue.recv_timeout(if self.is_broken() { PROBE_EVERY } else { EXPIRE_EVERY }) {
+        while !lock().closing {
+            let patience = if lock().is_broken() { PROBE_EVERY } else { EXPIRE_EVERY };
+            match queue.recv_timeout(patience) {
                 Ok(request) => batch.push(request),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.upkeep();
+                    lock().upkeep();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             while batch.len() < BATCH {
-                match self.queue.try_recv() {
+                match queue.try_recv() {
                     Ok(request) => batch.push(request),
                     Err(_) => break,
                 }
             }
-            self.commit(&mut batch);
-            self.upkeep();
+            let mut writer = lock();
+            writer.commit(&mut batch);
+            writer.upkeep();
         }
-        let rest: Vec<Request> = self.queue.try_iter().collect();
-        self.commit(&mut Vec::from_iter(rest));
+        let mut writer = lock();
+        writer.closing = true;
+        writer.commit(&mut queue.try_iter().collect());
+    }
+
+    /// Writes the end of a run at once, without a flush. `false` when it has to go through the queue: the journal is broken or
+    /// closed. Never waits.
+    pub(super) fn finish_now(&mut self, run: RunId, at: i64, outcome: &Outcome) -> bool {
+        if self.closing || self.is_broken() {
+            return false;
+        }
+        self.buffer.clear();
+        record::finished(&mut self.buffer, run, at, outcome);
+        let written = self.write(false);
+        if written {
+            let len = self.buffer.len() - 1;
+            self.settle(vec![Waiting::Finish { run, at, offset: 0, len, answer: None }]);
+        }
+        written
     }
 
     fn is_broken(&self) -> bool {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use interlock_store::{Error, Store, Tx, transact};
+use interlock_model::audit::AuditDraft;
+use interlock_store::{Error, Store, Tx, transact, transact_repeatable};
 use serde_json::Value;
 
 use super::permit::Proof;
@@ -87,6 +88,33 @@ impl Db {
         F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<T, Error>> + Send + 'static,
     {
         transact(&*self.store, work).await
+    }
+
+    /// As [`Db::write`], for what is written at every call: see [`Store::write_repeatable`].
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn write_repeatable<P, T, E, F>(&self, proof: &P, work: F) -> Result<T, E>
+    where
+        P: Proof + ?Sized,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: for<'t> Fn(&'t mut dyn Tx) -> BoxFuture<'t, Result<Recorded<T>, E>> + Send + Sync + 'static,
+    {
+        let shared = Arc::new((work, proof.draft(self.ambient.clock.now(), Value::Null)));
+        let value = transact_repeatable(&*self.store, move |tx| {
+            let shared = Arc::clone(&shared);
+            Box::pin(async move {
+                let (work, draft) = &*shared;
+                let recorded = work(&mut *tx).await?;
+                let draft = AuditDraft { details: recorded.details, ..draft.clone() };
+                tx.append_audit(&draft).await?;
+                Ok::<T, E>(recorded.value)
+            })
+        })
+        .await?;
+        proof.mark_recorded();
+        Ok(value)
     }
 
     /// Committed data, for use cases that hold a permit.

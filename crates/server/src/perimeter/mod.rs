@@ -4,6 +4,7 @@
 //! metrics and answers with a problem body.
 
 pub mod address;
+mod answers;
 mod bans;
 mod headers;
 mod hosts;
@@ -24,6 +25,8 @@ use interlock_model::wire::FieldError;
 use serde_json::{Value, json};
 
 pub(crate) use self::screening::Screened;
+pub(crate) use answers::Answers;
+
 use crate::error::{ApiError, Rendered};
 use crate::gate::Refused;
 use crate::listener::Peer;
@@ -50,8 +53,7 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
         user_agent: printable(request.headers().get(header::USER_AGENT)),
     });
     request.extensions_mut().insert(Arc::clone(&origin));
-    let matched = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none());
-    let template = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let template = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none()).cloned();
     // Of a refused request nothing is known; this one counts as "other".
     let method = if refused.is_some() { Method::CONNECT } else { request.method().clone() };
     let wants_json = accepts_only_json(request.headers());
@@ -81,7 +83,8 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    observe(&method, &template, &response, begun, &origin);
+    let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
+    observe(&state, &method, template, &response, begun, &origin);
     response
 }
 
@@ -223,23 +226,27 @@ fn legacy(error: &FieldError) -> Value {
     json!({ "type": error.kind, "loc": error.loc, "msg": error.msg })
 }
 
-fn observe(method: &Method, template: &str, response: &Response, begun: Instant, origin: &Origin) {
+fn observe(
+    state: &AppState,
+    method: &Method,
+    template: &str,
+    response: &Response,
+    begun: Instant,
+    origin: &Origin,
+) {
     let status = response.status();
     let elapsed = begun.elapsed();
     let method = match method.as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
         _ => "other",
     };
-    // Labels: a known method, a route template, a status. Nothing that a caller can invent.
-    metrics::counter!(
-        "orchestrator_http_requests_total",
-        "method" => method.to_owned(), "endpoint" => template.to_owned(), "status_code" => status.as_str().to_owned()
-    )
-    .increment(1);
-    metrics::histogram!(
-        "orchestrator_http_request_duration_seconds", "method" => method.to_owned(), "endpoint" => template.to_owned()
-    )
-    .record(elapsed.as_secs_f64());
+    state.answers().count(method, template, status, elapsed);
     tracing::info!(
         target: "access",
         method, endpoint = template, status = status.as_u16(), duration_ms = elapsed.as_secs_f64() * 1000.0,

@@ -106,8 +106,11 @@ pub async fn pages_are_newest_first_with_totals(store: Arc<dyn Store>) {
     assert_eq!(numbers(None, None, 10, 23).await, (vec![1, 0], 25));
     assert_eq!(numbers(None, None, 10, 25).await, (vec![], 25));
     assert_eq!(numbers(None, None, 10, u64::MAX).await, (vec![], 25));
+    assert_eq!(numbers(Some(RunState::Succeeded), None, 2, 1).await, (vec![22, 20], 13));
+    assert_eq!(numbers(Some(RunState::Failed), None, 2, 0).await, (vec![], 0));
     assert_eq!(numbers(Some(RunState::Queued), None, 2, 1).await, (vec![21, 19], 12));
     assert_eq!(numbers(None, Some("home"), 200, 0).await, (vec![20, 15, 10, 5, 0], 5));
+    assert_eq!(numbers(Some(RunState::Queued), Some("home"), 200, 0).await, (vec![15, 5], 2));
     assert_eq!(numbers(Some(RunState::Succeeded), Some("home"), 200, 0).await, (vec![20, 10, 0], 3));
     assert_eq!(numbers(None, Some("' OR 1=1 --"), 200, 0).await, (vec![], 0));
 }

@@ -10,6 +10,7 @@ use super::audit::verified;
 use super::{ALL, NOW, at_once, draft, put, run_id, run_row};
 use crate::{
     AuditFilter, Error, KeyRow, Revocation, RunFilter, Store, StoredEvent, UserRow, Verdict, transact,
+    transact_repeatable,
 };
 
 /// Nothing of it is left, in no table, whether the closure said so, failed or carried an error out.
@@ -73,6 +74,46 @@ async fn everything(tx: &mut dyn crate::Tx) -> Result<(), Error> {
     tx.claim_key(&key).await?;
     tx.insert_revocation(&revocation).await?;
     tx.append_audit(&draft("everything")).await.map(drop)
+}
+
+/// However the writes fall into batches: what refuses or fails after changes of its own leaves no trace, everything else is
+/// there once, and each is told what its last call said.
+pub async fn a_repeatable_write_that_is_undone_takes_nobody_with_it(store: Arc<dyn Store>) {
+    let outcomes = at_once(&store, 300, |store, number| async move {
+        if number % 7 == 0 {
+            // Among them one that cannot be called again.
+            return store
+                .write(Box::new(move |tx| {
+                    async move { tx.append_audit(&draft("once")).await.map(|_| Verdict::Commit) }.boxed()
+                }))
+                .await;
+        }
+        transact_repeatable(&*store, move |tx| {
+            async move {
+                tx.append_audit(&draft("often")).await?;
+                match number % 5 {
+                    0 => Err(Error::Corrupt(format!("refused {number}"))),
+                    // A run that is there already: the statement itself fails.
+                    1 => tx.insert_run(&run_row(1)).await.and(tx.insert_run(&run_row(1)).await),
+                    _ => Ok(()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    })
+    .await;
+
+    for (number, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Ok(()) => assert!(number % 7 == 0 || number % 5 > 1, "{number}"),
+            Err(Error::Corrupt(words)) => assert_eq!(words, &format!("refused {number}")),
+            Err(error) => assert!(number % 5 == 1, "{number}: {error}"),
+        }
+    }
+    let landed = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(verified(&*store).await.len(), landed);
+    assert_eq!(store.run(run_id(1)).await.expect("readable"), None);
 }
 
 /// A closure that overlooks an error and says "commit" does not get half a write.

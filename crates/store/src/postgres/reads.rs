@@ -8,7 +8,7 @@ use tokio_postgres::{IsolationLevel, Row};
 
 use super::error::error;
 use crate::codec::{self, has_nul};
-use crate::filter::{Conditions, Parameter};
+use crate::filter::{Conditions, OPEN, Parameter, runs_counted};
 use crate::identity::Record;
 use crate::{
     AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
@@ -44,12 +44,12 @@ pub(super) async fn runs(
     page: Page,
 ) -> Result<Paged<RunRow>, Error> {
     let conditions = Conditions::runs('$', filter);
-    let counted = format!("SELECT count(*) FROM runs{}", conditions.clause());
+    let counted = runs_counted('$', filter);
     part(client, conditions, &counted, RUN, "id DESC", page, run_row).await
 }
 
 pub(super) async fn open_runs(client: &impl GenericClient) -> Result<Vec<RunRow>, Error> {
-    let query = format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY id");
+    let query = format!("{RUN} WHERE {OPEN} ORDER BY id");
     all(client, &query, &[], run_row).await
 }
 

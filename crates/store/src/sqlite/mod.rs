@@ -20,11 +20,11 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
 
 use self::readers::Readers;
-use self::writer::Writer;
+use self::writer::{Piece, Writer};
 use crate::identity::Record;
 use crate::{
-    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
-    UserRow, Work,
+    AuditFilter, BanRow, Error, KeyRow, Page, Paged, RepeatableWork, Revocation, RunFilter, RunRow, Store,
+    StoredEvent, UserRow, Work,
 };
 
 /// Name of the file in a state directory.
@@ -69,7 +69,11 @@ impl Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn write(&self, work: Work) -> Result<(), Error> {
-        self.writer.write(work).await
+        self.writer.write(Piece::Once(work)).await
+    }
+
+    async fn write_repeatable(&self, work: RepeatableWork) -> Result<(), Error> {
+        self.writer.write(Piece::Repeatable(work)).await
     }
 
     async fn user(&self, name: &str) -> Result<Option<UserRow>, Error> {

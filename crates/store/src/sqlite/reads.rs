@@ -6,7 +6,7 @@ use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 
 use super::error::error;
 use crate::codec::{self, has_nul};
-use crate::filter::{Conditions, Parameter};
+use crate::filter::{Conditions, OPEN, Parameter, runs_counted};
 use crate::identity::Record;
 use crate::{
     AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
@@ -45,14 +45,14 @@ pub(super) fn runs(
     }
     // One snapshot for the part and the whole.
     let snapshot = connection.transaction().map_err(error)?;
-    let total = total(&snapshot, &format!("SELECT count(*) FROM runs{}", conditions.clause()), &conditions)?;
+    let total = total(&snapshot, &runs_counted('?', filter), &conditions)?;
     let query = paged(RUN, &mut conditions, "id DESC", page);
     let items = all(&snapshot, &query, params_from_iter(conditions.values()), run_row)?;
     Ok(Paged { items, total })
 }
 
 pub(super) fn open_runs(connection: &Connection) -> Result<Vec<RunRow>, Error> {
-    all(connection, &format!("{RUN} WHERE state IN ('queued', 'running') ORDER BY id"), [], run_row)
+    all(connection, &format!("{RUN} WHERE {OPEN} ORDER BY id"), [], run_row)
 }
 
 pub(super) fn run_events(
@@ -334,4 +334,73 @@ fn ban_row(row: &Row) -> Result<BanRow, Error> {
         forget_at: optional_time(row, 5)?,
         offences: codec::small_count(get(row, 6)?)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use interlock_model::run::RunState;
+
+    use super::*;
+    use crate::sqlite::open;
+
+    /// How SQLite carries out a query, one line a step.
+    fn plan(connection: &Connection, query: &str, conditions: &Conditions) -> String {
+        let steps = all(
+            connection,
+            &format!("EXPLAIN QUERY PLAN {query}"),
+            params_from_iter(conditions.values()),
+            |row| get::<String>(row, 3),
+        );
+        steps.expect("a plan").join("\n")
+    }
+
+    #[test]
+    fn no_list_of_runs_reads_or_sorts_more_rows_than_it_must() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = open::writable(&folder.path().join("plans.db")).expect("a new database");
+        let page = Page { limit: 50, offset: 0 };
+        for (state, action, list, count) in [
+            (None, None, "SCAN runs", "SCAN runs USING COVERING INDEX runs_by_action"),
+            (
+                Some(RunState::Failed),
+                None,
+                "USING INDEX runs_by_state (state=?)",
+                "USING COVERING INDEX runs_by_state (state=?)",
+            ),
+            (
+                Some(RunState::Queued),
+                None,
+                "USING INDEX runs_by_state (state=?)",
+                "USING COVERING INDEX runs_by_state (state=?)",
+            ),
+            (Some(RunState::Succeeded), None, "SCAN runs", "COVERING INDEX runs_by_state"),
+            (
+                None,
+                Some("mix"),
+                "USING INDEX runs_by_action (action=?)",
+                "USING COVERING INDEX runs_by_action (action=?)",
+            ),
+            (
+                Some(RunState::Succeeded),
+                Some("mix"),
+                "USING INDEX runs_by_action (action=?)",
+                "USING INDEX runs_by_action (action=?)",
+            ),
+        ] {
+            let filter = RunFilter { state, action: action.map(str::to_owned), actor: None };
+            let mut conditions = Conditions::runs('?', &filter);
+            let counting = plan(&connection, &runs_counted('?', &filter), &conditions);
+            let query = paged(RUN, &mut conditions, "id DESC", page);
+            let listing = plan(&connection, &query, &conditions);
+
+            assert!(listing.contains(list) && !listing.contains("TEMP B-TREE"), "{filter:?}: {listing}");
+            assert!(counting.contains(count), "{filter:?}: {counting}");
+        }
+        let open = plan(
+            &connection,
+            &format!("{RUN} WHERE {OPEN} ORDER BY id"),
+            &Conditions::runs('?', &RunFilter::default()),
+        );
+        assert!(open.contains("USING INDEX runs_by_state (state=?)"), "{open}");
+    }
 }

@@ -29,35 +29,46 @@ impl Head {
     }
 }
 
-/// One write inside its savepoint.
+/// What a write has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trace {
+    /// A method has failed: the write cannot be committed.
+    pub(super) failed: bool,
+    /// A row was touched, or a statement failed: there may be something to undo.
+    pub(super) touched: bool,
+}
+
+/// One write inside its transaction.
 ///
 /// The connection is borrowed mutably, though every statement would do with less, because only so may the write's future
 /// move between threads as its type promises.
 pub(super) struct SqliteTx<'c> {
     connection: &'c mut Connection,
     head: &'c mut Head,
-    failed: &'c mut bool,
+    trace: &'c mut Trace,
 }
 
 impl<'c> SqliteTx<'c> {
-    /// `failed` is set when any method fails: such a write cannot be committed.
-    pub(super) fn new(connection: &'c mut Connection, head: &'c mut Head, failed: &'c mut bool) -> Self {
-        Self { connection, head, failed }
+    pub(super) fn new(connection: &'c mut Connection, head: &'c mut Head, trace: &'c mut Trace) -> Self {
+        Self { connection, head, trace }
     }
 
     fn noting<T>(&mut self, body: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         let outcome = body(self);
-        *self.failed |= outcome.is_err();
+        self.trace.failed |= outcome.is_err();
         outcome
     }
 
     /// Runs a statement and returns how many rows it touched.
-    fn change(&self, statement: &str, parameters: impl Params) -> Result<usize, Error> {
-        self.connection.prepare_cached(statement).map_err(error)?.execute(parameters).map_err(error)
+    fn change(&mut self, statement: &str, parameters: impl Params) -> Result<usize, Error> {
+        let changed =
+            self.connection.prepare_cached(statement).and_then(|mut statement| statement.execute(parameters));
+        self.trace.touched |= !matches!(changed, Ok(0));
+        changed.map_err(error)
     }
 
     /// Runs a statement that touches one row or none.
-    fn change_one(&self, statement: &str, parameters: impl Params) -> Result<bool, Error> {
+    fn change_one(&mut self, statement: &str, parameters: impl Params) -> Result<bool, Error> {
         match self.change(statement, parameters)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -66,7 +77,7 @@ impl<'c> SqliteTx<'c> {
     }
 
     /// Runs a statement that must touch one row.
-    fn change_exactly_one(&self, statement: &str, parameters: impl Params) -> Result<(), Error> {
+    fn change_exactly_one(&mut self, statement: &str, parameters: impl Params) -> Result<(), Error> {
         if self.change_one(statement, parameters)? {
             Ok(())
         } else {
@@ -74,7 +85,7 @@ impl<'c> SqliteTx<'c> {
         }
     }
 
-    fn put_user(&self, statement: &str, user: &UserRow) -> Result<bool, Error> {
+    fn put_user(&mut self, statement: &str, user: &UserRow) -> Result<bool, Error> {
         refuse_nul(&[&user.name, &user.password_hash])?;
         let roles = codec::roles_text(&user.roles)?;
         self.change_one(
@@ -92,7 +103,7 @@ impl<'c> SqliteTx<'c> {
         )
     }
 
-    fn put_identity(&self, record: &Record) -> Result<Put, Error> {
+    fn put_identity(&mut self, record: &Record) -> Result<Put, Error> {
         let Record { kind, id, alias, owner, data, version, expires_at, .. } = record;
         let texts = [Some(kind), Some(id), alias.as_ref(), owner.as_ref()];
         refuse_nul(&texts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>())?;
@@ -125,7 +136,7 @@ impl<'c> SqliteTx<'c> {
         Ok(Put::Done)
     }
 
-    fn put_run(&self, run: &RunRow) -> Result<(), Error> {
+    fn put_run(&mut self, run: &RunRow) -> Result<(), Error> {
         refuse_nul(&[&run.device, &run.action, &run.actor, &run.request_id])?;
         let result = run.result.as_ref().map(codec::json_text).transpose()?;
         self.change_exactly_one(
@@ -150,7 +161,7 @@ impl<'c> SqliteTx<'c> {
         )
     }
 
-    fn end_run(&self, end: &RunEnd) -> Result<bool, Error> {
+    fn end_run(&mut self, end: &RunEnd) -> Result<bool, Error> {
         codec::refuse_open(end.state)?;
         let result = end.result.as_ref().map(codec::json_text).transpose()?;
         self.change_one(
@@ -168,7 +179,7 @@ impl<'c> SqliteTx<'c> {
         )
     }
 
-    fn take_key(&self, row: &KeyRow) -> Result<KeyRow, Error> {
+    fn take_key(&mut self, row: &KeyRow) -> Result<KeyRow, Error> {
         refuse_nul(&[&row.actor, &row.key])?;
         let taken = self.change_one(
             "INSERT INTO keys (actor, key, digest, run, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
@@ -190,7 +201,7 @@ impl<'c> SqliteTx<'c> {
             .ok_or_else(|| broken("a key is neither free nor taken"))
     }
 
-    fn write_ban(&self, statement: &str, ban: &BanRow) -> Result<bool, Error> {
+    fn write_ban(&mut self, statement: &str, ban: &BanRow) -> Result<bool, Error> {
         refuse_nul(&[&ban.network, &ban.reason, &ban.added_by])?;
         self.change_one(
             statement,
