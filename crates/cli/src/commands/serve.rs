@@ -168,7 +168,7 @@ where
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let (app, following) = wired.state(hosted, tokens, server, metrics);
     let root = SystemPermit::root("system");
-    app.identity.publish_key(&root, false).await.context("publish the signing key")?;
+    app.identity.publish_key(&root).await.context("publish the signing key")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
     let first_password = installation::first_admin(&parts, &app.users, secret).await?;
     app.identity.agents.ensure_first(&root, secret).await.context("make the first agent")?;
