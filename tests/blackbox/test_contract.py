@@ -13,7 +13,8 @@ import httpx
 from support import ADMIN_PASSWORD, EXAMPLES, PASSWORD, ROOT, Case, token_parts
 
 PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/auth/login", "/docs", "/docs/app.js", "/docs/app.css",
-          "/panel", "/openapi.json", "/metrics"}
+          "/panel", "/openapi.json", "/metrics", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/oauth/jwks",
+          "/oauth/token", "/oauth/revoke", "/auth/refresh", "/agents/auth/token", "/agents/auth/refresh", "/agents/auth/revoke"}
 MIX = {"r": 255, "g": 128, "b": 64, "well": "A1"}
 
 
@@ -27,7 +28,7 @@ class SecureExample(Case):
         status, headers, body = self.server.curl("/auth/login", "-d", "username=admin", "-d", "password=" + ADMIN_PASSWORD)
         self.assertEqual(status, 200, body)
         answer = json.loads(body)
-        self.assertEqual(set(answer), {"access_token", "token_type", "expires_in", "user", "roles"})
+        self.assertEqual(set(answer), {"access_token", "refresh_token", "token_type", "expires_in", "user", "roles"})
         self.assertEqual((answer["token_type"], answer["expires_in"], answer["user"]), ("bearer", 3600, "admin"))
         self.assertEqual(sorted(answer["roles"]), ["admin", "operator", "viewer"])
         self.assertEqual(headers["cache-control"], "no-store")
