@@ -136,9 +136,10 @@ class Records(unittest.TestCase):
         database, verified, _ = self.stopped_with_a_trail()
         untouched = database + ".whole"
         shutil.copy(database, untouched)
-        for change in ("UPDATE audit SET details = replace(details, 'move', 'wipe') WHERE seq = (SELECT min(seq) FROM audit WHERE details LIKE '%move%')", "DELETE FROM audit WHERE seq = 4",
-                       "UPDATE audit SET actor = 'mallory' WHERE seq = 4", "UPDATE audit SET at = at + 1 WHERE seq = 4",
-                       "UPDATE audit SET seq = 1000 WHERE seq = 4"):
+        one = "seq = (SELECT min(seq) FROM audit WHERE details LIKE '%move%')"
+        for change in ("UPDATE audit SET details = replace(details, 'move', 'wipe') WHERE " + one, "DELETE FROM audit WHERE " + one,
+                       "UPDATE audit SET actor = 'mallory' WHERE " + one, "UPDATE audit SET at = at + 1 WHERE " + one,
+                       "UPDATE audit SET seq = 1000 WHERE " + one):
             shutil.copy(untouched, database)
             with contextlib.closing(sqlite3.connect(database)) as opened:
                 for (trigger,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():

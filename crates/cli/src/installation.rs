@@ -141,7 +141,7 @@ pub(crate) async fn follow_key(state: PathBuf, identity: Identity) {
         match identity.sessions.tokens().keys().exchange(&found) {
             Ok(()) => {
                 let permit = SystemPermit::root("system");
-                if let Err(error) = identity.publish_key(&permit, false).await {
+                if let Err(error) = identity.publish_key(&permit).await {
                     tracing::error!(%error, "the new signing key could not be published");
                 }
                 tracing::info!("tokens are signed with a new key");

@@ -10,6 +10,7 @@ use interlock_model::action::{
     CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentKeys, SetAgentSecret, UpdateAgent,
 };
 use interlock_model::id::random_hex;
+use interlock_model::policy;
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
 use interlock_model::{AgentId, Timestamp};
@@ -58,6 +59,9 @@ pub enum AgentError {
     /// The overlap is too long.
     #[error("overlap_seconds must be 0 to 604800")]
     Overlap,
+    /// The secret would be dead at once.
+    #[error("expires_at must be in the future")]
+    Expiry,
     /// The keys are not accepted.
     #[error(transparent)]
     Keys(#[from] BadKey),
@@ -135,25 +139,44 @@ fn checked_webhook(url: Option<String>) -> Result<Option<String>, AgentError> {
     }
 }
 
+fn is_within(scope: &str, whole: &str) -> bool {
+    scope.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+/// Whether the caller may hand out all administration: an agent with `admin`, or a person with that role. `agents:manage` alone
+/// is not enough: whoever holds only that would make an agent that holds more.
+fn administers(caller: &Caller) -> bool {
+    let grants = caller.grants();
+    grants.roles().iter().any(|role| role == policy::ADMIN)
+        || grants.scopes().iter().any(|scope| scope.as_str() == scope::ADMIN)
+}
+
+/// Refuses to touch an agent that may do more than the caller may hand out: setting its secret would be a way to be it.
+fn checked_reach(caller: &Caller, agent: &Agent) -> Result<(), AgentError> {
+    if administers(caller) {
+        return Ok(());
+    }
+    let beyond = agent.scopes.iter().find(|scope| !caller.grants().holds_scope(scope.as_str()));
+    beyond.map_or(Ok(()), |scope| Err(AgentError::Grant(scope.clone())))
+}
+
 /// Refuses scopes that the granter does not hold, or that no agent can.
 fn checked_scopes(caller: &Caller, wanted: &[Scope]) -> Result<(), AgentError> {
-    if let Some(scope) = wanted.iter().find(|scope| scope::PEOPLE_ONLY.contains(&scope.as_str())) {
+    let is_for_people =
+        |scope: &&Scope| scope::PEOPLE_ONLY.iter().any(|only| is_within(scope.as_str(), only));
+    if let Some(scope) = wanted.iter().find(is_for_people) {
         return Err(AgentError::PeopleOnly(scope.clone()));
     }
     let grants = caller.grants();
     let held = |scope: &&Scope| {
         let text = scope.as_str();
-        // Whoever manages agents administers: scopes of tools, events and tasks are administration; motion is not.
-        let motion = scope::BEYOND_ADMIN
-            .iter()
-            .any(|beyond| text == *beyond || text.starts_with(&format!("{beyond}:")))
+        // Scopes of tools, events and tasks are administration; motion is not.
+        let motion = scope::BEYOND_ADMIN.iter().any(|beyond| is_within(text, beyond))
             || "devices:execute".starts_with(text.trim_end_matches('*'));
-        if text == scope::ADMIN || text == scope::SYSTEM {
-            grants.holds_scope("agents:manage")
-        } else if motion {
+        if motion {
             grants.scopes().iter().any(|own| own.covers(text))
         } else {
-            grants.holds_scope(text) || grants.holds_scope("agents:manage")
+            administers(caller) || text != scope::ADMIN && text != scope::SYSTEM && grants.holds_scope(text)
         }
     };
     match wanted.iter().find(|scope| !held(scope)) {
@@ -265,6 +288,7 @@ impl Agents {
                 scopes.iter().filter(|scope| !known.scopes.contains(scope)).cloned().collect();
             checked_scopes(permit.caller(), &new)?;
         }
+        checked_reach(permit.caller(), &known)?;
         let scopes = change.scopes;
         self.change(permit, permit.target().agent_id, move |agent| {
             let old = json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
@@ -299,6 +323,7 @@ impl Agents {
         if permit.caller().name() == id.to_string() {
             return Err(AgentError::Protected("An agent cannot delete itself"));
         }
+        self.checked_target(permit.caller(), id)?;
         let now = self.ambient.clock.now();
         let agent = self
             .change(permit, id, move |agent| {
@@ -323,7 +348,13 @@ impl Agents {
         permit: &Permit<SetAgentSecret>,
         new: NewSecret,
     ) -> Result<(Agent, Option<Secret>), AgentError> {
+        self.checked_target(permit.caller(), permit.target().agent_id)?;
         self.replace_secret(permit, permit.target().agent_id, permit.caller().name(), new).await
+    }
+
+    fn checked_target(&self, caller: &Caller, id: AgentId) -> Result<(), AgentError> {
+        let agent = self.principals.agent(id).filter(|agent| !agent.disabled);
+        checked_reach(caller, &*agent.ok_or(AgentError::NoSuchAgent)?)
     }
 
     async fn replace_secret<P: Proof + ?Sized>(
@@ -336,6 +367,9 @@ impl Agents {
         let NewSecret { supplied, overlap, expires_at } = new;
         if overlap > MAX_OVERLAP {
             return Err(AgentError::Overlap);
+        }
+        if expires_at.is_some_and(|end| end <= self.ambient.clock.now()) {
+            return Err(AgentError::Expiry);
         }
         let made = supplied.is_none().then(|| new_agent_secret(&*self.ambient.entropy));
         if let Some(supplied) = &supplied {
@@ -388,7 +422,8 @@ impl Agents {
         permit: &Permit<SetAgentKeys>,
         keys: Vec<Value>,
     ) -> Result<Agent, AgentError> {
-        check_keys(&keys)?;
+        let keys = check_keys(&keys)?;
+        self.checked_target(permit.caller(), permit.target().agent_id)?;
         self.change(permit, permit.target().agent_id, move |agent| {
             let count = keys.len();
             agent.keys = keys;

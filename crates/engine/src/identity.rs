@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use interlock_model::Timestamp;
 use interlock_store::Error;
 use interlock_store::identity as records;
 use serde_json::json;
@@ -108,47 +109,63 @@ impl Identity {
         }
     }
 
-    /// Publishes the public half of the signing key, so that every server of the installation takes its tokens. The keys in
-    /// `retire` are given the longest life of a token, then nothing of theirs is taken.
+    /// Publishes the public half of the signing key, so that every server of the installation takes its tokens.
     ///
     /// # Errors
     /// The storage's.
-    pub async fn publish_key(&self, permit: &SystemPermit, retire_others: bool) -> Result<(), Error> {
+    pub async fn publish_key(&self, permit: &SystemPermit) -> Result<(), Error> {
         let Some((kid, public)) = self.sessions.tokens().keys().public() else { return Ok(()) };
-        let now = self.ambient.clock.now();
-        let life = self.sessions.tokens().lifetimes().refresh_seconds.unsigned_abs();
-        let end = now.plus(Duration::from_secs(life + 120));
-        let known = self.principals.public_keys();
-        let is_new = !known.iter().any(|key| key.kid == kid);
-        if !is_new && !retire_others {
+        if self.principals.public_keys().iter().any(|key| key.kid == kid) {
             return Ok(());
         }
-        let own = PublicKey { kid: kid.clone(), public, created_at: now, retired_at: None };
-        let proof = permit.acting("keys.published", Some(kid.clone()));
-        self.db
-            .write(&proof, move |tx| {
-                Box::pin(async move {
-                    let mut retired = Vec::new();
-                    for key in known.iter().filter(|key| retire_others && key.kid != own.kid) {
-                        let Some(mut found) = records::get::<PublicKey>(tx, &key.kid).await? else {
-                            continue;
-                        };
-                        if found.retired_at.is_none() {
-                            found.document.retired_at = Some(end);
-                            records::update(tx, &found).await?;
-                            retired.push(key.kid.clone());
-                        }
-                    }
-                    if is_new {
-                        records::insert(tx, &own).await?;
-                    }
-                    Ok::<_, Error>(Recorded {
-                        value: (),
-                        details: json!({ "kid": own.kid, "retired": retired }),
-                    })
-                })
-            })
-            .await?;
+        publish(
+            &self.db,
+            permit,
+            PublicKey { kid, public, created_at: self.ambient.clock.now(), retired_at: None },
+        )
+        .await?;
         self.principals.catch_up().await
     }
+}
+
+/// Stores a public key, unless it is there.
+///
+/// # Errors
+/// The storage's.
+pub async fn publish(db: &Db, permit: &SystemPermit, key: PublicKey) -> Result<(), Error> {
+    let proof = permit.acting("keys.published", Some(key.kid.clone()));
+    db.write(&proof, move |tx| {
+        Box::pin(async move {
+            let put = records::insert(tx, &key).await?;
+            let details = json!({ "kid": key.kid, "new": put == records::Put::Done });
+            Ok::<_, Error>(Recorded { value: (), details })
+        })
+    })
+    .await
+}
+
+/// Gives a key that signs no more the longest life of a token, `life`; then nothing of it is taken. Returns that end, or `None`
+/// if no such key is known.
+///
+/// # Errors
+/// The storage's.
+pub async fn retire(
+    db: &Db,
+    permit: &SystemPermit,
+    kid: String,
+    now: Timestamp,
+    life: Duration,
+) -> Result<Option<Timestamp>, Error> {
+    let proof = permit.acting("keys.retired", Some(kid.clone()));
+    db.write(&proof, move |tx| {
+        Box::pin(async move {
+            let Some(mut found) = records::get::<PublicKey>(tx, &kid).await? else {
+                return Ok::<_, Error>(Recorded { value: None, details: json!({ "known": false }) });
+            };
+            let end = *found.document.retired_at.get_or_insert(now.plus(life));
+            records::update(tx, &found).await?;
+            Ok(Recorded { value: Some(end), details: json!({ "retired_at": end }) })
+        })
+    })
+    .await
 }

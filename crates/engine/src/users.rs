@@ -29,7 +29,7 @@ pub enum UserError {
     NoSuchUser,
     /// A role does not exist.
     #[error(
-        "unknown role: use admin, operator, viewer, auditor, or a role that an action of the device asks for"
+        "unknown role: use admin, operator, viewer, auditor, a role of this installation, or one that an action of the device asks for"
     )]
     Role,
     /// The last administrator would be gone.
@@ -99,7 +99,10 @@ impl Users {
     }
 
     fn checked_roles(&self, roles: &[String]) -> Result<Vec<String>, UserError> {
-        let known = |role: &String| policy::is_role(role) || self.device_roles.contains(role);
+        let custom = self.principals.roles();
+        let known = |role: &String| {
+            policy::is_role(role) || self.device_roles.contains(role) || custom.contains_key(role)
+        };
         if roles.is_empty() || !roles.iter().all(known) {
             return Err(UserError::Role);
         }

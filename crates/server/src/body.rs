@@ -254,8 +254,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for FormBody<T> {
                 "Send the body as application/x-www-form-urlencoded.",
             ));
         }
-        let object = form(read(request, state).await?)?;
-        typed(object, false).map(Self).map_err(|error| ApiError {
+        let bytes = read(request, state).await?;
+        form(bytes).and_then(|object| typed(object, false)).map(Self).map_err(|error| ApiError {
             status: StatusCode::BAD_REQUEST,
             oauth: true,
             ..error

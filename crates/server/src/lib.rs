@@ -11,6 +11,7 @@ mod gate;
 pub mod listener;
 pub mod openapi;
 pub mod perimeter;
+mod query;
 pub mod routes;
 pub mod state;
 pub mod tls;

@@ -12,7 +12,7 @@ use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use interlock_engine::auth::{Guard, Origin, Permit};
@@ -164,7 +164,10 @@ impl ApiRouter {
         H: Handler<T, AppState>,
         T: 'static,
     {
-        let open = on(filter(&method), handler);
+        let mut open = on(filter(&method), handler);
+        if reason == PublicReason::SignIn && method == Method::POST {
+            open = open.layer(from_fn(no_credentials_in_query));
+        }
         self.add(method, path, Access::Public(reason), open)
     }
 
@@ -239,6 +242,13 @@ impl<A: Action> Drop for Closing<A> {
     }
 }
 
+async fn no_credentials_in_query(request: Request, next: Next) -> Result<Response, ApiError> {
+    if let Some(origin) = request.extensions().get::<Arc<Origin>>() {
+        crate::query::refuse_credentials(request.uri(), origin)?;
+    }
+    Ok(next.run(request).await)
+}
+
 async fn admit<A: Action<Target: DeserializeOwned>>(
     State(state): State<AppState>,
     request: Request,
@@ -257,6 +267,9 @@ async fn admit<A: Action<Target: DeserializeOwned>>(
         return Err(ApiError::client(axum::http::StatusCode::NOT_FOUND, "not_found", "Not found"));
     };
     let permit = Arc::new(state.guard.permit::<A>(&caller, target)?);
+    if parts.method != Method::GET {
+        crate::query::refuse_credentials(&parts.uri, &origin)?;
+    }
     parts.extensions.insert(Arc::clone(&permit));
     let mut closing = Closing { guard: Arc::clone(&state.guard), permit, status: None };
     let request = Request::from_parts(parts, body);

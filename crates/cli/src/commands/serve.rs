@@ -175,7 +175,7 @@ where
         .await
         .context("read the bans")?;
     let (app, following) = wired.state(hosted, tokens, server, metrics, bans);
-    app.identity.publish_key(&root, false).await.context("publish the signing key")?;
+    app.identity.publish_key(&root).await.context("publish the signing key")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
     let first_password = installation::first_admin(&parts, &app.users, secret).await?;
     app.identity.agents.ensure_first(&root, secret).await.context("make the first agent")?;

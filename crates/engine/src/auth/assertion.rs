@@ -17,6 +17,8 @@ const MAX_BYTES: usize = 4096;
 const MAX_AHEAD: i64 = 300;
 /// Clocks may differ by this much, in seconds.
 const LEEWAY: i64 = 30;
+/// Longest member of a key, in characters: the modulus of an RSA key of 8192 bits.
+const MAX_MEMBER: usize = 1366;
 /// Most keys of one agent.
 pub(super) const MAX_KEYS: usize = 4;
 
@@ -86,14 +88,15 @@ fn algorithm_of(key: &Jwk) -> Option<Algorithm> {
     }
 }
 
-/// Checks public keys that an agent registers.
+/// Checks public keys that an agent registers and returns what is kept of them: nothing but the key itself and its id.
 ///
 /// # Errors
 /// [`BadKey`].
-pub fn check_keys(keys: &[Value]) -> Result<(), BadKey> {
+pub fn check_keys(keys: &[Value]) -> Result<Vec<Value>, BadKey> {
     if keys.len() > MAX_KEYS {
         return Err(BadKey::TooMany);
     }
+    let mut kept = Vec::new();
     for key in keys {
         let members = key.as_object().ok_or(BadKey::Form)?;
         if ["d", "p", "q", "dp", "dq", "qi", "k", "oth"].iter().any(|name| members.contains_key(*name)) {
@@ -101,8 +104,18 @@ pub fn check_keys(keys: &[Value]) -> Result<(), BadKey> {
         }
         let parsed: Jwk = serde_json::from_value(key.clone()).map_err(|_| BadKey::Form)?;
         algorithm_of(&parsed).and(DecodingKey::from_jwk(&parsed).ok()).ok_or(BadKey::Form)?;
+        let known = ["kty", "crv", "x", "y", "n", "e", "kid"];
+        let plain: serde_json::Map<String, Value> = members
+            .iter()
+            .filter(|(name, _)| known.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        if plain.values().any(|value| value.as_str().is_none_or(|text| text.len() > MAX_MEMBER)) {
+            return Err(BadKey::Form);
+        }
+        kept.push(Value::Object(plain));
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// Checks an assertion of `agent` for the installation `audience` against the agent's registered keys.

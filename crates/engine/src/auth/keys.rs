@@ -72,6 +72,9 @@ pub enum KeyError {
     /// There are enough.
     #[error("there are 32 live keys of this principal already; end one first")]
     TooMany,
+    /// The caller speaks with a key itself: a stolen one must not outlive itself.
+    #[error("an API key cannot make another; sign in")]
+    ByKey,
     /// There is no such principal, or it is not the caller's to give keys to.
     #[error("there is no such principal")]
     NoSuchPrincipal,
@@ -152,17 +155,23 @@ impl ApiKeys {
         if new.scopes.is_empty() {
             return Err(KeyError::NoScope);
         }
-        let (kind, principal) = match new.agent {
+        if caller.session().is_empty() {
+            return Err(KeyError::ByKey);
+        }
+        let (kind, principal, epoch) = match new.agent {
             Some(agent) if manages(caller) => {
                 let agent = self.principals.agent(agent).filter(|agent| !agent.disabled);
                 let agent = agent.ok_or(KeyError::NoSuchPrincipal)?;
                 check_held(&new.scopes, &agent.scopes)?;
-                (PrincipalKind::Agent, agent.id.to_string())
+                (PrincipalKind::Agent, agent.id.to_string(), agent.tokens_valid_from)
             }
             Some(_) => return Err(KeyError::NoSuchPrincipal),
             None => {
                 check_held(&new.scopes, caller.grants().scopes())?;
-                (caller.kind(), caller.name().to_owned())
+                let user = self.principals.user(caller.name()).map(|user| user.tokens_valid_from);
+                let agent = || Some(self.principals.agent(caller.name().parse().ok()?)?.tokens_valid_from);
+                let epoch = user.or_else(agent).ok_or(KeyError::NoSuchPrincipal)?;
+                (caller.kind(), caller.name().to_owned(), epoch)
             }
         };
         let others = identity::list::<ApiKey>(self.db.read(), Some(&principal)).await?;
@@ -179,7 +188,8 @@ impl ApiKeys {
             name: new.name,
             digest: hexadecimal(&Sha256::digest(text.as_bytes())),
             scopes: new.scopes,
-            created_at: now,
+            // Never before the moment from which the principal's credentials count, whatever the clocks say.
+            created_at: now.max(epoch),
             created_by: caller.name().to_owned(),
             expires_at: now.plus(new.life),
             revoked_at: None,

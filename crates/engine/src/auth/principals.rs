@@ -21,6 +21,8 @@ use crate::Ambient;
 
 /// Without news for longer than this, in-memory knowledge of revocations is too old to rely on.
 pub(super) const STALE: Duration = Duration::from_secs(30);
+/// Rounds of watching after which what has expired is dropped from memory.
+const FORGETTING: u32 = 1_000;
 /// Records read at once.
 const PART: u32 = 1_000;
 
@@ -69,6 +71,11 @@ fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
 
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tokens tell whole seconds: one of the second that `before` falls into may be older, so it counts as older.
+fn issued_before(issued_at: i64, before: Timestamp) -> bool {
+    issued_at < before.seconds() || issued_at == before.seconds() && before.micros() % 1_000_000 != 0
 }
 
 impl Principals {
@@ -136,10 +143,15 @@ impl Principals {
     /// Watches for changes by other processes until dropped. Run it as a background task.
     pub async fn watch(self: Arc<Self>, period: Duration) {
         let mut seen = i64::MIN;
+        let mut rounds = 0_u32;
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         loop {
             tokio::time::sleep(period).await;
             let mut heard = true;
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(FORGETTING) {
+                self.forget_expired();
+            }
             match self.store.change_mark().await {
                 Ok(mark) if mark != seen => match self.reload().await {
                     Ok(()) => seen = mark,
@@ -298,7 +310,12 @@ impl Principals {
         }
         let identity = read(&self.identity);
         identity.ended.contains_key(session)
-            || identity.cutoff.is_some_and(|before| issued_at < before.seconds())
+            || identity.cutoff.is_some_and(|before| issued_before(issued_at, before))
+    }
+
+    /// Whether everything from before that time is dead.
+    pub(super) fn is_cut_off(&self, issued_at: Timestamp) -> bool {
+        read(&self.identity).cutoff.is_some_and(|before| issued_at < before)
     }
 
     /// Drops what no token can refer to any more.

@@ -295,9 +295,13 @@ impl Sessions {
     ) -> Result<Issued, RefreshError> {
         let rotated = self.rotate(token, authenticated, origin).await;
         match &rotated {
-            Ok(issued) => {
+            Ok((issued, repeated)) => {
                 security::authentication("refresh", "success");
-                Self::note_issued(&issued.session, origin);
+                if !repeated {
+                    metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => "rotated")
+                        .increment(1);
+                    Self::note_issued(&issued.session, origin);
+                }
             }
             Err(error) => {
                 security::authentication(
@@ -306,15 +310,16 @@ impl Sessions {
                 );
             }
         }
-        rotated
+        rotated.map(|(issued, _)| issued)
     }
 
+    /// The pair, and whether it was given before.
     async fn rotate(
         &self,
         token: &str,
         authenticated: Option<AgentId>,
         origin: &Origin,
-    ) -> Result<Issued, RefreshError> {
+    ) -> Result<(Issued, bool), RefreshError> {
         let now = self.ambient.clock.now();
         let claims = self.tokens.read(token, TokenKind::Refresh)?;
         Tokens::check_time(&claims, now)?;
@@ -349,7 +354,7 @@ impl Sessions {
         let rotated =
             self.db.write(&proof, move |tx| Box::pin(async move { next.apply(tx, &family).await })).await;
         match rotated {
-            Ok(session) => Ok(self.issue(session)?),
+            Ok((session, repeated)) => Ok((self.issue(session)?, repeated)),
             Err(RefreshError::Reused) => {
                 self.reuse_detected(&claims, origin).await?;
                 Err(RefreshError::Reused)
@@ -562,7 +567,12 @@ impl Sessions {
             return Err(TokenError::Expired);
         }
         let ApiKey { kind, principal, scopes, .. } = &*found;
-        let grants = match self.principal(*kind, principal)? {
+        let present = self.principal(*kind, principal)?;
+        // What ends every token of a principal, or everything of a time, ends keys too.
+        if found.created_at < present.epoch() || self.principals.is_cut_off(found.created_at) {
+            return Err(TokenError::Revoked);
+        }
+        let grants = match present {
             Present::User(user) => {
                 Grants::of_user(&user.roles, &user.roles, &self.principals.roles(), Some(scopes))
             }
@@ -626,7 +636,7 @@ struct Rotation {
 }
 
 impl Rotation {
-    async fn apply(self, tx: &mut dyn Tx, family: &str) -> Result<Recorded<Session>, RefreshError> {
+    async fn apply(self, tx: &mut dyn Tx, family: &str) -> Result<Recorded<(Session, bool)>, RefreshError> {
         let found = identity::get::<Session>(tx, family).await?.ok_or(TokenError::Revoked)?;
         let Versioned { document: mut session, version } = found;
         if session.ended_at.is_some() {
@@ -644,7 +654,7 @@ impl Rotation {
                 return Err(Error::Corrupt("a session changed under its own lock".to_owned()).into());
             }
             let details = details(&session, false);
-            return Ok(Recorded { value: session.document, details });
+            return Ok(Recorded { value: (session.document, false), details });
         }
         let same_client =
             self.authenticated || (&session.client_ip, &session.user_agent) == (&self.from.0, &self.from.1);
@@ -655,6 +665,6 @@ impl Rotation {
             return Err(RefreshError::Reused);
         }
         let details = details(&session, true);
-        Ok(Recorded { value: session, details })
+        Ok(Recorded { value: (session, true), details })
     }
 }

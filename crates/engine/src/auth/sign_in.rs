@@ -136,10 +136,11 @@ impl SignIns {
         };
         let now = self.ambient.clock.now();
         let opening = Opening::user(&user, &self.principals.roles(), "password", &["pwd"], origin);
-        let issued = self
+        let opened = self
             .sessions
             .open(opening, move |tx| Box::pin(async move { Throttle::succeed(tx, &guesser, now).await }))
-            .await?;
+            .await;
+        let issued = opened.inspect_err(|_| security::authentication("login", "error"))?;
         security::authentication("login", "success");
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
     }
@@ -305,7 +306,7 @@ impl SignIns {
                 self.note_agent_failure(Some(id), origin, "replayed_assertion", Event::AuthenticationFailed);
                 return Err(SignInError::Refused);
             }
-            other => other?,
+            other => other.inspect_err(|_| security::authentication("credentials", "error"))?,
         };
         let seen = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some((agent, version)) = seen {
@@ -390,7 +391,13 @@ async fn note_seen(
     let Some(mut found) = identity::get::<Agent>(tx, &id.to_string()).await? else { return Ok(None) };
     // To the minute: busy agents need no write of their own for this.
     let recent = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) < Duration::from_mins(1));
-    if recent(found.last_seen_at) {
+    let used_lately = match means {
+        Means::Secret(used) => {
+            found.secrets.iter().any(|secret| secret.id == *used && recent(secret.last_used_at))
+        }
+        Means::Assertion(_) => true,
+    };
+    if recent(found.last_seen_at) && used_lately {
         return Ok(None);
     }
     found.document.last_seen_at = Some(now);

@@ -132,6 +132,14 @@ impl Keys {
         Ok(())
     }
 
+    /// Key id and public half of a stored key.
+    ///
+    /// # Errors
+    /// [`KeysError::Damaged`].
+    pub fn public_of(pkcs8: &[u8]) -> Result<(String, String), KeysError> {
+        Self::ed25519(pkcs8)?.public().ok_or(KeysError::Damaged)
+    }
+
     /// Key id and public half of the signing key, for EdDSA.
     pub fn public(&self) -> Option<(String, String)> {
         let current = self.current.load();
@@ -398,13 +406,15 @@ impl Tokens {
         }
         let current = self.keys.current.load();
         let published;
+        let mut retired = None;
         let key = match &header.kid {
             None => &current.verifying,
             Some(named) if *named == current.kid => &current.verifying,
             Some(named) => match &self.keys.previous {
                 Some((known, key)) if known == named => key,
                 _ => {
-                    published = self.published(named, current.algorithm).ok_or(TokenError::Invalid)?;
+                    (published, retired) =
+                        self.published(named, current.algorithm).ok_or(TokenError::Invalid)?;
                     &published
                 }
             },
@@ -412,7 +422,13 @@ impl Tokens {
         let claims = jsonwebtoken::decode::<Claims>(token, key, &validation(current.algorithm))
             .map_err(|_| TokenError::Invalid)?
             .claims;
+        // A retired key signed nothing that outlives it: whoever has its private half since then has nothing.
+        if retired.is_some_and(|end| claims.exp > end.seconds()) {
+            return Err(TokenError::Invalid);
+        }
         let ours = claims.kind == kind && claims.iss == self.issuer && claims.aud == self.audience;
+        // No person is without a role, so a person's token always says which.
+        let ours = ours && (claims.principal == PrincipalKind::Agent || !claims.roles.is_empty());
         if !ours || claims.jti.is_empty() || claims.jti.len() > 64 || claims.sub.is_empty() {
             return Err(TokenError::Invalid);
         }
@@ -421,12 +437,12 @@ impl Tokens {
 
     /// A key that another server of this installation signs with, or that this one signed with before. Only for EdDSA: a
     /// stored public key must never serve as a shared secret.
-    fn published(&self, kid: &str, algorithm: Algorithm) -> Option<DecodingKey> {
+    fn published(&self, kid: &str, algorithm: Algorithm) -> Option<(DecodingKey, Option<Timestamp>)> {
         let key = self.principals.as_ref()?.public_key(kid).filter(|_| algorithm == Algorithm::EdDSA)?;
         let bytes: Vec<u8> = (0..key.public.len() / 2)
             .map(|at| u8::from_str_radix(key.public.get(at * 2..at * 2 + 2)?, 16).ok())
             .collect::<Option<_>>()?;
-        (bytes.len() == 32).then(|| DecodingKey::from_ed_der(&bytes))
+        (bytes.len() == 32).then(|| (DecodingKey::from_ed_der(&bytes), key.retired_at))
     }
 
     /// Whether the token is in force now.

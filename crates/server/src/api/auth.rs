@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use interlock_engine::auth::Origin;
 use interlock_engine::identity::Identity;
@@ -30,25 +30,8 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 async fn login(
     State(identity): State<Identity>,
     Extension(origin): Extension<Arc<Origin>>,
-    uri: Uri,
-    credentials: Result<Credentials, ApiError>,
+    Credentials(credentials): Credentials,
 ) -> Result<Response, ApiError> {
-    // URLs end up in logs of proxies and in histories: credentials there are refused even if they are right.
-    let query = uri.query().unwrap_or("").to_ascii_lowercase();
-    if query.split('&').any(|pair| pair.starts_with("username=") || pair.starts_with("password=")) {
-        interlock_engine::security::event(
-            interlock_engine::security::Event::AuthenticationFailed,
-            None,
-            Some(&origin),
-            serde_json::json!({ "reason": "credentials_in_query", "method": "login" }),
-        );
-        return Err(ApiError::client(
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            "Send username and password in the body, never in the URL. Change this password: it may be in logs.",
-        ));
-    }
-    let Credentials(credentials) = credentials?;
     let session = identity.sign_ins.person(&credentials.username, credentials.password, &origin).await?;
     let answer = LoginAnswer {
         access_token: session.issued.access.expose().to_owned(),
@@ -93,6 +76,14 @@ async fn logout(
     grant: Granted<LogOut>,
     State(identity): State<Identity>,
 ) -> Result<Json<Operation>, ApiError> {
+    if grant.caller().session().is_empty() {
+        // Nothing would end, and the caller would believe the opposite.
+        return Err(ApiError::client(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "An API key has no session to end. Revoke it with DELETE /auth/keys/{id}.",
+        ));
+    }
     identity.sessions.sign_out(&grant).await?;
     Ok(Json(Operation::done("Signed out; the token is dead", None)))
 }

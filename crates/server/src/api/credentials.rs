@@ -233,13 +233,14 @@ async fn revoke_tokens(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<RevokeBody>,
 ) -> Result<Json<Operation>, ApiError> {
+    let is_id = |id: &str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
+    };
     let what = match body {
-        RevokeBody { jti: Some(jti), session: None, principal: None, issued_before: None }
-            if (1..=64).contains(&jti.len()) =>
-        {
+        RevokeBody { jti: Some(jti), session: None, principal: None, issued_before: None } if is_id(&jti) => {
             Revoke::Jti(jti)
         }
-        RevokeBody { jti: None, session: Some(id), principal: None, issued_before: None } => {
+        RevokeBody { jti: None, session: Some(id), principal: None, issued_before: None } if is_id(&id) => {
             Revoke::Session(id)
         }
         RevokeBody { jti: None, session: None, principal: Some(name), issued_before: None } => {

@@ -223,11 +223,14 @@ async fn oauth_introspect(
     no_store(Json(found.unwrap_or_else(|| json!({ "active": false }))))
 }
 
-async fn jwks(State(identity): State<Identity>) -> Response {
-    let keys: Vec<Value> = identity
+async fn jwks(State(state): State<AppState>) -> Response {
+    let now = state.clock.now();
+    let keys: Vec<Value> = state
+        .identity
         .principals
         .public_keys()
         .iter()
+        .filter(|key| key.retired_at.is_none_or(|end| end > now))
         .filter_map(|key| {
             let bytes: Option<Vec<u8>> = (0..key.public.len() / 2)
                 .map(|at| u8::from_str_radix(key.public.get(at * 2..at * 2 + 2)?, 16).ok())

@@ -70,8 +70,9 @@ async fn put_role(
     JsonBody(body): JsonBody<RoleBody>,
 ) -> Result<Json<RoleView>, ApiError> {
     let scopes = scopes(&body.scopes)?;
-    if body.description.chars().count() > 500 {
-        return Err(ApiError::field(&["body", "description"], "length", "At most 500 characters."));
+    if body.description.chars().count() > 500 || body.description.chars().any(char::is_control) {
+        let text = "At most 500 characters, none of them a control character.";
+        return Err(ApiError::field(&["body", "description"], "length", text));
     }
     Ok(Json(custom(identity.manage.put_role(&grant, body.description, scopes).await?)))
 }

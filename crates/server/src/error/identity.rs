@@ -44,6 +44,7 @@ impl From<AgentError> for ApiError {
             AgentError::Protected(reason) => Self::client(StatusCode::BAD_REQUEST, "agent_protected", reason),
             AgentError::Secret(_) => Self::field(&["body", "password"], "password", text),
             AgentError::Overlap => Self::field(&["body", "overlap_seconds"], "range", text),
+            AgentError::Expiry => Self::field(&["body", "expires_at"], "range", text),
             AgentError::Keys(_) => Self::field(&["body", "keys"], "key", text),
             AgentError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
             AgentError::Overloaded => busy(),
@@ -56,7 +57,7 @@ impl From<KeyError> for ApiError {
     fn from(error: KeyError) -> Self {
         let text = capital(&error);
         match error {
-            KeyError::Scope(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
+            KeyError::ByKey | KeyError::Scope(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
             KeyError::NoScope => Self::field(&["body", "scopes"], "length", text),
             KeyError::Life => Self::field(&["body", "expires_in_days"], "range", text),
             KeyError::Name => Self::field(&["body", "name"], "length", text),

@@ -45,6 +45,10 @@ use crate::flaky::Flaky;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Everyone's password ends like this.
 const PASSWORD: &str = "seven purple pipettes";
+/// What tokens are signed with where a test says nothing else.
+pub(crate) const SECRET: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
+/// For whom tokens are.
+pub(crate) const AUDIENCE: &str = "interlock:test";
 /// `(name, roles)` of everyone.
 pub(crate) const PEOPLE: [(&str, &[&str]); 7] = [
     ("ada", &["admin"]),
@@ -71,9 +75,46 @@ pub(crate) struct Lab {
     pub(crate) recorder: Recorder,
     /// Runs as the engine counts them; closing it is the start of a shutdown.
     pub(crate) runs: TaskTracker,
+    /// What tokens are signed with.
+    pub(crate) key: SigningKey,
     agents: std::sync::atomic::AtomicU32,
     tokens: Mutex<HashMap<String, String>>,
-    _folder: TempDir,
+    folder: Arc<TempDir>,
+    /// No two servers of a test draw the same random numbers.
+    seed: u64,
+}
+
+/// What tokens are signed with.
+#[derive(Clone)]
+pub(crate) enum SigningKey {
+    /// HS256 with this secret.
+    Secret(&'static str),
+    /// EdDSA with this key.
+    Ed25519(Vec<u8>),
+}
+
+impl SigningKey {
+    /// A new EdDSA key.
+    pub(crate) fn new() -> Self {
+        Self::Ed25519(Keys::generate().expect("a key"))
+    }
+
+    fn keys(&self) -> Keys {
+        match self {
+            Self::Secret(text) => Keys::hs256(&Secret::new(*text), None),
+            Self::Ed25519(pkcs8) => Keys::ed25519(pkcs8),
+        }
+        .expect("a key")
+    }
+}
+
+/// What a server is built on.
+struct Ground {
+    folder: Arc<TempDir>,
+    store: Arc<Flaky>,
+    clock: Arc<TestClock>,
+    key: SigningKey,
+    seed: u64,
 }
 
 /// The settings that tests start from: everything on, limits off.
@@ -112,9 +153,48 @@ impl Lab {
 
     /// A server with changed settings.
     pub(crate) async fn with(change: impl FnOnce(&mut ServerConfig)) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::signing(SigningKey::Secret(SECRET), change).await
+    }
+
+    /// A server whose tokens are signed with this key.
+    pub(crate) async fn signing(key: SigningKey, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
-        Self::over(folder, store, FakeDevice::new(), Vec::new(), change).await
+        let clock = Arc::new(TestClock::at(epoch()));
+        Self::over(Ground { folder, store, clock, key, seed: 7 }, FakeDevice::new(), Vec::new(), change).await
+    }
+
+    /// The same installation after a restart: only what is in the database file is left.
+    pub(crate) async fn restarted(self) -> Self {
+        self.recorder.drained(PATIENCE).await;
+        self.store.close().await;
+        let store = Flaky::new(Arc::new(Sqlite::open_in(self.folder.path()).expect("the database")));
+        let Self { folder, clock, key, seed, .. } = self;
+        Self::over(
+            Ground { folder, store, clock, key, seed: seed + 1 },
+            FakeDevice::new(),
+            Vec::new(),
+            |_| {},
+        )
+        .await
+    }
+
+    /// Another server of the same installation, with a key of its own.
+    pub(crate) async fn beside(&self, key: SigningKey) -> Self {
+        let ground = Ground {
+            folder: Arc::clone(&self.folder),
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            key,
+            seed: self.seed + 1000,
+        };
+        Self::over(ground, FakeDevice::new(), Vec::new(), |_| {}).await
+    }
+
+    /// Takes in what other servers have changed.
+    pub(crate) async fn catch_up(&self) {
+        self.app.identity.principals.catch_up().await.expect("the changes");
+        self.app.identity.principals.reload().await.expect("users and revocations");
     }
 
     /// A server without request screening: what stands behind the tripwire must hold by itself.
@@ -124,32 +204,33 @@ impl Lab {
 
     /// A server that never bans these networks.
     pub(crate) async fn allowing(allow: &[&str], change: impl FnOnce(&mut ServerConfig)) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
+        let clock = Arc::new(TestClock::at(epoch()));
         let allow = allow.iter().map(|net| net.parse().expect("a network")).collect();
-        Self::over(folder, store, FakeDevice::new(), allow, change).await
+        let ground = Ground { folder, store, clock, key: SigningKey::Secret(SECRET), seed: 7 };
+        Self::over(ground, FakeDevice::new(), allow, change).await
     }
 
     async fn over(
-        folder: TempDir,
-        store: Arc<Flaky>,
+        ground: Ground,
         device: Arc<FakeDevice>,
         ban_allow: Vec<ipnet::IpNet>,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Self {
+        let Ground { folder, store, clock, key, seed } = ground;
         let mut config = config();
         change(&mut config);
-        let clock = Arc::new(TestClock::at(epoch()));
-        let ambient = Ambient { clock: Arc::clone(&clock) as _, entropy: Arc::new(TestEntropy::seeded(7)) };
+        let entropy = Arc::new(TestEntropy::seeded(seed));
+        let ambient = Ambient { clock: Arc::clone(&clock) as _, entropy };
         let storage: Arc<dyn Store> = Arc::clone(&store) as _;
         let (recorder, recording) = audit::recorder(Arc::clone(&storage), ambient.clone());
         tokio::spawn(recording);
         let db = Db::new(Arc::clone(&storage), ambient.clone());
         let principals = Principals::load(Arc::clone(&storage), ambient.clone()).await.expect("principals");
         let passwords = Passwords::start(Hasher::Weak);
-        let keys = Keys::hs256(&Secret::new("0123456789abcdefghijklmnopqrstuvwxyz"), None).expect("a key");
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
-        let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
+        let tokens = Tokens::new(key.keys(), AUDIENCE.to_owned(), lifetimes);
         let root = SystemPermit::root("system");
         let identity = Identity::new(
             &db,
@@ -161,7 +242,9 @@ impl Lab {
             root,
             Directories::default(),
         );
-        identity.agents.ensure_first(&SystemPermit::root("system"), None).await.expect("the first agent");
+        let system = SystemPermit::root("system");
+        identity.publish_key(&system).await.expect("the public key");
+        identity.agents.ensure_first(&system, None).await.expect("the first agent");
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let world = Arc::new(DeviceWorld { device: Arc::clone(&port), name: "fake".to_owned() });
         let guard =
@@ -183,7 +266,8 @@ impl Lab {
             device.catalogue().actions().map(|action| action.role().to_owned()).collect();
         let users = Users::new(db.clone(), ambient.clone(), principals, passwords, roles.into());
         let console = SystemPermit::root("console");
-        for (name, roles) in PEOPLE {
+        let nobody = users.console(&console).list().await.expect("the users").is_empty();
+        for (name, roles) in PEOPLE.into_iter().filter(|_| nobody) {
             let roles: Vec<String> = roles.iter().map(|&role| role.to_owned()).collect();
             users.console(&console).create(name, password(name), &roles).await.expect("a user");
         }
@@ -221,8 +305,10 @@ impl Lab {
             recorder,
             runs,
             tokens: Mutex::default(),
+            key,
             agents: std::sync::atomic::AtomicU32::new(0),
-            _folder: folder,
+            folder,
+            seed,
         }
     }
 
@@ -241,6 +327,30 @@ impl Lab {
 
     pub(crate) fn get(&self, path: &str) -> Ask<'_> {
         self.ask(Method::GET, path)
+    }
+
+    pub(crate) fn put(&self, path: &str) -> Ask<'_> {
+        self.ask(Method::PUT, path)
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Ask<'_> {
+        self.ask(Method::DELETE, path)
+    }
+
+    /// A pair of tokens for an agent.
+    pub(crate) async fn pair(&self, id: &str, secret: &str) -> (String, String) {
+        let body = serde_json::json!({ "agent_id": id, "agent_secret": secret });
+        pair_of(&self.post("/agents/auth/token").json(&body).send().await.ok())
+    }
+
+    /// Whether this credential is taken.
+    pub(crate) async fn takes(&self, credential: &str) -> bool {
+        let answer = self.get("/auth/me").signed(credential).send().await;
+        if answer.status == StatusCode::OK {
+            return true;
+        }
+        answer.refused(401, "unauthorized");
+        false
     }
 
     pub(crate) fn post(&self, path: &str) -> Ask<'_> {
@@ -277,7 +387,8 @@ impl Lab {
     /// Id and secret of a new agent with these scopes.
     pub(crate) async fn agent(&self, scopes: &[&str]) -> (String, String) {
         let admin = self.sign_in("zoe").await;
-        let name = format!("agent {}", self.agents.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let name =
+            format!("agent {}.{}", self.seed, self.agents.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let body = serde_json::json!({ "name": name, "scopes": scopes });
         let made = self.post("/agents").signed(&admin).json(&body).send().await;
         assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
@@ -321,6 +432,12 @@ impl Lab {
     }
 }
 
+/// Access and refresh token of an answer.
+pub(crate) fn pair_of(answer: &Value) -> (String, String) {
+    let text = |name: &str| answer[name].as_str().unwrap_or_else(|| panic!("{name}: {answer}")).to_owned();
+    (text("access_token"), text("refresh_token"))
+}
+
 /// The password of a person.
 pub(crate) fn password(name: &str) -> Secret {
     Secret::new(format!("{name} and {PASSWORD}"))
@@ -360,6 +477,21 @@ impl Ask<'_> {
         let mut ask = self.header("content-type", media_type);
         ask.body = body.into();
         ask
+    }
+
+    /// A form.
+    pub(crate) fn form(self, pairs: &[(&str, &str)]) -> Self {
+        let encode = |text: &str| {
+            text.bytes().fold(String::new(), |mut out, byte| {
+                let plain = byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+                let escaped = if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+                out.push_str(&escaped);
+                out
+            })
+        };
+        let pairs: Vec<String> =
+            pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+        self.typed("application/x-www-form-urlencoded", pairs.join("&"))
     }
 
     /// A body without a media type.

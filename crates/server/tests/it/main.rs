@@ -1,5 +1,9 @@
 //! The device server from outside: every row of the contract, in process, on a temporary database.
 
+mod agent_secrets;
+mod agents;
+mod api_keys;
+mod assertions;
 mod audit;
 mod bans;
 mod bodies;
@@ -13,13 +17,16 @@ mod lab;
 mod limits;
 mod listener;
 mod matrix;
+mod oauth;
 mod perimeter;
 mod runs;
 mod screening;
 mod service;
+mod sessions;
 mod sign_in;
 mod stop;
 mod storage;
+mod tokens;
 mod users;
 mod vectors;
 mod wire;
