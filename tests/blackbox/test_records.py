@@ -98,6 +98,9 @@ class Records(unittest.TestCase):
             self.assertEqual(server.get("/audit", "vera").status_code, 403)
             self.assertEqual(len(server.events("authorization_denied")), 2)
 
+            # Lines are written behind the answer: the last one so far must be there before they are counted.
+            last = server.get("/audit", "vera").headers["x-request-id"]
+            wait_for(lambda: any(line.get("request_id") == last and line.get("target") == "access" for line in server.log_lines()), "the line", 5)
             before = sum(line.get("target") == "access" for line in server.log_lines())
             sent = []
             with server.as_user() as client:

@@ -239,15 +239,17 @@ impl Throttle {
         self.db
             .count(move |tx| {
                 Box::pin(async move {
-                    let Some(mut found) = identity::get::<Guesses>(tx, &guesser.id).await? else {
+                    let mut known = identity::get::<Guesses>(tx, &guesser.id).await?;
+                    if known.is_none() {
                         let mut first = Guesses::new(guesser.id.clone(), guesser.account.clone(), now);
                         let taken = first.take(&guesser.network, now);
-                        return match identity::insert(tx, &first).await? {
-                            Put::Done => Ok(taken),
-                            // Another server has made it meanwhile: this guess was not counted, so it is not evaluated.
-                            Put::Taken | Put::Stale => Ok(Err(Duration::from_secs(1))),
-                        };
-                    };
+                        if identity::insert(tx, &first).await? == Put::Done {
+                            return Ok(taken);
+                        }
+                        // Another server has made it meanwhile; now it can be seen.
+                        known = identity::get(tx, &guesser.id).await?;
+                    }
+                    let Some(mut found) = known else { return Ok(Err(Duration::from_secs(1))) };
                     let taken = found.document.take(&guesser.network, now);
                     found.document.account.clone_from(&guesser.account);
                     if taken.is_ok() {
