@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use interlock_directory::{DirectoryError, Identity, Ldap, Oidc, PendingFlow, Step};
 use interlock_engine::Ambient;
-use interlock_engine::auth::{Begun, Directories, Elsewhere, External, PasswordDirectory, WebDirectory};
+use interlock_engine::auth::{
+    Begun, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebDirectory,
+};
 use interlock_model::secret::Secret;
 
 use crate::config::ServerSettings;
@@ -53,6 +55,14 @@ impl WebDirectory for OidcPort {
         let Ambient { clock, entropy } = &self.ambient;
         let signed_in = self.oidc.finish(clock.now(), &**entropy, flow, query).await;
         Ok(external(signed_in.map_err(|error| elsewhere(&error))?.identity, "oidc"))
+    }
+
+    async fn signed_out(&self, token: &str) -> Result<SignedOut, Elsewhere> {
+        let judged = self.oidc.back_channel_logout(self.ambient.clock.now(), token).await;
+        let order = judged.map_err(|error| elsewhere(&error))?;
+        // Sessions are known here by their person: an order for one of them ends all that came from the provider.
+        let nobody = || Elsewhere::Refused("the order names nobody".to_owned());
+        Ok(SignedOut { subject: order.subject.ok_or_else(nobody)?, id: order.jti, until: order.expires })
     }
 }
 

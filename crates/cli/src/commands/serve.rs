@@ -328,6 +328,7 @@ impl Wired<'_> {
             Box::pin(Arc::clone(principals).watch(WATCHING)),
             Box::pin(bans.clone().watch(WATCHING)),
             Box::pin(identity.api_keys.clone().note_use_forever(system(), NOTING)),
+            Box::pin(Arc::clone(&identity.sessions).watch_scopes_forever(NOTING)),
         ];
         let roles: Vec<String> = device
             .iter()

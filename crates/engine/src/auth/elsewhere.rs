@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::documents::Session;
+use super::documents::{Session, Used};
 use super::sessions::{Issued, Opening};
 use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit};
 use crate::Ambient;
@@ -78,6 +78,19 @@ pub trait WebDirectory: Send + Sync {
     async fn begin(&self) -> Result<Begun, Elsewhere>;
     /// Ends it with the query that the browser came back with.
     async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere>;
+    /// Judges the provider's order to sign somebody out.
+    async fn signed_out(&self, token: &str) -> Result<SignedOut, Elsewhere>;
+}
+
+/// An order to sign somebody out.
+#[derive(Debug)]
+pub struct SignedOut {
+    /// Whom, as [`External::subject`].
+    pub subject: String,
+    /// Id of the order: it counts once.
+    pub id: String,
+    /// The order is over then.
+    pub until: Timestamp,
 }
 
 /// The directories of this installation.
@@ -379,6 +392,43 @@ impl Arrivals {
             return Err(SignInError::Refused);
         };
         Ok(self.sessions.issue(session)?)
+    }
+}
+
+impl Arrivals {
+    /// Ends every session of somebody whom the provider signs out (OpenID Connect Back-Channel Logout 1.0).
+    ///
+    /// # Errors
+    /// [`SignInError::Refused`] for whatever is no such order, or was one before.
+    pub async fn sign_out_elsewhere(&self, token: &str, origin: &Origin) -> Result<usize, SignInError> {
+        let web = self.directories.web.as_ref().ok_or(SignInError::NotOffered)?;
+        let order = match web.signed_out(token).await {
+            Ok(order) => order,
+            Err(Elsewhere::Refused(reason)) => {
+                self.note_refusal("oidc", &reason, origin);
+                return Err(SignInError::Refused);
+            }
+            Err(Elsewhere::Unavailable(reason)) => {
+                tracing::warn!(reason, "the provider could not be asked");
+                return Err(SignInError::Elsewhere);
+            }
+        };
+        let used = Used { what: format!("logout {}", digest(&order.id)), until: order.until };
+        if !self.sessions.use_once(used).await? {
+            return Err(SignInError::Refused);
+        }
+        let account = identity::read::<Account>(self.db.read(), &digest(&order.subject)).await?;
+        let Some(account) = account else { return Ok(0) };
+        let user = account.document.user;
+        let own = identity::list::<Session>(self.db.read(), Some(&user)).await?;
+        let mut ended = 0;
+        for session in own.iter().filter(|session| session.ended_at.is_none() && session.method == "oidc") {
+            let proof =
+                self.system.acting("session.ended", Some(session.id.clone())).on_behalf(&user, origin);
+            self.sessions.end(&proof, &session.id, "manual").await?;
+            ended += 1;
+        }
+        Ok(ended)
     }
 }
 

@@ -84,7 +84,10 @@ impl Guard {
             return Err(Refused::Stale);
         }
         match policy::decide(caller.grants(), &needs) {
-            Ok(()) => Ok(permit),
+            Ok(()) => {
+                self.sessions.note_use(caller, &needs);
+                Ok(permit)
+            }
             Err(denied) => {
                 let details = json!({ "denied": A::NAME });
                 security::event(

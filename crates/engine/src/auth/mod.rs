@@ -3,6 +3,7 @@
 //! The way of a request: a token becomes a [`Caller`] ([`Guard::authenticate`]); a caller and a target become a [`Permit`]
 //! ([`Guard::permit`]); a permit opens a transaction ([`Db::write`]). Each step exists only if the one before succeeded.
 
+mod activity;
 mod assertion;
 mod db;
 pub mod documents;
@@ -21,7 +22,7 @@ mod tokens;
 pub use assertion::{BadKey, check_keys};
 pub use db::{Db, Recorded};
 pub use elsewhere::{
-    Arrivals, Begun, Directories, Elsewhere, External, PasswordDirectory, WebDirectory, WebSignIn,
+    Arrivals, Begun, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebDirectory, WebSignIn,
 };
 pub use guard::{Guard, Refused};
 pub(crate) use keys::new_agent_secret;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use interlock_model::action::LogOut;
+use interlock_model::action::{LogOut, Needs};
 use interlock_model::policy::{self, Grants, PrincipalKind};
 use interlock_model::scope::Scope;
 use interlock_model::secret::Secret;
@@ -18,7 +18,9 @@ use interlock_store::{Error, Revocation, Tx, UserRow};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::activity::Activity;
 use super::documents::{Agent, ApiKey, Session};
+use super::elsewhere::NO_PASSWORD;
 use super::tokens::{Claims, Issue, TokenKind};
 use super::{Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
 use crate::Ambient;
@@ -28,6 +30,11 @@ use crate::security::{self, Event};
 const CACHE: usize = 10_000;
 /// The same client may repeat a refresh within this time.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+/// A person proves who it is again after this long, whatever was refreshed.
+const LONGEST: Duration = Duration::from_hours(24 * 90);
+/// The same for people of a directory: what they lose there, they lose here by then.
+const LONGEST_ELSEWHERE: Duration = Duration::from_hours(12);
 
 /// Tokens of a session, shown once.
 #[derive(Debug)]
@@ -155,6 +162,8 @@ pub struct Sessions {
     tokens: Tokens,
     system: SystemPermit,
     cache: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
+    /// Scopes that agents use.
+    activity: Activity,
     /// API keys used since the last flush.
     used_keys: Mutex<BTreeMap<String, Timestamp>>,
 }
@@ -181,6 +190,7 @@ impl Sessions {
             tokens,
             system,
             cache: Mutex::default(),
+            activity: Activity::default(),
             used_keys: Mutex::default(),
         })
     }
@@ -337,6 +347,12 @@ impl Sessions {
             };
             if !unchanged {
                 return Err(TokenError::Principal.into());
+            }
+        }
+        if let Present::User(user) = &present {
+            let longest = if user.password_hash == NO_PASSWORD { LONGEST_ELSEWHERE } else { LONGEST };
+            if now.since(Timestamp::from_seconds(claims.auth_time)) > longest {
+                return Err(TokenError::Expired.into());
             }
         }
         let next = Rotation {
@@ -594,6 +610,25 @@ impl Sessions {
     /// Whether what is known of revocations is fresh enough to rely on.
     pub(super) fn is_fresh(&self) -> bool {
         self.principals.is_fresh()
+    }
+
+    /// Notes that a caller was permitted something.
+    pub(super) fn note_use(&self, caller: &Caller, needs: &Needs) {
+        let _unusual = self.activity.note(caller, needs, &self.principals, self.ambient.clock.now());
+    }
+
+    /// Reads which scopes agents have used, then stores what is new once in every `period`, until dropped. Run it as a
+    /// background task.
+    pub async fn watch_scopes_forever(self: Arc<Self>, period: Duration) {
+        if let Err(error) = self.activity.load(&self.db).await {
+            tracing::warn!(%error, "the scopes that agents have used could not be read");
+        }
+        loop {
+            tokio::time::sleep(period).await;
+            if let Err(error) = self.activity.store(&self.db, &self.system).await {
+                tracing::warn!(%error, "the scopes that agents have used could not be stored");
+            }
+        }
     }
 
     /// Takes the keys that were used since last time.

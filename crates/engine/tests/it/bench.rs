@@ -158,6 +158,16 @@ impl Bench {
     }
 
     pub(crate) async fn over(store: Arc<dyn Store>, device: Arc<Scripted>, seed: u64) -> Self {
+        Self::with(store, device, seed, Directories::default()).await
+    }
+
+    /// A process that signs people in against these directories too.
+    pub(crate) async fn with(
+        store: Arc<dyn Store>,
+        device: Arc<Scripted>,
+        seed: u64,
+        directories: Directories,
+    ) -> Self {
         let clock = Arc::new(TestClock::at(Timestamp::from_seconds(1_780_000_000)));
         let ambient =
             Ambient { clock: Arc::clone(&clock) as _, entropy: Arc::new(TestEntropy::seeded(seed)) };
@@ -170,16 +180,8 @@ impl Bench {
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 86_400 };
         let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
         let root = SystemPermit::root("system");
-        let identity = Identity::new(
-            &db,
-            &ambient,
-            &principals,
-            &passwords,
-            tokens,
-            &recorder,
-            root,
-            Directories::default(),
-        );
+        let identity =
+            Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root, directories);
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let guard = Guard::new(
             Arc::clone(&identity.sessions),

@@ -1,6 +1,7 @@
 //! The use cases together with a real database: what must hold when many act at once and when processes die.
 
 mod bench;
+mod elsewhere;
 mod executions;
 mod principals;
 mod reconcile;

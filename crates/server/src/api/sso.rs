@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::agents::no_store;
-use crate::body::JsonBody;
+use crate::body::{FormBody, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, PublicReason};
@@ -31,6 +31,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .public(Method::GET, "/auth/oidc/login", PublicReason::SignIn, oidc_login)
         .public(Method::GET, "/auth/oidc/callback", PublicReason::SignIn, oidc_callback)
         .public(Method::POST, "/auth/oidc/exchange", PublicReason::SignIn, oidc_exchange)
+        .public(Method::POST, "/auth/oidc/logout", PublicReason::SignIn, oidc_logout)
 }
 
 async fn sign_in_methods(State(identity): State<Identity>) -> Json<Value> {
@@ -122,4 +123,25 @@ async fn oidc_exchange(
         roles: issued.session.roles,
     };
     Ok(no_store(Json(answer)).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct LogoutForm {
+    logout_token: Secret,
+}
+
+async fn oidc_logout(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    FormBody(form): FormBody<LogoutForm>,
+) -> Result<Response, ApiError> {
+    match identity.arrivals.sign_out_elsewhere(form.logout_token.expose(), &origin).await {
+        Ok(_) => Ok(no_store(StatusCode::OK)),
+        Err(SignInError::Refused) => Err(ApiError::oauth(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "This is no order of the provider to sign somebody out.",
+        )),
+        Err(error) => Err(error.into()),
+    }
 }

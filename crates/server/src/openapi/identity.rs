@@ -16,6 +16,15 @@ pub(super) const OPERATIONS: &[Entry] = &[
     ),
     (
         "POST",
+        "/auth/oidc/logout",
+        "oidc_logout",
+        "Sign-in",
+        "The provider's order to sign somebody out (OpenID Connect Back-Channel Logout)",
+        "LogoutForm",
+        "",
+    ),
+    (
+        "POST",
         "/auth/oidc/exchange",
         "oidc_exchange",
         "Sign-in",
@@ -228,6 +237,7 @@ pub(super) type Shape =
     (&'static str, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 
 pub(super) const SHAPES: &[Shape] = &[
+    ("LogoutForm", &[("logout_token", "string")], &[]),
     ("ExchangeRequest", &[("code", "string")], &[]),
     ("RefreshRequest", &[("refresh_token", "string")], &[]),
     ("RevokeRequest", &[], &[("refresh_token", "string"), ("token", "string")]),

@@ -125,6 +125,7 @@ fn is_sign_in(path: &str) -> bool {
             | "/auth/oidc/login"
             | "/auth/oidc/callback"
             | "/auth/oidc/exchange"
+            | "/auth/oidc/logout"
     ) || path.starts_with("/agents/") && path.ends_with("/credentials")
 }
 
