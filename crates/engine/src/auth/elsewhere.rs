@@ -419,12 +419,12 @@ impl Arrivals {
         }
         let account = identity::read::<Account>(self.db.read(), &digest(&order.subject)).await?;
         let Some(account) = account else { return Ok(0) };
-        let user = account.document.user;
-        let own = identity::list::<Session>(self.db.read(), Some(&user)).await?;
+        let person = account.document.user;
+        let own = identity::list::<Session>(self.db.read(), Some(&person)).await?;
         let mut ended = 0;
         for session in own.iter().filter(|session| session.ended_at.is_none() && session.method == "oidc") {
             let proof =
-                self.system.acting("session.ended", Some(session.id.clone())).on_behalf(&user, origin);
+                self.system.acting("session.ended", Some(session.id.clone())).on_behalf(&person, origin);
             self.sessions.end(&proof, &session.id, "manual").await?;
             ended += 1;
         }
