@@ -45,6 +45,12 @@ pub(crate) fn keep(path: &Path, make: impl FnOnce() -> anyhow::Result<Vec<u8>>) 
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     }
     let bytes = make()?;
+    replace(path, &bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a file with mode 0600 in place of what was there: a reader sees the old content or the new.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
@@ -57,10 +63,10 @@ pub(crate) fn keep(path: &Path, make: impl FnOnce() -> anyhow::Result<Vec<u8>>) 
         .mode(0o600)
         .open(&temporary)
         .with_context(|| format!("write {}", temporary.display()))?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    Ok(bytes)
+    Ok(())
 }
 
 /// Opens the database that the settings name.

@@ -5,15 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use interlock_engine::auth::{Lockout, SystemPermit, Throttle};
+use interlock_engine::auth::documents::PublicKey;
+use interlock_engine::auth::{Keys, Lockout, SystemPermit, Throttle};
 use interlock_engine::bans::{BanError, Bans};
+use interlock_engine::identity;
+use interlock_engine::revocations::{self, Ended, Revocations};
 use interlock_engine::users::{UserChange, UserError, Users};
 use interlock_engine::{BanRow, UserRow};
+use interlock_model::Timestamp;
 use interlock_model::audit::Hash;
 use interlock_model::secret::Secret;
 
 use crate::config::Config;
 use crate::installation::{self, Parts};
+
+/// Longer than servers need to learn of a published key.
+const KNOWN_EVERYWHERE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A signing key was changed.
+pub(crate) struct Rotated {
+    /// Id of the key that signs now.
+    pub(crate) kid: String,
+    /// Id of the one before.
+    pub(crate) before: String,
+    /// End of that one.
+    pub(crate) until: Timestamp,
+}
 
 /// An installation opened through its state folder.
 pub(crate) struct Local {
@@ -114,6 +131,50 @@ impl Local {
 
     fn throttle(&self) -> Throttle {
         Throttle::new(self.parts.db.clone(), self.parts.ambient.clone())
+    }
+
+    /// Signs with a new key from here on, on every server of this state folder; the one before is good until its tokens end.
+    pub(crate) async fn rotate_key(&self, state: &Path) -> anyhow::Result<Rotated> {
+        let environment = std::env::vars().collect();
+        let settings = Config::load(None, &environment, &[])?.server()?;
+        if settings.jwt_secret.is_some() {
+            bail!(
+                "JWT_SECRET_KEY is set, so tokens are signed with that; to change it, put the old value into JWT_SECRET_KEY_PREVIOUS"
+            );
+        }
+        let path = installation::key_path(state);
+        let old = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let (before, before_public) =
+            Keys::public_of(&old).with_context(|| format!("use {}", path.display()))?;
+        let new = Keys::generate()?;
+        let (kid, public) = Keys::public_of(&new)?;
+        let Parts { ambient, db, .. } = &self.parts;
+        let now = ambient.clock.now();
+        // Known everywhere before it signs anything.
+        for (kid, public) in [(&before, before_public), (&kid, public)] {
+            let key = PublicKey { kid: kid.clone(), public, created_at: now, retired_at: None };
+            identity::publish(db, &self.permit, key).await.context("publish the new key")?;
+        }
+        tokio::time::sleep(KNOWN_EVERYWHERE).await;
+        installation::replace(&path, &new)?;
+        // Servers notice the file within seconds; until then they sign with the old key.
+        let longest = settings.refresh_days * 86_400;
+        let life = std::time::Duration::from_secs(longest.unsigned_abs() + 120);
+        let until = identity::retire(db, &self.permit, before.clone(), now, life)
+            .await
+            .context("retire the old key")?;
+        Ok(Rotated { kid, before, until: until.context("the old key was not published")? })
+    }
+
+    /// What is dead before its time.
+    pub(crate) async fn export_revocations(&self) -> anyhow::Result<Revocations> {
+        revocations::export(&*self.parts.store, &self.parts.ambient).await.context("read what is revoked")
+    }
+
+    /// Ends what is dead by a document.
+    pub(crate) async fn import_revocations(&self, dead: Revocations) -> anyhow::Result<Ended> {
+        let Parts { ambient, db, .. } = &self.parts;
+        revocations::import(db, &self.permit, ambient, dead).await.context("store what is revoked")
     }
 
     /// Ends cleanly.

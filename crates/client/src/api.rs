@@ -1,5 +1,6 @@
 //! One method for each endpoint. Paths and bodies are those of docs/reference/device-http.md.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ClientError;
 use crate::answer::{self, accept, value};
+use crate::renewal::Renewal;
 
 /// Longest wait for the report of an emergency stop: the server answers when every device is safe or has failed to be.
 const STOP_TIMEOUT: Duration = Duration::from_mins(2);
@@ -34,7 +36,8 @@ pub struct Client {
     http: reqwest::Client,
     address: Url,
     shown: String,
-    headers: HeaderMap,
+    headers: Arc<RwLock<HeaderMap>>,
+    renewal: Option<Arc<Renewal>>,
     answer_timeout: Duration,
 }
 
@@ -142,9 +145,10 @@ impl Client {
         address: Url,
         shown: String,
         headers: HeaderMap,
+        renewal: Option<Arc<Renewal>>,
         answer_timeout: Duration,
     ) -> Self {
-        Self { http, address, shown, headers, answer_timeout }
+        Self { http, address, shown, headers: Arc::new(RwLock::new(headers)), renewal, answer_timeout }
     }
 
     /// The server's address.
@@ -154,7 +158,20 @@ impl Client {
 
     /// Whether requests carry a token.
     pub fn has_token(&self) -> bool {
-        !self.headers.is_empty()
+        !self.headers().is_empty()
+    }
+
+    /// What requests carry at this moment.
+    pub(crate) fn headers(&self) -> HeaderMap {
+        self.headers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_headers(&self, headers: HeaderMap) {
+        *self.headers.write().unwrap_or_else(PoisonError::into_inner) = headers;
+    }
+
+    pub(crate) fn renewal(&self) -> Option<&Renewal> {
+        self.renewal.as_deref()
     }
 
     pub(crate) fn answer_timeout(&self) -> Duration {
@@ -168,6 +185,15 @@ impl Client {
         segments: &[&str],
         query: &[(&str, String)],
     ) -> RequestBuilder {
+        self.http.request(method, self.place(segments, query)).headers(self.headers())
+    }
+
+    /// A request without a token.
+    pub(crate) fn bare_request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        self.http.request(method, self.place(segments, &[]))
+    }
+
+    fn place(&self, segments: &[&str], query: &[(&str, String)]) -> Url {
         let mut url = self.address.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -175,10 +201,10 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.http.request(method, url).headers(self.headers.clone())
+        url
     }
 
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+    pub(crate) async fn send_once(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         request.send().await.map_err(|error| ClientError::from_transport(&self.shown, &error))
     }
 
@@ -191,7 +217,7 @@ impl Client {
         }
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(
         &self,
         segments: &[&str],
         query: &[(&str, String)],
@@ -201,7 +227,7 @@ impl Client {
         value(&self.shown, self.send(request).await?).await
     }
 
-    async fn post<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn post<T: serde::de::DeserializeOwned>(
         &self,
         segments: &[&str],
         body: &Value,
@@ -218,8 +244,8 @@ impl Client {
     pub async fn login(&self, username: &str, password: &Secret) -> Result<LoginAnswer, ClientError> {
         let body = json!({ "username": username, "password": password.expose() });
         let request =
-            self.request(Method::POST, &["auth", "login"], &[]).timeout(self.answer_timeout).json(&body);
-        value(&self.shown, self.send(request).await?).await
+            self.bare_request(Method::POST, &["auth", "login"]).timeout(self.answer_timeout).json(&body);
+        value(&self.shown, self.send_once(request).await?).await
     }
 
     /// Kills the token.
@@ -424,8 +450,7 @@ impl Client {
             .ok()
             .filter(|url| url.origin() == self.address.origin());
         let url = url.ok_or_else(|| ClientError::Settings("the path is not part of a URL".to_owned()))?;
-        let mut request =
-            self.http.request(method, url).headers(self.headers.clone()).timeout(self.answer_timeout);
+        let mut request = self.http.request(method, url).headers(self.headers()).timeout(self.answer_timeout);
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -1,13 +1,14 @@
 //! Making a client: which address, which authorities, which limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_model::secret::Secret;
-use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Url};
 
-use crate::{Client, ClientError};
+use crate::renewal::{Renewal, signed};
+use crate::{Client, ClientError, TokenStore};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +22,7 @@ pub struct Builder {
     url: String,
     ca: Option<Vec<u8>>,
     token: Option<Secret>,
+    renewal: Option<Arc<dyn TokenStore>>,
     answer_timeout: Option<Duration>,
 }
 
@@ -41,6 +43,12 @@ impl Builder {
     /// Signs in with this token.
     pub fn token(mut self, token: Secret) -> Self {
         self.token = Some(token);
+        self
+    }
+
+    /// Renews the token with the refresh token of this store, once, when it has ended.
+    pub fn renewed_by(mut self, store: Arc<dyn TokenStore>) -> Self {
+        self.renewal = Some(store);
         self
     }
 
@@ -94,16 +102,9 @@ impl Builder {
                 "this machine trusts no certificate authority".to_owned()
             },
         })?;
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &self.token {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", token.expose().trim())).map_err(|_| {
-                    ClientError::Settings("the token holds characters that a token never has".to_owned())
-                })?;
-            value.set_sensitive(true);
-            headers.insert(reqwest::header::AUTHORIZATION, value);
-        }
-        Ok(Client::new(http, address, shown, headers, self.answer_timeout.unwrap_or(ANSWER_TIMEOUT)))
+        let headers = self.token.as_ref().map(signed).transpose()?.unwrap_or_default();
+        let renewal = self.renewal.map(|store| Arc::new(Renewal::new(store)));
+        Ok(Client::new(http, address, shown, headers, renewal, self.answer_timeout.unwrap_or(ANSWER_TIMEOUT)))
     }
 }
 

@@ -10,6 +10,8 @@ mod builder;
 mod error;
 mod execute;
 mod follow;
+mod identity;
+mod renewal;
 mod sse;
 
 pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};
@@ -17,3 +19,8 @@ pub use builder::{Builder, server_address};
 pub use error::{ClientError, Refusal};
 pub use execute::{Submission, Submitted};
 pub use follow::{Follow, News};
+pub use identity::{
+    AgentEdit, AgentSecretAnswer, ApiKeyAnswer, Explanation, NewAgent, NewAgentSecret, NewApiKey, Question,
+    Revoke,
+};
+pub use renewal::{TokenPair, TokenStore};

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod janitor;
 pub mod metrics;
 pub mod reads;
+pub mod revocations;
 pub mod runs;
 pub mod security;
 pub mod users;

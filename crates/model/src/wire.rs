@@ -8,7 +8,7 @@ use crate::policy::PrincipalKind;
 use crate::run::{RunError, RunState};
 use crate::scope::Scope;
 use crate::secret::Secret;
-use crate::{RunId, Timestamp};
+use crate::{AgentId, RunId, Timestamp};
 
 /// POST `/auth/login`.
 #[derive(Debug, Deserialize)]
@@ -257,6 +257,109 @@ pub struct BanView {
     pub ends_at: Option<Timestamp>,
     /// Automatic bans of this network in a row; 0 for one that a person added.
     pub offences: u32,
+}
+
+/// An agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Its id.
+    pub id: AgentId,
+    /// Name for people.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// Where outcomes are told.
+    pub webhook_url: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// `active` or `disabled`.
+    pub status: String,
+    /// It has a secret or a key.
+    pub has_credentials: bool,
+    /// When it last signed in.
+    pub last_seen_at: Option<Timestamp>,
+    /// Its secrets, without the secrets.
+    pub secrets: Vec<AgentSecretView>,
+    /// How many public keys are registered.
+    pub keys: usize,
+}
+
+/// A secret as an administrator may see it: everything but the secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentSecretView {
+    /// Short id.
+    pub id: String,
+    /// When it was set.
+    pub created_at: Timestamp,
+    /// Dead from then on.
+    pub expires_at: Option<Timestamp>,
+    /// When it last gave a token.
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// A session as its owner sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Its id, also the family of its tokens.
+    pub id: String,
+    /// User name or agent id.
+    pub principal: String,
+    /// Person or agent.
+    pub kind: PrincipalKind,
+    /// Name for people.
+    pub name: String,
+    /// How identity was proved.
+    pub method: String,
+    /// Factors (RFC 8176).
+    pub amr: Vec<String>,
+    /// From where.
+    pub client_ip: String,
+    /// With what.
+    pub user_agent: String,
+    /// Begin.
+    pub created_at: Timestamp,
+    /// Tokens were last issued.
+    pub last_used_at: Timestamp,
+    /// End of its last token.
+    pub expires_at: Timestamp,
+    /// It is the one that asks.
+    pub current: bool,
+}
+
+/// An API key without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApiKeyView {
+    /// Public part of the key.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// Whom it stands for.
+    pub principal: String,
+    /// Person or agent.
+    pub kind: PrincipalKind,
+    /// What it may do, at most what its principal may.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// By whom.
+    pub created_by: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// Revoked since.
+    pub revoked_at: Option<Timestamp>,
+    /// Last use, to the minute.
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// A role.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoleView {
+    /// What it is for; empty for those that are built in.
+    pub description: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// This installation has defined it.
+    pub custom: bool,
 }
 
 /// A row of the audit trail.

@@ -4,6 +4,7 @@
 //! `INTERLOCK_TOKEN` with `INTERLOCK_URL` when both are set.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_client::{Client, server_address};
@@ -29,6 +30,8 @@ pub(crate) struct Target {
     /// Who the context's token belongs to.
     pub(crate) user: Option<String>,
     expires_at: Option<Timestamp>,
+    /// The token is the context's own, with a refresh token beside it.
+    renewable: bool,
     current: bool,
 }
 
@@ -69,6 +72,9 @@ impl Target {
         }
         if let Some(token) = &self.token {
             builder = builder.token(token.clone());
+        }
+        if let Some(name) = self.context.as_ref().filter(|_| self.renewable) {
+            builder = builder.renewed_by(Arc::new(contexts::Kept { name: name.clone() }));
         }
         if let Some(limit) = answer_timeout {
             builder = builder.answer_timeout(limit);
@@ -124,6 +130,7 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
     let kept = kept.unwrap_or_default();
     Ok(Target {
         ca_file: ca_file.or(kept.ca_file),
+        renewable: given.is_none() && kept.refresh_token.is_some(),
         expires_at: if given.is_some() { None } else { kept.expires_at },
         user: if given.is_some() { None } else { kept.user },
         token: given.or(kept.token),

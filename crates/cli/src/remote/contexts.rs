@@ -9,7 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use interlock_client::Client;
+use interlock_client::{Client, TokenPair, TokenStore};
 use interlock_model::secret::Secret;
 use interlock_model::wire::LoginAnswer;
 use interlock_model::{Clock as _, Timestamp};
@@ -37,12 +37,56 @@ pub(crate) struct Context {
     /// Their token.
     #[serde(default, serialize_with = "exposed")]
     pub(crate) token: Option<Secret>,
+    /// Exchanged for a new token when that has ended.
+    #[serde(default, serialize_with = "exposed", skip_serializing_if = "Option::is_none")]
+    pub(crate) refresh_token: Option<Secret>,
     /// End of the token by the clock here.
     #[serde(default)]
     pub(crate) expires_at: Option<Timestamp>,
     /// Members of later versions, kept as they are.
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
+}
+
+impl Context {
+    /// Keeps the tokens of an answer.
+    fn take(&mut self, answer: &LoginAnswer) {
+        let lifetime = std::time::Duration::from_secs(u64::try_from(answer.expires_in).unwrap_or(0));
+        self.token = Some(Secret::new(answer.access_token.clone()));
+        self.refresh_token = answer.refresh_token.clone().map(Secret::new);
+        self.expires_at = Some(SystemClock.now().plus(lifetime));
+    }
+
+    /// Forgets the tokens.
+    pub(crate) fn forget(&mut self) {
+        self.token = None;
+        self.refresh_token = None;
+        self.expires_at = None;
+    }
+}
+
+/// The tokens of one context, for a client that renews them.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Name of the context.
+    pub(crate) name: String,
+}
+
+impl TokenStore for Kept {
+    fn load(&self) -> Option<TokenPair> {
+        let mut all = load().ok()?;
+        let Context { token, refresh_token, .. } = all.contexts.remove(&self.name)?;
+        Some(TokenPair { access: token?, refresh: refresh_token? })
+    }
+
+    fn save(&self, answer: &LoginAnswer) {
+        // A pair that cannot be kept serves this command; the next one asks to sign in.
+        let _ = change(|all| {
+            if let Some(context) = all.contexts.get_mut(&self.name) {
+                context.take(answer);
+            }
+        });
+    }
 }
 
 /// The file is the one place where a token is written out.
@@ -116,16 +160,14 @@ pub(crate) async fn sign_in_and_save(
     }
     let client = builder.build()?;
     let answer = client.login(user, password).await?;
-    let lifetime = std::time::Duration::from_secs(u64::try_from(answer.expires_in).unwrap_or(0));
-    let context = Context {
+    let mut context = Context {
         url: client.url().to_owned(),
         // The command may be used in another folder next time.
         ca_file: ca_file.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
         user: Some(answer.user.clone()),
-        token: Some(Secret::new(answer.access_token.clone())),
-        expires_at: Some(SystemClock.now().plus(lifetime)),
-        more: Map::new(),
+        ..Context::default()
     };
+    context.take(&answer);
     save(name, context, true)?;
     Ok(answer)
 }

@@ -5,6 +5,7 @@
 //! that takes [`ui::Ui`] and [`connect::Session`].
 
 mod actions;
+mod agents;
 mod api;
 mod attention;
 mod audit;
@@ -14,13 +15,16 @@ mod context;
 pub(crate) mod contexts;
 mod failure;
 mod global;
+mod keys;
 mod live;
 mod lockouts;
 mod logs;
 mod parameters;
+mod roles;
 mod run;
 mod runs;
 mod sign_in;
+mod signing;
 mod status;
 mod stop;
 mod terminal;
@@ -74,6 +78,30 @@ pub(crate) enum Command {
     /// Manage the people who may sign in
     #[command(subcommand, alias = "users")]
     User(users::UserCommand),
+    /// Manage software that acts
+    #[command(subcommand, alias = "agents")]
+    Agent(agents::AgentCommand),
+    /// Manage API keys for scripts
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
+    /// See who is signed in, and end it
+    #[command(subcommand, alias = "sessions")]
+    Session(keys::SessionCommand),
+    /// Manage roles
+    #[command(subcommand, alias = "roles")]
+    Role(roles::RoleCommand),
+    /// Ask why somebody may or may not
+    #[command(subcommand)]
+    Policy(roles::PolicyCommand),
+    /// End tokens
+    #[command(subcommand)]
+    Token(roles::TokenCommand),
+    /// Change the key that signs tokens, on the server's machine
+    #[command(subcommand)]
+    Keys(signing::KeysCommand),
+    /// Save and restore what is revoked, on the server's machine
+    #[command(subcommand)]
+    Revocations(signing::RevocationsCommand),
     /// Read and check the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -108,6 +136,14 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Logout => Box::pin(sign_in::logout(&ui, global)).await,
         Command::Whoami => Box::pin(sign_in::whoami(&ui, global)).await,
         Command::User(command) => Box::pin(users::user(&ui, global, command)).await,
+        Command::Agent(command) => Box::pin(agents::agent(&ui, global, command)).await,
+        Command::Key(command) => Box::pin(keys::key(&ui, global, command)).await,
+        Command::Session(command) => Box::pin(keys::session(&ui, global, command)).await,
+        Command::Role(command) => Box::pin(roles::role(&ui, global, command)).await,
+        Command::Policy(command) => Box::pin(roles::policy(&ui, global, command)).await,
+        Command::Token(command) => Box::pin(roles::token(&ui, global, command)).await,
+        Command::Keys(command) => Box::pin(signing::keys(&ui, command)).await,
+        Command::Revocations(command) => Box::pin(signing::revocations(&ui, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
         Command::Security(command) => Box::pin(bans::security(&ui, global, command)).await,
         Command::Context(command) => context::context(&ui, command),

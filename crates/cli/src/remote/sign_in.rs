@@ -101,8 +101,7 @@ pub(crate) async fn logout(ui: &Ui, global: &Global) -> Result<(), Failure> {
     let forget = || match &target.context {
         Some(name) => contexts::change(|all| {
             if let Some(context) = all.contexts.get_mut(name) {
-                context.token = None;
-                context.expires_at = None;
+                context.forget();
             }
         }),
         None => Ok(()),

@@ -17,9 +17,8 @@ use interlock_model::action::{
 use interlock_model::scope::{self, Scope};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
-use interlock_model::wire::Operation;
-use interlock_model::{AgentId, Timestamp};
-use serde::{Deserialize, Serialize};
+use interlock_model::wire::{AgentSecretView, AgentView, Operation};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::body::{JsonBody, PageQuery, Query, SecretBody};
@@ -120,30 +119,6 @@ async fn agent_revoke(
     Ok(Json(Operation::done("Token revoked", None)))
 }
 
-/// An agent as the contract has it.
-#[derive(Debug, Serialize)]
-struct AgentView {
-    id: AgentId,
-    name: String,
-    scopes: Vec<Scope>,
-    webhook_url: Option<String>,
-    created_at: Timestamp,
-    status: &'static str,
-    has_credentials: bool,
-    last_seen_at: Option<Timestamp>,
-    secrets: Vec<SecretView>,
-    keys: usize,
-}
-
-/// A secret as an administrator may see it: everything but the secret.
-#[derive(Debug, Serialize)]
-struct SecretView {
-    id: String,
-    created_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
-}
-
 fn view(agent: &Agent) -> AgentView {
     AgentView {
         id: agent.id,
@@ -151,13 +126,13 @@ fn view(agent: &Agent) -> AgentView {
         scopes: agent.scopes.clone(),
         webhook_url: agent.webhook_url.clone(),
         created_at: agent.created_at,
-        status: if agent.disabled { "disabled" } else { "active" },
+        status: if agent.disabled { "disabled" } else { "active" }.to_owned(),
         has_credentials: !agent.secrets.is_empty() || !agent.keys.is_empty(),
         last_seen_at: agent.last_seen_at,
         secrets: agent
             .secrets
             .iter()
-            .map(|secret| SecretView {
+            .map(|secret| AgentSecretView {
                 id: secret.id.clone(),
                 created_at: secret.created_at,
                 expires_at: secret.expires_at,

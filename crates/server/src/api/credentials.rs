@@ -13,12 +13,10 @@ use interlock_model::action::{
     CreateApiKey, EndSession, EndSessions, ListApiKeys, ListLockouts, ListSessions, RevokeApiKey,
     RevokeTokens, Unlock,
 };
-use interlock_model::policy::PrincipalKind;
-use interlock_model::scope::Scope;
 use interlock_model::screen::Place;
-use interlock_model::wire::Operation;
+use interlock_model::wire::{ApiKeyView, Operation, SessionView};
 use interlock_model::{AgentId, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::agents::{no_store, scopes};
@@ -59,23 +57,6 @@ async fn unlock(
             "There are no guesses at this account",
         ))
     }
-}
-
-/// A session as its owner sees it.
-#[derive(Debug, Serialize)]
-struct SessionView {
-    id: String,
-    principal: String,
-    kind: PrincipalKind,
-    name: String,
-    method: String,
-    amr: Vec<String>,
-    client_ip: String,
-    user_agent: String,
-    created_at: Timestamp,
-    last_used_at: Timestamp,
-    expires_at: Timestamp,
-    current: bool,
 }
 
 fn session_view(session: Session, current: &str) -> SessionView {
@@ -132,23 +113,8 @@ async fn end_session(
     Ok(Json(Operation::done("Session ended; its tokens are dead", None)))
 }
 
-/// An API key without its secret.
-#[derive(Debug, Serialize)]
-struct KeyView {
-    id: String,
-    name: String,
-    principal: String,
-    kind: PrincipalKind,
-    scopes: Vec<Scope>,
-    created_at: Timestamp,
-    created_by: String,
-    expires_at: Timestamp,
-    revoked_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
-}
-
-fn key_view(key: ApiKey) -> KeyView {
-    KeyView {
+fn key_view(key: ApiKey) -> ApiKeyView {
+    ApiKeyView {
         id: key.id,
         name: key.name,
         principal: key.principal,
@@ -165,7 +131,7 @@ fn key_view(key: ApiKey) -> KeyView {
 async fn list_api_keys(
     grant: Granted<ListApiKeys>,
     State(identity): State<Identity>,
-) -> Result<Json<Vec<KeyView>>, ApiError> {
+) -> Result<Json<Vec<ApiKeyView>>, ApiError> {
     Ok(Json(identity.api_keys.list(&grant).await?.into_iter().map(key_view).collect()))
 }
 

@@ -9,10 +9,10 @@ use interlock_engine::auth::documents::CustomRole;
 use interlock_engine::identity::Identity;
 use interlock_model::action::{DeleteRole, ListRoles, Needs, PutRole, TestPolicy};
 use interlock_model::policy::{self, Explanation};
-use interlock_model::scope::{self, Scope};
+use interlock_model::scope;
 use interlock_model::screen::Place;
-use interlock_model::wire::Operation;
-use serde::{Deserialize, Serialize};
+use interlock_model::wire::{Operation, RoleView};
+use serde::Deserialize;
 
 use super::agents::scopes;
 use crate::body::JsonBody;
@@ -25,13 +25,6 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::PUT, "/roles/{role}", put_role)
         .route(Method::DELETE, "/roles/{role}", delete_role)
         .route(Method::POST, "/policy/test", test_policy)
-}
-
-#[derive(Debug, Serialize)]
-struct RoleView {
-    description: String,
-    scopes: Vec<Scope>,
-    custom: bool,
 }
 
 fn custom(role: CustomRole) -> RoleView {

@@ -1,0 +1,194 @@
+//! `interlock agent`: software that acts.
+
+use clap::{Args, Subcommand};
+use interlock_client::{AgentEdit, Client, NewAgent, NewAgentSecret};
+use interlock_model::wire::AgentView;
+use interlock_model::{AgentId, Clock as _};
+use serde_json::json;
+
+use super::connect::Session;
+use super::failure::{Failure, exit};
+use super::global::{Global, Output};
+use super::text::{duration, line, time};
+use super::ui::{Facts, Table, Ui, json_text};
+use crate::ambient::SystemClock;
+
+/// Software that acts: what each may do, and what it proves itself with.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// List agents, newest first
+    List {
+        /// Only those whose name holds this
+        #[arg(long)]
+        name: Option<String>,
+        /// Only those that were given this scope
+        #[arg(long)]
+        scope: Option<String>,
+    },
+    /// Show an agent
+    Show {
+        /// Id or name
+        agent: String,
+    },
+    /// Make an agent. It has no secret yet: interlock agent rotate-secret
+    Create {
+        /// Name for people
+        name: String,
+        /// What it may do, such as runs:read. Several are allowed
+        #[arg(long, value_delimiter = ',')]
+        scope: Vec<String>,
+        /// https address where outcomes are told
+        #[arg(long)]
+        webhook: Option<String>,
+    },
+    /// Change name, scopes or address
+    Update(UpdateArgs),
+    /// Disable an agent for good: its tokens and secrets are dead, its record stays
+    Delete {
+        /// Id or name
+        agent: String,
+    },
+    /// Make a new secret and print it, once
+    RotateSecret {
+        /// Id or name
+        agent: String,
+        /// How long the secret before, and its tokens, go on working, such as 1h. Without it they are dead at once
+        #[arg(long, value_parser = duration)]
+        overlap: Option<std::time::Duration>,
+        /// When the new secret ends, such as 90d
+        #[arg(long, value_parser = duration)]
+        expires_in: Option<std::time::Duration>,
+    },
+}
+
+/// What to change.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Id or name
+    agent: String,
+    /// The new name
+    #[arg(long, required_unless_present_any = ["scope", "webhook", "no_webhook"])]
+    name: Option<String>,
+    /// The new scopes, in place of all it had
+    #[arg(long, value_delimiter = ',')]
+    scope: Option<Vec<String>>,
+    /// The new address
+    #[arg(long, conflicts_with = "no_webhook")]
+    webhook: Option<String>,
+    /// Tell outcomes nowhere
+    #[arg(long)]
+    no_webhook: bool,
+}
+
+pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Result<(), Failure> {
+    let Session { client, .. } = Session::open(global)?;
+    match command {
+        AgentCommand::List { name, scope } => {
+            let mut found = client.agents().await?;
+            let name = name.map(|name| name.to_lowercase());
+            found.retain(|agent| {
+                name.as_ref().is_none_or(|name| agent.name.to_lowercase().contains(name))
+                    && scope
+                        .as_ref()
+                        .is_none_or(|scope| agent.scopes.iter().any(|held| held.as_str() == scope))
+            });
+            ui.list(&found, table, |agent| agent.id.to_string())
+        }
+        AgentCommand::Show { agent } => {
+            let id = find(&client, &agent).await?;
+            tell(ui, &client.agent(id).await?)
+        }
+        AgentCommand::Create { name, scope, webhook } => {
+            let new = NewAgent { name: &name, scopes: &scope, webhook_url: webhook.as_deref() };
+            tell(ui, &client.create_agent(&new).await?)
+        }
+        AgentCommand::Update(args) => {
+            let id = find(&client, &args.agent).await?;
+            let webhook_url = if args.no_webhook { Some(None) } else { args.webhook.map(Some) };
+            let edit = AgentEdit { name: args.name, scopes: args.scope, webhook_url };
+            tell(ui, &client.update_agent(id, &edit).await?)
+        }
+        AgentCommand::Delete { agent } => {
+            let id = find(&client, &agent).await?;
+            let done = client.delete_agent(id).await?;
+            ui.one(&done, || Facts::new().with("deleted", line(&agent)), &id.to_string())
+        }
+        AgentCommand::RotateSecret { agent, overlap, expires_in } => {
+            let id = find(&client, &agent).await?;
+            let new = NewAgentSecret {
+                overlap_seconds: overlap.map_or(0, |overlap| overlap.as_secs()),
+                expires_at: expires_in.map(|life| SystemClock.now().plus(life)),
+            };
+            let made = client.set_agent_secret(id, &new).await?;
+            let secret = made.agent_secret.unwrap_or_default();
+            match ui.output {
+                Output::Json | Output::Jsonl => {
+                    let document = json!({ "agent_id": id, "agent_secret": secret });
+                    ui.out(&json_text(&document, ui.output == Output::Json))
+                }
+                Output::Table | Output::Name => {
+                    let before = if overlap.is_some() {
+                        "lives on for the overlap"
+                    } else {
+                        "is dead, and its tokens"
+                    };
+                    ui.note(&format!("the secret of {id} is shown only now; the one before {before}:"));
+                    ui.out(&secret)
+                }
+            }
+        }
+    }
+}
+
+/// The agent of this id or name.
+pub(super) async fn find(client: &Client, text: &str) -> Result<AgentId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let wanted = text.to_lowercase();
+    let found = client.agents().await?.into_iter().find(|agent| agent.name.to_lowercase() == wanted);
+    let missing = || {
+        let hint = "`interlock agent list` shows them";
+        Failure::new(exit::NOT_FOUND, format!("there is no agent '{}'", line(text)), hint)
+    };
+    found.map(|agent| agent.id).ok_or_else(missing)
+}
+
+fn scopes(agent: &AgentView) -> String {
+    agent.scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn table(agents: &[AgentView]) -> Table {
+    let mut table = Table::new(&["ID", "NAME", "SCOPES", "SECRETS", "SEEN"]);
+    for agent in agents {
+        let seen = agent.last_seen_at.map_or_else(|| "never".to_owned(), time);
+        let proofs = (agent.secrets.len() + agent.keys).to_string();
+        table.row([agent.id.to_string(), agent.name.clone(), scopes(agent), proofs, seen]);
+    }
+    table
+}
+
+fn tell(ui: &Ui, agent: &AgentView) -> Result<(), Failure> {
+    let facts = || {
+        let mut facts = Facts::new()
+            .with("agent", &agent.name)
+            .with("id", agent.id.to_string())
+            .with("scopes", scopes(agent))
+            .maybe("webhook", agent.webhook_url.as_ref())
+            .with("made", time(agent.created_at))
+            .maybe("seen", agent.last_seen_at.map(time));
+        for secret in &agent.secrets {
+            let until = secret.expires_at.map_or_else(String::new, |end| format!(", until {}", time(end)));
+            let used = secret
+                .last_used_at
+                .map_or_else(|| ", never used".to_owned(), |at| format!(", used {}", time(at)));
+            facts =
+                facts.with("secret", format!("{} of {}{until}{used}", secret.id, time(secret.created_at)));
+        }
+        if agent.keys > 0 {
+            facts = facts.with("public keys", agent.keys.to_string());
+        }
+        facts
+    };
+    ui.one(agent, facts, &agent.id.to_string())
+}
