@@ -43,6 +43,11 @@ impl Shared {
         &self.place
     }
 
+    /// Says that this server ends. Call it when nothing is served any more.
+    pub(crate) async fn leave(&self) {
+        self.link.leave().await;
+    }
+
     /// Everything that must run beside the server.
     pub(crate) fn background(self: &Arc<Self>) -> [std::pin::Pin<Box<dyn Future<Output = ()> + Send>>; 4] {
         let link = || self.link.clone();

@@ -36,7 +36,7 @@ end
 local answer = {}
 for _, c in ipairs(clients) do
   if not refused then c.mc, c.hc = c.mc + 1, c.hc + 1 end
-  redis.call('SET', c.key, string.format('%.0f %d %.0f %d', c.mo, c.mc, c.ho, c.hc), 'PX', math.max(c.ho + HOUR - now, 1))
+  redis.call('SET', c.key, string.format('%.0f %d %.0f %d', c.mo, c.mc, c.ho, c.hc), 'PX', HOUR)
   answer[#answer + 1] = c.why
   answer[#answer + 1] = c.wait
   answer[#answer + 1] = math.max(c.minute - c.mc, 0)

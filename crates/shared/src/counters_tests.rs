@@ -225,13 +225,11 @@ async fn a_wrong_password_database_or_certificate_is_a_refusal() {
     let (url, tls, ca) = redis();
     let wrong = url.replacen("://:", "://:x", 1);
     let none = format!("redis://{}", url.rsplit_once('@').expect("a password").1);
-    for url in [wrong.clone(), none, format!("{url}/64000"), tls.clone()] {
+    let password = url["redis://:".len()..].split('@').next().expect("a password").to_owned();
+    for url in [wrong, none, format!("{url}/64000"), tls.clone()] {
         let config = RedisConfig::new(&Secret::new(url.clone()), None, false).expect("a URL");
         let SharedError::Refused { place, reason } = Link::open(&config, "server").await.expect_err(&url);
-        assert!(
-            !format!("{place} {reason}").contains(url.split(['@', ':']).nth(3).unwrap_or("none")),
-            "{reason}"
-        );
+        assert!(!format!("{place} {reason}").contains(&password), "{reason}");
     }
     assert!(!tls.is_empty(), "this build of Redis has TLS");
     let ca = std::fs::read_to_string(ca).expect("the authority");

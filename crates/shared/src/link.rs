@@ -1,6 +1,6 @@
 //! The connection: kept by a heartbeat, asked within a deadline, left alone while it is away.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ pub(crate) struct Inner {
     connection: Mutex<Option<MultiplexedConnection>>,
     misses: AtomicU32,
     servers: AtomicU32,
+    leaving: AtomicBool,
     up: watch::Sender<bool>,
     /// Moves when another server tells news.
     pub(crate) heard: watch::Sender<u64>,
@@ -94,6 +95,7 @@ impl Link {
             connection: Mutex::new(None),
             misses: AtomicU32::new(0),
             servers: AtomicU32::new(1),
+            leaving: AtomicBool::new(false),
             up: watch::Sender::new(false),
             heard: watch::Sender::new(0),
             told: Notify::new(),
@@ -177,11 +179,25 @@ impl Link {
 
     /// Says that this server is alive, and learns how many are.
     async fn beat(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        if self.0.leaving.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut call = ALIVE.key(SERVERS);
         let silent = u64::try_from(SILENT.as_millis()).unwrap_or(u64::MAX);
         let servers: u32 = call.arg(&self.0.name).arg(silent).invoke_async(connection).await?;
         self.0.servers.store(servers.max(1), Ordering::Release);
         Ok(())
+    }
+
+    /// Says that this server ends, so that the others do not leave it a share. Best effort, within the deadline.
+    pub async fn leave(&self) {
+        self.0.leaving.store(true, Ordering::Release);
+        let left = self.ask(async |mut connection| {
+            redis::cmd("ZREM").arg(SERVERS).arg(&self.0.name).query_async::<u32>(&mut connection).await
+        });
+        if left.await.is_err() {
+            tracing::debug!("the others find out that this server has ended");
+        }
     }
 
     /// Keeps the connection until dropped. Run it as a background task.

@@ -193,7 +193,7 @@ where
         limits,
         directories,
         limiter,
-        shared,
+        shared: shared.clone(),
     };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let root = SystemPermit::root("system");
@@ -280,6 +280,9 @@ where
         }
     }
     let _ = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;
+    if let Some(shared) = &shared {
+        shared.leave().await;
+    }
     if let Err(error) = app.limits.save(&counters) {
         tracing::warn!(path = %counters.display(), %error, "the rate limits' counters could not be written");
     }
