@@ -10,6 +10,7 @@ mod local;
 mod logging;
 mod python;
 mod remote;
+mod shared;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::Ambient;
 use crate::auth::{Db, Origin, Permit, Proof, Recorded, SystemPermit};
+use crate::news::Waker;
 use crate::security::{self, Event};
 
 /// Attacks within [`WINDOW`] that lead to a ban.
@@ -193,11 +194,12 @@ impl Bans {
         Ok(())
     }
 
-    /// Follows changes by other processes until dropped. Run it as a background task.
+    /// Follows changes by other processes, at once when there are news, until dropped. Run it as a background task.
     pub async fn watch(self, period: Duration) {
+        let mut waker = Waker::new(self.0.db.news());
         let mut seen = self.0.db.read().change_mark().await.unwrap_or(i64::MIN);
         loop {
-            tokio::time::sleep(period).await;
+            waker.wait(period).await;
             match self.0.db.read().change_mark().await {
                 Ok(mark) if mark != seen => match self.reload().await {
                     Ok(()) => seen = mark,

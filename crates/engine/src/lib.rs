@@ -13,6 +13,7 @@ pub mod executions;
 pub mod identity;
 pub mod janitor;
 pub mod metrics;
+pub mod news;
 pub mod reads;
 pub mod revocations;
 pub mod runs;

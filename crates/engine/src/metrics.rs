@@ -80,6 +80,11 @@ pub fn describe() {
     }
     counter!("interlock_unscreened_bytes_total").absolute(0);
     gauge!("interlock_bans_in_force").set(0.0);
+    metrics::describe_gauge!(
+        "interlock_redis_up",
+        "1 while the Redis of REDIS_URL answers; 0 while it does not, or none is set."
+    );
+    gauge!("interlock_redis_up").set(0.0);
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");
     describe_histogram!(
         "orchestrator_http_request_duration_seconds",

@@ -43,11 +43,15 @@ pub enum Event {
     AuditFailed,
     /// The emergency stop was engaged or released.
     EmergencyStop,
+    /// What servers share cannot be reached: limits hold on each server alone.
+    SharedStateLost,
+    /// What servers share can be reached again.
+    SharedStateBack,
 }
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::TokenReuseDetected,
         Self::DormantAgentActive,
         Self::ScopeUsageUnusual,
@@ -65,6 +69,8 @@ impl Event {
         Self::ConfigInsecure,
         Self::AuditFailed,
         Self::EmergencyStop,
+        Self::SharedStateLost,
+        Self::SharedStateBack,
     ];
 
     /// Name in log and metrics.
@@ -87,6 +93,8 @@ impl Event {
             Self::ConfigInsecure => "config_insecure",
             Self::AuditFailed => "audit_failed",
             Self::EmergencyStop => "emergency_stop",
+            Self::SharedStateLost => "shared_state_lost",
+            Self::SharedStateBack => "shared_state_back",
         }
     }
 
@@ -96,6 +104,7 @@ impl Event {
             Self::AuthenticationSucceeded
             | Self::TokenIssued
             | Self::TokenRevoked
+            | Self::SharedStateBack
             | Self::PatternObserved => "low",
             Self::AuthenticationFailed
             | Self::ScopeUsageUnusual
@@ -107,6 +116,7 @@ impl Event {
             | Self::RequestBlocked
             | Self::IpBlocked
             | Self::ConfigInsecure
+            | Self::SharedStateLost
             | Self::EmergencyStop => "high",
             Self::AuditFailed | Self::BreakGlassUsed => "critical",
         }

@@ -10,6 +10,7 @@ pub mod device;
 pub mod id;
 pub mod policy;
 pub mod principal;
+pub mod rate;
 pub mod rule;
 pub mod run;
 pub mod schema;

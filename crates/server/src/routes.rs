@@ -259,7 +259,7 @@ async fn admit<A: Action<Target: DeserializeOwned>>(
         parts.extensions.get::<Arc<Origin>>().cloned().ok_or_else(|| ApiError::internal(&Misplaced))?;
     let caller = state.guard.authenticate(bearer(&parts.headers), &origin)?;
     if state.limits.counts_for_principal(parts.uri.path()) {
-        state.limits.admit_principal(caller.name(), &origin)?;
+        state.limits.admit_principal(caller.name(), &origin).await?;
     }
     let target = Path::<A::Target>::from_request_parts(&mut parts, &()).await;
     let Ok(Path(target)) = target else {

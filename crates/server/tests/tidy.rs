@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, then the crates of ours that it may depend on (STYLE.md section 2).
-const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("interlock-model", &[]),
     ("interlock-store", &["interlock-model"]),
     ("interlock-engine", &["interlock-model", "interlock-store"]),
@@ -15,6 +15,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
     ("interlock-client", &["interlock-model"]),
     ("interlock-device", &["interlock-model", "interlock-client"]),
     ("interlock-directory", &["interlock-model"]),
+    ("interlock-shared", &["interlock-model"]),
     (
         "interlock",
         &[
@@ -25,6 +26,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
             "interlock-client",
             "interlock-device",
             "interlock-directory",
+            "interlock-shared",
         ],
     ),
 ];
@@ -52,7 +54,7 @@ const MUST_NOT_LIST: [(&str, &[&str]); 5] = [
     ("interlock-directory", &["axum", "hyper", "rusqlite", "tokio-postgres", "argon2"]),
 ];
 /// What one crate fences in: nobody else lists it.
-const FENCED_IN: [(&str, &str); 1] = [("ldap3", "interlock-directory")];
+const FENCED_IN: [(&str, &str); 2] = [("ldap3", "interlock-directory"), ("redis", "interlock-shared")];
 /// A second TLS stack or a second set of cryptography.
 const BANNED: [&str; 4] = ["ring", "openssl", "openssl-sys", "native-tls"];
 /// Statements of SQL, as they begin.

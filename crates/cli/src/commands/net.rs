@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use interlock_engine::security::{self, Event};
 use interlock_server::config::ScreeningMode;
+use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls;
 use serde_json::json;
 
@@ -131,6 +132,12 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
             insecure("BLOCK_SUSPICIOUS_PATTERNS: requests that look like attacks are only recorded");
         }
         ScreeningMode::Off => insecure("BLOCK_SUSPICIOUS_PATTERNS=off: nobody looks at requests"),
+    }
+    if settings.redis.as_ref().is_some_and(interlock_shared::RedisConfig::is_exposed) {
+        insecure("INSECURE_REDIS_PLAINTEXT=true: Redis' password crosses the network in the clear");
+    }
+    if settings.redis.is_some() && settings.redis_down == WhenAway::Allow {
+        insecure("RATE_LIMIT_REDIS_DOWN=allow: without Redis only signing in is limited");
     }
     if settings.tls12 {
         insecure("tls.min_version=1.2");

@@ -16,13 +16,14 @@ use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
 use interlock_engine::identity::Identity;
 use interlock_engine::janitor;
+use interlock_engine::news::News;
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_model::action::World;
 use interlock_model::secret::Secret;
 use interlock_server::config::{ConnectionLimits, ServerConfig};
 use interlock_server::listener::Listener;
-use interlock_server::perimeter::limits::Limiter;
+use interlock_server::perimeter::limits::{Limiter, SharedCounters, WhenAway};
 use interlock_server::tls;
 use interlock_server::{AppState, DeviceServices, Services};
 use tokio::net::TcpListener;
@@ -35,6 +36,7 @@ use crate::config::{Config, ServerSettings};
 use crate::directories;
 use crate::installation::{self, Parts};
 use crate::python;
+use crate::shared::Shared;
 
 /// Longest wait for requests and runs when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -43,6 +45,10 @@ const CLEANING: Duration = Duration::from_hours(1);
 
 /// How often changes by other processes are looked for.
 const WATCHING: Duration = Duration::from_millis(250);
+/// How often the rate limits' counters are written, so that a restart forgets no more than this.
+const SAVING: Duration = Duration::from_secs(2);
+/// Their file in the state folder.
+const COUNTERS: &str = "limits.json";
 /// How often the last use of API keys is stored.
 const NOTING: Duration = Duration::from_mins(1);
 
@@ -111,6 +117,8 @@ pub(crate) struct Ready {
     pub(crate) first_action: String,
     /// The first administrator's password, if one was made up just now.
     pub(crate) first_password: Option<Secret>,
+    /// Where counters and news are shared: `host:port/db`.
+    pub(crate) redis: Option<String>,
 }
 
 /// Serves until told to stop: a device's actions where `device` is given, else the orchestrator.
@@ -138,7 +146,14 @@ where
     let (tls_config, ca_file) = net::certificate(&settings, &state)?;
     let address = SocketAddr::new(settings.bind, settings.port);
     let tcp = TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?;
-    let parts = installation::open(&state, settings.database_url.as_ref()).await?;
+    let mut parts = installation::open(&state, settings.database_url.as_ref()).await?;
+    let shared = match &settings.redis {
+        Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
+        None => None,
+    };
+    if let Some(shared) = &shared {
+        parts.db = parts.db.clone().telling(Arc::clone(shared) as Arc<dyn News>);
+    }
     let tokens = installation::tokens(&state, &settings, &parts).await?;
     let algorithm = tokens.algorithm();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
@@ -161,13 +176,25 @@ where
         .unwrap_or_else(|| "Interlock".to_owned());
     let server = server_config(&settings, &title, host.as_ref(), tls_config.is_some());
 
+    let redis = shared.as_ref().map(|shared| shared.place().to_owned());
     let (recorder, recording) = audit::recorder(Arc::clone(&parts.store), parts.ambient.clone());
     let background = TaskTracker::new();
     background.spawn(recording);
     let runs = TaskTracker::new();
     let limits = Limits { queue: settings.queue, default_timeout: settings.default_timeout };
     let directories = directories::directories(&settings, &parts.ambient)?;
-    let wired = Wired { parts: &parts, recorder: recorder.clone(), runs: runs.clone(), limits, directories };
+    let limiter = limiter(&server, shared.as_ref(), settings.redis_down, &parts);
+    let counters = state.join(COUNTERS);
+    limiter.restore(&counters);
+    let wired = Wired {
+        parts: &parts,
+        recorder: recorder.clone(),
+        runs: runs.clone(),
+        limits,
+        directories,
+        limiter,
+        shared: shared.clone(),
+    };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let root = SystemPermit::root("system");
     let system = SystemPermit::root("system");
@@ -188,6 +215,7 @@ where
     for task in following {
         tokio::spawn(task);
     }
+    tokio::spawn(Arc::clone(&app.limits).save_forever(counters.clone(), SAVING));
     if settings.jwt_secret.is_none() {
         tokio::spawn(installation::follow_key(state.clone(), app.identity.clone()));
     }
@@ -207,10 +235,12 @@ where
             .and_then(|catalogue| catalogue.declarations.actions.first().map(|action| action.name.clone()))
             .unwrap_or_default(),
         first_password,
+        redis,
     };
     tracing::info!(
         url = told.url,
         tls = app.config.tls,
+        redis = told.redis,
         token_algorithm = algorithm,
         rate_limits = app.config.rate.enabled,
         roles = "admin operator viewer auditor",
@@ -250,6 +280,12 @@ where
         }
     }
     let _ = tokio::time::timeout(Duration::from_secs(2), connections.wait()).await;
+    if let Some(shared) = &shared {
+        shared.leave().await;
+    }
+    if let Err(error) = app.limits.save(&counters) {
+        tracing::warn!(path = %counters.display(), %error, "the rate limits' counters could not be written");
+    }
     recorder.drained(Duration::from_secs(5)).await;
     parts.store.close().await;
     if let Some(path) = &net.ready_file {
@@ -284,12 +320,27 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
     }
 }
 
+fn limiter(
+    server: &ServerConfig,
+    shared: Option<&Arc<Shared>>,
+    when_away: WhenAway,
+    parts: &Parts,
+) -> Limiter {
+    let limiter = Limiter::new(server.rate, server.connections.in_flight, &*parts.ambient.clock);
+    match shared {
+        Some(shared) => limiter.sharing(Arc::clone(shared) as Arc<dyn SharedCounters>, when_away),
+        None => limiter,
+    }
+}
+
 struct Wired<'a> {
     parts: &'a Parts,
     recorder: Recorder,
     runs: TaskTracker,
     limits: Limits,
     directories: Directories,
+    limiter: Limiter,
+    shared: Option<Arc<Shared>>,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -323,9 +374,10 @@ impl Wired<'_> {
         };
         let sessions = Arc::clone(&identity.sessions);
         let guard = Arc::new(Guard::new(sessions, self.recorder.clone(), world, ambient.clone()));
+        let news = self.shared.clone().map(|shared| shared as Arc<dyn News>);
         let mut following: Vec<Background> = vec![
             Box::pin(janitor::clean_forever(db.clone(), ambient.clone(), system(), CLEANING)),
-            Box::pin(Arc::clone(principals).watch(WATCHING)),
+            Box::pin(Arc::clone(principals).watch_hearing(WATCHING, news)),
             Box::pin(bans.clone().watch(WATCHING)),
             Box::pin(identity.api_keys.clone().note_use_forever(system(), NOTING)),
             Box::pin(Arc::clone(&identity.sessions).watch_scopes_forever(NOTING)),
@@ -337,7 +389,7 @@ impl Wired<'_> {
             })
             .collect();
         let device = device.map(|device| self.device(device, &mut following));
-        let limiter = Limiter::new(server.rate, server.connections.in_flight);
+        following.extend(self.shared.iter().flat_map(Shared::background));
         let app = AppState::new(Services {
             guard,
             identity,
@@ -346,7 +398,7 @@ impl Wired<'_> {
             users: self.parts.users(roles.into()),
             bans,
             recorder: self.recorder,
-            limits: Arc::new(limiter),
+            limits: Arc::new(self.limiter),
             config: Arc::new(server),
             clock: Arc::clone(&ambient.clock),
             entropy: Arc::clone(&ambient.entropy),
@@ -429,6 +481,9 @@ pub(crate) fn banner(told: &Ready) -> String {
         let _ = writeln!(text, "  CA file   {}", ca.display());
     }
     let _ = writeln!(text, "  State     {}", told.state.display());
+    if let Some(redis) = &told.redis {
+        let _ = writeln!(text, "  Redis     {redis}");
+    }
     if let Some(password) = &told.first_password {
         let _ = writeln!(text, "  Sign in   admin / {}   (shown only now)", password.expose());
     }

@@ -328,6 +328,41 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "postgres://… ; empty: a SQLite file in the state folder.",
     ),
     setting(
+        "redis.url",
+        &["REDIS_URL"],
+        Kind::Secret,
+        "",
+        "redis://[user:password@]host[:port][/db], rediss:// for TLS; database 0 where no number is given. Empty: limits count on this server alone, and changes by other servers are found by looking.",
+    ),
+    setting(
+        "redis.ca_file",
+        &["REDIS_CA_FILE"],
+        Kind::Text,
+        "",
+        "Authorities to trust, PEM; empty: this machine's.",
+    ),
+    setting(
+        "redis.insecure_plaintext",
+        &["INSECURE_REDIS_PLAINTEXT"],
+        Kind::Flag,
+        "false",
+        "Allows redis:// to another machine: the password and everything else cross the network in the clear.",
+    ),
+    setting(
+        "redis.deadline_ms",
+        &["REDIS_DEADLINE_MS"],
+        Kind::Integer,
+        "25",
+        "Longest wait of a request for Redis in milliseconds, 1 to 1000; three misses in a row count as away.",
+    ),
+    setting(
+        "limits.redis_down",
+        &["RATE_LIMIT_REDIS_DOWN"],
+        Kind::Text,
+        "local",
+        "While Redis is away: local (each server admits its share), deny, allow. Signing in always has its share.",
+    ),
+    setting(
         "metrics.token",
         &["METRICS_TOKEN"],
         Kind::Secret,
@@ -357,7 +392,6 @@ pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
 /// Variables of the wire contract whose function does not exist yet, and that function.
 const NOT_YET: &[(&str, &str)] = &[
     ("TLS_CLIENT_CA_FILE", "client certificates"),
-    ("REDIS_URL", "shared limits and revocations"),
     ("AUDIT_RETENTION_DAYS", "audit retention (everything is kept)"),
 ];
 

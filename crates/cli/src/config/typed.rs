@@ -7,6 +7,8 @@ use std::time::Duration;
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap};
 use interlock_model::secret::Secret;
 use interlock_server::config::{Hsts, RateLimits, Screening, ScreeningMode};
+use interlock_server::perimeter::limits::WhenAway;
+use interlock_shared::RedisConfig;
 use ipnet::IpNet;
 
 use super::{Config, ConfigError};
@@ -57,6 +59,8 @@ pub(crate) struct ServerSettings {
     pub(crate) queue: Duration,
     pub(crate) default_timeout: Duration,
     pub(crate) database_url: Option<Secret>,
+    pub(crate) redis: Option<RedisConfig>,
+    pub(crate) redis_down: WhenAway,
     pub(crate) metrics_token: Option<Secret>,
     pub(crate) ldap: Option<LdapConfig>,
     pub(crate) oidc: Option<OidcConfig>,
@@ -178,6 +182,17 @@ impl Config {
         Ok(Some(oidc))
     }
 
+    /// The Redis that servers share, if one is set.
+    fn redis(&self) -> Result<Option<RedisConfig>, ConfigError> {
+        let (ca_pem, plaintext) = (self.pem("redis.ca_file")?, self.flag("redis.insecure_plaintext")?);
+        let deadline = Duration::from_millis(self.integer("redis.deadline_ms", 1, 1_000)?);
+        let Some(url) = self.secret("redis.url") else { return Ok(None) };
+        let mut redis =
+            RedisConfig::new(&url, ca_pem, plaintext).map_err(|reason| self.bad("redis.url", reason))?;
+        redis.deadline = deadline;
+        Ok(Some(redis))
+    }
+
     /// All settings of a server.
     ///
     /// # Errors
@@ -245,6 +260,11 @@ impl Config {
                 604_800,
             )?),
             database_url: self.secret("database.url"),
+            redis: self.redis()?,
+            redis_down: self.choice(
+                "limits.redis_down",
+                &[("local", WhenAway::Local), ("deny", WhenAway::Deny), ("allow", WhenAway::Allow)],
+            )?,
             metrics_token: self.secret("metrics.token"),
             ldap: self.ldap()?,
             oidc: self.oidc()?,
@@ -388,6 +408,10 @@ mod tests {
             [("TLS_CERT_FILE", "cert.pem")],
             [("ACCESS_TOKEN_EXPIRE_HOURS", "0")],
             [("METRICS_TOKEN", "short")],
+            [("REDIS_URL", "redis://redis.example:6379/1")],
+            [("REDIS_URL", "http://127.0.0.1")],
+            [("RATE_LIMIT_REDIS_DOWN", "unlimited")],
+            [("REDIS_DEADLINE_MS", "0")],
             [("ENVIRONMENT", "prod")],
             [("PORT", "65536")],
         ] {

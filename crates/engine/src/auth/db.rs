@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::permit::Proof;
 use crate::Ambient;
+use crate::news::{News, is_news};
 
 /// What a write hands back: a value for the caller and facts for its audit entry.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct Recorded<T> {
 pub struct Db {
     store: Arc<dyn Store>,
     ambient: Ambient,
+    news: Option<Arc<dyn News>>,
 }
 
 impl std::fmt::Debug for Db {
@@ -35,7 +37,18 @@ impl std::fmt::Debug for Db {
 impl Db {
     /// Wraps a storage.
     pub fn new(store: Arc<dyn Store>, ambient: Ambient) -> Self {
-        Self { store, ambient }
+        Self { store, ambient, news: None }
+    }
+
+    /// Also tells other servers when something was committed that they must know.
+    #[must_use]
+    pub fn telling(mut self, news: Arc<dyn News>) -> Self {
+        self.news = Some(news);
+        self
+    }
+
+    pub(crate) fn news(&self) -> Option<&dyn News> {
+        self.news.as_deref()
     }
 
     /// Runs `work` in a transaction, appends the audit entry of `proof` to it, and returns when both are durable.
@@ -67,6 +80,7 @@ impl Db {
     {
         let mut draft = proof.draft(self.ambient.clock.now(), Value::Null);
         draft.subject = subject.or(draft.subject);
+        let news = self.news.as_ref().filter(|_| is_news(&draft.action));
         let value = transact(&*self.store, move |tx| {
             Box::pin(async move {
                 let recorded = work(&mut *tx).await?;
@@ -77,6 +91,9 @@ impl Db {
         })
         .await?;
         proof.mark_recorded();
+        if let Some(news) = news {
+            news.publish();
+        }
         Ok(value)
     }
 

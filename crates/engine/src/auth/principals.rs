@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::documents::{Agent, ApiKey, CustomRole, Cutoff, PublicKey, Session};
 use crate::Ambient;
+use crate::news::{News, Waker};
 
 /// Without news for longer than this, in-memory knowledge of revocations is too old to rely on.
 pub(super) const STALE: Duration = Duration::from_secs(30);
@@ -142,11 +143,17 @@ impl Principals {
 
     /// Watches for changes by other processes until dropped. Run it as a background task.
     pub async fn watch(self: Arc<Self>, period: Duration) {
+        self.watch_hearing(period, None).await;
+    }
+
+    /// As [`Principals::watch`], and at once when there are news.
+    pub async fn watch_hearing(self: Arc<Self>, period: Duration, news: Option<Arc<dyn News>>) {
+        let mut waker = Waker::new(news.as_deref());
         let mut seen = i64::MIN;
         let mut rounds = 0_u32;
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         loop {
-            tokio::time::sleep(period).await;
+            waker.wait(period).await;
             let mut heard = true;
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(FORGETTING) {

@@ -60,7 +60,9 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     let cross_origin = hosts::cross_origin(request.headers(), &state.config.cors_origins);
     let path = request.uri().path().to_owned();
 
-    let mut response = match enter(&state, &client, &origin, &request, refused.as_ref()) {
+    let limited = limit(&state, &path, &origin).await;
+    let entered = limited.and_then(|()| enter(&state, &client, &origin, &request, refused.as_ref()));
+    let mut response = match entered {
         Err(refusal) => refusal.into_response(),
         Ok(Entered::Answered(answer)) => answer,
         // A panic in a handler is an answer like any other, with everything that follows here.
@@ -99,7 +101,21 @@ enum Entered {
     Answered(Response),
 }
 
-/// Everything that may refuse a request before its route sees it.
+/// Refuses banned clients and addresses over their limit, before anything costs more.
+async fn limit(state: &AppState, path: &str, origin: &Origin) -> Result<(), ApiError> {
+    // The emergency stop asks nobody.
+    if state.limits.is_exempt(path) {
+        return Ok(());
+    }
+    // Banned clients: refused most cheaply.
+    bans::check(state, origin)?;
+    state.limits.admit_address(path, origin).await.map_err(|over| match over {
+        limits::Over::Wait(refusal) => refusal,
+        limits::Over::Hammering(refusal) => bans::hammering(state, origin, refusal),
+    })
+}
+
+/// Everything else that may refuse a request before its route sees it.
 fn enter(
     state: &AppState,
     client: &address::Client,
@@ -109,15 +125,6 @@ fn enter(
 ) -> Result<Entered, ApiError> {
     let path = request.uri().path();
     let exempt = state.limits.is_exempt(path);
-    if !exempt {
-        // Banned clients: refused most cheaply.
-        bans::check(state, origin)?;
-        // Limits of the address, before anything costs more.
-        state.limits.admit_address(path, origin).map_err(|over| match over {
-            limits::Over::Wait(refusal) => refusal,
-            limits::Over::Hammering(refusal) => bans::hammering(state, origin, refusal),
-        })?;
-    }
     // What cannot be read in one way only; the gate has logged it.
     if let Some(refused) = refused {
         return Err(protocol::refusal(refused.reason));

@@ -286,7 +286,7 @@ impl Lab {
             users,
             bans,
             recorder: recorder.clone(),
-            limits: Arc::new(Limiter::new(config.rate, config.connections.in_flight)),
+            limits: Arc::new(Limiter::new(config.rate, config.connections.in_flight, &*ambient.clock)),
             config: Arc::new(config),
             clock: Arc::clone(&ambient.clock),
             entropy: Arc::clone(&ambient.entropy),
