@@ -178,7 +178,7 @@ class Limits(Together):
         self.assertEqual(admitted(self.servers, 70, "127.0.0.17"), [20, 20, 20])
         for server in self.servers:
             self.assertEqual(server.metric("interlock_redis_up"), 0)
-            self.assertEqual([line["level"] for line in server.events("shared_state_lost")], ["WARN"], server.log()[-2000:])
+            self.assertEqual([line["level"] for line in server.events("shared_state_lost")], ["WARNING"], server.log()[-2000:])
         self.redis.start()
         for server in self.servers:
             wait_for(lambda server=server: server.metric("interlock_redis_up") == 1, "Redis found again", 20)
