@@ -59,6 +59,16 @@ impl Local {
         self.users.console(&self.permit).create(name, password, roles).await
     }
 
+    /// Makes a user with the bcrypt hash of an earlier system.
+    pub(crate) async fn import(
+        &self,
+        name: &str,
+        password_hash: String,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
+        self.users.console(&self.permit).import(name, password_hash, roles).await
+    }
+
     /// Changes a user.
     pub(crate) async fn update(&self, name: &str, change: UserChange) -> Result<UserRow, UserError> {
         self.users.console(&self.permit).update(name, change).await

@@ -232,6 +232,12 @@ impl Client {
         self.get(&["auth", "me"], &[]).await
     }
 
+    /// Changes one's own password. Every earlier token is dead; the new ones are in the answer.
+    pub async fn change_password(&self, current: &Secret, new: &Secret) -> Result<LoginAnswer, ClientError> {
+        let body = json!({ "current": current.expose(), "new": new.expose() });
+        self.post(&["auth", "password"], &body).await
+    }
+
     /// What the device offers.
     pub async fn actions(&self) -> Result<ActionsAnswer, ClientError> {
         self.get(&["actions"], &[]).await

@@ -12,7 +12,7 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, PublicKey};
 use crate::auth::{
-    ApiKeys, Db, Manage, Passwords, Principals, Recorded, Sessions, SignIns, SystemPermit, Tokens,
+    Account, ApiKeys, Db, Manage, Passwords, Principals, Recorded, Sessions, SignIns, SystemPermit, Tokens,
 };
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
@@ -49,6 +49,8 @@ pub struct Identity {
     pub api_keys: ApiKeys,
     /// Sessions, tokens and roles, as owners and administrators see them.
     pub manage: Manage,
+    /// People's own accounts.
+    pub account: Account,
     /// Who there is, in memory.
     pub principals: Arc<Principals>,
     db: Db,
@@ -69,14 +71,18 @@ impl Identity {
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
         let sessions = Sessions::new(database(), clocks(), known(), tokens, system);
+        let sign_ins =
+            SignIns::new(Arc::clone(&sessions), known(), passwords.clone(), recorder.clone(), clocks());
         Self {
-            sign_ins: SignIns::new(
-                Arc::clone(&sessions),
+            account: Account::new(
+                database(),
+                clocks(),
                 known(),
                 passwords.clone(),
-                recorder.clone(),
-                clocks(),
+                Arc::clone(&sessions),
+                Arc::clone(&sign_ins),
             ),
+            sign_ins,
             agents: Agents::new(database(), clocks(), known(), passwords.clone()),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::Ambient;
 use crate::auth::{
-    Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit, accept_password,
+    Db, Factors, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
+    accept_password, bcrypt_cost, is_importable,
 };
 use crate::security::{self, Event};
 
@@ -35,6 +36,9 @@ pub enum UserError {
     /// The last administrator would be gone.
     #[error("this is the last enabled administrator; make another one first")]
     LastAdmin,
+    /// The hash is of no kind that can be taken over.
+    #[error("the password hash is no bcrypt hash ($2a$, $2b$ or $2y$, cost 4 to 14)")]
+    Hash,
     /// The password is not accepted.
     #[error(transparent)]
     Password(#[from] PasswordRefused),
@@ -171,8 +175,19 @@ impl Users {
     ) -> Result<UserRow, UserError> {
         let name = canonical_name(name)?;
         let roles = self.checked_roles(roles)?;
-        accept_password(&name, &password)?;
+        accept_password(&name, &password, Factors::Alone)?;
         let password_hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
+        self.store(proof, name, password_hash, roles).await
+    }
+
+    async fn store<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        name: String,
+        password_hash: String,
+        roles: Vec<String>,
+    ) -> Result<UserRow, UserError> {
+        let imported = bcrypt_cost(&password_hash).is_some();
         let now = self.ambient.clock.now();
         let user = UserRow {
             name,
@@ -185,13 +200,17 @@ impl Users {
             version: 1,
         };
         let row = user.clone();
+        let mut details = json!({ "name": user.name, "roles": user.roles });
+        if imported {
+            details["imported"] = json!(true);
+        }
         self.db
             .write_about(proof, Some(user.name.clone()), move |tx| {
                 Box::pin(async move {
                     if !tx.insert_user(&row).await? {
                         return Err(UserError::Exists);
                     }
-                    Ok(Recorded { value: (), details: json!({ "name": row.name, "roles": row.roles }) })
+                    Ok(Recorded { value: (), details })
                 })
             })
             .await?;
@@ -225,7 +244,7 @@ impl Users {
         password: Secret,
     ) -> Result<UserRow, UserError> {
         let canonical = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
-        accept_password(&canonical, &password)?;
+        accept_password(&canonical, &password, Factors::Alone)?;
         let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
         self.change(proof, &canonical, "password set, tokens revoked", move |user| {
             user.password_hash = hash;
@@ -317,6 +336,24 @@ impl Console<'_> {
     pub async fn create(&self, name: &str, password: Secret, roles: &[String]) -> Result<UserRow, UserError> {
         let proof = self.permit.acting("user.created", Some(name.to_owned()));
         self.users.insert(&proof, name, password, roles).await
+    }
+
+    /// Makes a user with the bcrypt hash of an earlier system. It is replaced at the first sign-in.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn import(
+        &self,
+        name: &str,
+        password_hash: String,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
+        let proof = self.permit.acting("user.created", Some(name.to_owned()));
+        let (name, roles) = (canonical_name(name)?, self.users.checked_roles(roles)?);
+        if !is_importable(&password_hash) {
+            return Err(UserError::Hash);
+        }
+        self.users.store(&proof, name, password_hash, roles).await
     }
 
     /// Changes roles or state.

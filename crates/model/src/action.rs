@@ -3,6 +3,8 @@
 //! The type carries everything that authorisation, audit, metrics and documents need to know, so that a handler declares it
 //! once, in its signature. Tokens for these types exist only as `engine::auth::Permit`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::{AgentId, RunId};
@@ -32,6 +34,22 @@ pub enum Needs {
     },
     /// To be signed in, nothing more.
     SignedIn,
+    /// To be a person in a session of its own: neither software nor a key.
+    Person,
+}
+
+/// How long a proof of identity is fresh.
+pub const FRESH_FOR: Duration = Duration::from_mins(15);
+
+/// How fresh the proof of identity must be (RFC 9470).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    /// The session is enough.
+    No,
+    /// People who have a second factor must have shown it within [`FRESH_FOR`].
+    SecondFactor,
+    /// People must have proved who they are within [`FRESH_FOR`], with the second factor if they have one.
+    Proof,
 }
 
 /// Facts about the installation that a decision may depend on.
@@ -50,6 +68,8 @@ pub trait Action: Send + Sync + 'static {
     const NAME: &'static str;
     /// How it is recorded.
     const RECORDING: Recording;
+    /// How fresh the caller's proof of identity must be.
+    const FRESH: Fresh = Fresh::No;
     /// What the caller needs to hold.
     fn needs(target: &Self::Target, world: &dyn World) -> Needs;
 }
@@ -164,7 +184,7 @@ impl Target for RoleTarget {
 }
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $target:ty, $recording:ident, $needs:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $target:ty, $recording:ident, $needs:expr $(, $fresh:ident)?;)*) => {$(
         $(#[$doc])*
         #[derive(Debug)]
         pub enum $name {}
@@ -173,6 +193,7 @@ macro_rules! actions {
             type Target = $target;
             const NAME: &'static str = $text;
             const RECORDING: Recording = Recording::$recording;
+            $(const FRESH: Fresh = Fresh::$fresh;)?
             fn needs(_: &Self::Target, _: &dyn World) -> Needs {
                 $needs
             }
@@ -217,6 +238,8 @@ actions! {
     WhoAmI = "session.read", Installation, Read, Needs::SignedIn;
     /// End one's own session.
     LogOut = "token.revoked", Installation, Change, Needs::SignedIn;
+    /// Change one's own password.
+    ChangePassword = "user.password_changed", Installation, Change, Needs::Person;
     /// See agents.
     ListAgents = "agents.listed", Installation, Read, Needs::Scope("agents:read");
     /// See one agent. An agent may always see itself; the use case hides the others.

@@ -174,6 +174,7 @@ pub fn decide(grants: &Grants, needs: &Needs) -> Result<(), Denied> {
 fn is_enough(grants: &Grants, needs: &Needs) -> bool {
     match needs {
         Needs::SignedIn => true,
+        Needs::Person => grants.kind == PrincipalKind::User,
         Needs::Scope(scope) => grants.holds_scope(scope),
         Needs::Execute { target, role } => {
             let narrowed = format!("devices:execute:{target}");
@@ -189,8 +190,12 @@ fn names(grants: &Grants, narrowed: &str) -> bool {
     grants.scopes.iter().any(|scope| scope.as_str().starts_with("devices:execute:") && scope.covers(narrowed))
 }
 
+/// What software and keys are told where only a person may act.
+pub const NOT_A_PERSON: &str = "Only a person who has signed in can do this";
+
 fn refusal(grants: &Grants, needs: &Needs) -> String {
     let role = match needs {
+        Needs::Person => return NOT_A_PERSON.to_owned(),
         _ if grants.kind == PrincipalKind::Agent || grants.roles.is_empty() => {
             return "The credential does not hold the scope for this".to_owned();
         }
@@ -220,6 +225,10 @@ pub struct Explanation {
 pub fn explain(grants: &Grants, needs: &Needs) -> Explanation {
     let (asked, by) = match needs {
         Needs::SignedIn => ("to be signed in".to_owned(), Some("any credential".to_owned())),
+        Needs::Person => {
+            let person = grants.kind == PrincipalKind::User;
+            ("to be a person in a session".to_owned(), person.then(|| "a session".to_owned()))
+        }
         Needs::Scope(needed) => {
             let held = grants.scopes.iter().find(|scope| scope.covers(needed));
             (format!("scope {needed}"), held.map(ToString::to_string))

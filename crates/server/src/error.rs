@@ -245,6 +245,7 @@ impl From<UserError> for ApiError {
         match error {
             UserError::Name => Self::field(&["body", "name"], "format", error.to_string()),
             UserError::Role => Self::field(&["body", "roles"], "enum", error.to_string()),
+            UserError::Hash => Self::field(&["body", "password_hash"], "format", error.to_string()),
             UserError::Password(_) => Self::field(&["body", "password"], "password", error.to_string()),
             UserError::Exists => {
                 Self::client(StatusCode::CONFLICT, "conflict", "There is a user of this name already.")

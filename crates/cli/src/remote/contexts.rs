@@ -130,6 +130,17 @@ pub(crate) async fn sign_in_and_save(
     Ok(answer)
 }
 
+/// Keeps the new token of a session that goes on.
+pub(crate) fn renew(name: &str, answer: &LoginAnswer) -> Result<(), Failure> {
+    let lifetime = std::time::Duration::from_secs(u64::try_from(answer.expires_in).unwrap_or(0));
+    change(|all| {
+        if let Some(context) = all.contexts.get_mut(name) {
+            context.token = Some(Secret::new(answer.access_token.clone()));
+            context.expires_at = Some(SystemClock.now().plus(lifetime));
+        }
+    })
+}
+
 /// The text of a CA file.
 pub(crate) fn read_ca(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();

@@ -4,6 +4,7 @@
 //! works without a server is in `crate::commands`. A new command starts in its own file with an `Args` struct and a function
 //! that takes [`ui::Ui`] and [`connect::Session`].
 
+mod account;
 mod actions;
 mod api;
 mod attention;
@@ -24,6 +25,7 @@ mod stop;
 mod terminal;
 mod text;
 mod ui;
+mod user_import;
 mod users;
 mod wait;
 mod watch;
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     Logout,
     /// Show who you are to the server
     Whoami,
+    /// Look after your own account
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Manage the people who may sign in
     #[command(subcommand, alias = "users")]
     User(users::UserCommand),
@@ -102,6 +107,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Login(args) => Box::pin(sign_in::login(&ui, global, args)).await,
         Command::Logout => Box::pin(sign_in::logout(&ui, global)).await,
         Command::Whoami => Box::pin(sign_in::whoami(&ui, global)).await,
+        Command::Account(command) => Box::pin(account::account(&ui, global, command)).await,
         Command::User(command) => Box::pin(users::user(&ui, global, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
         Command::Context(command) => context::context(&ui, command),

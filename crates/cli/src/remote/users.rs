@@ -65,6 +65,14 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Take over users of an earlier system with their bcrypt hashes, which are replaced at the first sign-in
+    Import {
+        /// JSON or CSV with name, password_hash and roles
+        file: PathBuf,
+        /// The installation's folder: this works on the server's own machine only
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
     /// Set a password; every token of the user is dead
     Passwd {
         /// Sign-in name
@@ -101,15 +109,22 @@ enum Users {
 }
 
 pub(crate) async fn user(ui: &Ui, global: &Global, command: UserCommand) -> Result<(), Failure> {
-    let place = match &command {
+    if let UserCommand::Import { file, state } = &command {
+        let local = open(state).await?;
+        let done = super::user_import::import(ui, &local, file).await;
+        local.close().await;
+        return done;
+    }
+    let state = match &command {
+        UserCommand::Import { state, .. } => Some(state),
         UserCommand::Add { place, .. }
         | UserCommand::List { place }
         | UserCommand::Role { place, .. }
         | UserCommand::Disable { place, .. }
         | UserCommand::Enable { place, .. }
-        | UserCommand::Passwd { place, .. } => place,
+        | UserCommand::Passwd { place, .. } => place.state.as_ref(),
     };
-    let users = match &place.state {
+    let users = match state {
         Some(state) => Users::Here(Box::new(open(state).await?)),
         None => Users::There(Box::new(Session::open(global)?.client)),
     };
@@ -133,6 +148,8 @@ pub(crate) async fn open(state: &std::path::Path) -> Result<Local, Failure> {
 
 async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failure> {
     match command {
+        // Done before anything was opened.
+        UserCommand::Import { .. } => Ok(()),
         UserCommand::List { .. } => {
             let found = users.list().await?;
             ui.list(&found, table, |user| user.name.clone())
@@ -224,7 +241,7 @@ fn view(row: UserRow) -> UserView {
 /// The same codes as through the server.
 fn refused(error: &UserError) -> Failure {
     let (code, hint) = match error {
-        UserError::Name | UserError::Role | UserError::Password(_) => {
+        UserError::Name | UserError::Role | UserError::Hash | UserError::Password(_) => {
             (exit::PARAMETERS, "change what is named and start the command again")
         }
         UserError::Exists => {

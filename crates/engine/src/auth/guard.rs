@@ -83,7 +83,11 @@ impl Guard {
         if !self.sessions.is_fresh() && A::NAME != EmergencyStop::NAME {
             return Err(Refused::Stale);
         }
-        match policy::decide(caller.grants(), &needs) {
+        let mut decided = policy::decide(caller.grants(), &needs);
+        if needs == Needs::Person && caller.session().is_empty() {
+            decided = Err(policy::Denied { message: policy::NOT_A_PERSON.to_owned() });
+        }
+        match decided {
             Ok(()) => Ok(permit),
             Err(denied) => {
                 let details = json!({ "denied": A::NAME });

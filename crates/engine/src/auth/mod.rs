@@ -3,7 +3,10 @@
 //! The way of a request: a token becomes a [`Caller`] ([`Guard::authenticate`]); a caller and a target become a [`Permit`]
 //! ([`Guard::permit`]); a permit opens a transaction ([`Db::write`]). Each step exists only if the one before succeeded.
 
+mod account;
 mod assertion;
+mod bcrypt_hash;
+mod blocked;
 mod db;
 pub mod documents;
 mod guard;
@@ -17,13 +20,15 @@ mod sign_in;
 mod throttle;
 mod tokens;
 
+pub use account::{Account, AccountError};
 pub use assertion::{BadKey, check_keys};
+pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
 pub use db::{Db, Recorded};
 pub use guard::{Guard, Refused};
 pub(crate) use keys::new_agent_secret;
 pub use keys::{ApiKeys, KeyError, NewKey};
 pub use manage::{Manage, ManageError, Revoke};
-pub use password::{Hasher, PasswordRefused, Passwords, accept_password, accept_secret};
+pub use password::{Factors, Hasher, PasswordRefused, Passwords, accept_password, accept_secret};
 pub use permit::{Permit, Proof, SystemPermit};
 pub use principals::Principals;
 pub use sessions::{Issued, RefreshError, Sessions};

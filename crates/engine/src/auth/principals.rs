@@ -196,6 +196,11 @@ impl Principals {
         read(&self.users).get(name).cloned()
     }
 
+    /// The highest cost of a bcrypt hash that somebody still has.
+    pub(super) fn dearest_bcrypt(&self) -> Option<u32> {
+        read(&self.users).values().filter_map(|user| super::bcrypt_cost(&user.password_hash)).max()
+    }
+
     /// Puts a committed change in force at once. Changes may arrive in another order than they were committed in: the newest
     /// stays.
     pub fn put(&self, user: UserRow) {

@@ -190,11 +190,20 @@ impl Sessions {
         &self.tokens
     }
 
-    fn fresh_jti(&self) -> String {
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Proof of an act that a principal does by having proved who it is.
+    pub(super) fn acting_for(&self, action: &'static str, who: &str, origin: &Origin) -> SystemPermit {
+        self.system.acting(action, Some(who.to_owned())).on_behalf(who, origin)
+    }
+
+    pub(super) fn fresh_jti(&self) -> String {
         interlock_model::id::random_hex(&*self.ambient.entropy, 16)
     }
 
-    fn end_of(&self, kind: PrincipalKind, with_refresh: bool, now: Timestamp) -> Timestamp {
+    pub(super) fn end_of(&self, kind: PrincipalKind, with_refresh: bool, now: Timestamp) -> Timestamp {
         let seconds = if with_refresh {
             self.tokens.lifetimes().refresh_seconds
         } else {
@@ -259,7 +268,7 @@ impl Sessions {
         Ok(issued)
     }
 
-    fn note_issued(session: &Session, origin: &Origin) {
+    pub(super) fn note_issued(session: &Session, origin: &Origin) {
         let details = json!({ "token_type": "access", "jti": session.access_jti, "session": session.id });
         security::event(Event::TokenIssued, Some(&session.principal), Some(origin), details);
         crate::metrics::token_issued(session.kind, &session.principal, TokenKind::Access);
@@ -269,7 +278,7 @@ impl Sessions {
     }
 
     /// The tokens of a session as it stands: nothing here is random, so the same session gives the same tokens.
-    fn issue(&self, session: Session) -> Result<Issued, Error> {
+    pub(super) fn issue(&self, session: Session) -> Result<Issued, Error> {
         let sign = |kind, jti: &str| {
             let issue = Issue { session: &session, kind, jti };
             self.tokens

@@ -7,13 +7,13 @@ use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
 use interlock_model::{AgentId, Timestamp};
 use interlock_store::identity::{self, Put};
-use interlock_store::{Error, Tx};
+use interlock_store::{Error, Tx, UserRow};
 use serde_json::{Value, json};
 
 use super::assertion::{self, Assertion};
 use super::documents::{Agent, Used};
 use super::sessions::{Issued, Opening};
-use super::{Origin, Passwords, Principals, Sessions, Throttle};
+use super::{Origin, Passwords, Principals, Recorded, Sessions, Throttle};
 use crate::Ambient;
 use crate::audit::Recorder;
 use crate::security::{self, Event};
@@ -99,42 +99,106 @@ impl SignIns {
         password: Secret,
         origin: &Origin,
     ) -> Result<SignedIn, SignInError> {
-        let name: String =
-            crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
-        if let Err(wait) = self.throttle.admit(&name, origin.client_ip, self.ambient.clock.now()) {
-            self.note_failure(&name, origin, "throttled", Event::AccountLocked);
-            return Err(SignInError::Wait(wait));
-        }
-        let user = self.principals.user(&name);
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let right = self.verify(password, hash).await?;
-        let Some(user) = user.filter(|user| right && !user.disabled) else {
-            self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed);
-            return Err(SignInError::Refused);
-        };
-        self.throttle.succeeded(&name, origin.client_ip);
+        let user = self.check_password(username, password.clone(), origin, "device.login").await?;
+        self.throttle.succeeded(&user.name, origin.client_ip);
+        self.upgrade(&user, password, origin).await;
         let opening = Opening::user(&user, &self.principals.roles(), "password", &["pwd"], origin);
         let issued = self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?;
         security::authentication("login", "success");
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
     }
 
+    /// Takes one guess at a person's password. It counts as wrong until [`SignIns::succeeded`].
+    pub(super) async fn check_password(
+        &self,
+        username: &str,
+        password: Secret,
+        origin: &Origin,
+        action: &'static str,
+    ) -> Result<Arc<UserRow>, SignInError> {
+        let name: String =
+            crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
+        self.admit(&name, origin, action)?;
+        let user = self.principals.user(&name);
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let right = self.verify(password, hash).await?;
+        let Some(user) = user.filter(|user| right && !user.disabled) else {
+            self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed, action);
+            return Err(SignInError::Refused);
+        };
+        Ok(user)
+    }
+
+    /// Counts one guess.
+    pub(super) fn admit(&self, name: &str, origin: &Origin, action: &'static str) -> Result<(), SignInError> {
+        self.throttle.admit(name, origin.client_ip, self.ambient.clock.now()).map_err(|wait| {
+            self.note_failure(name, origin, "throttled", Event::AccountLocked, action);
+            SignInError::Wait(wait)
+        })
+    }
+
+    /// The guesses of this account from there were the owner's.
+    pub(super) fn succeeded(&self, name: &str, origin: &Origin) {
+        self.throttle.succeeded(name, origin.client_ip);
+    }
+
+    /// Replaces a hash of an earlier system now that the password is known. Sessions go on. The sign-in does not depend on it.
+    async fn upgrade(&self, user: &UserRow, password: Secret, origin: &Origin) {
+        if super::bcrypt_cost(&user.password_hash).is_none() {
+            return;
+        }
+        let good = super::accept_password(&user.name, &password, super::Factors::Alone).is_ok();
+        let Ok(hash) = self.passwords.hash(password).await else { return };
+        let (name, old, now) = (user.name.clone(), user.password_hash.clone(), self.ambient.clock.now());
+        let proof = self.sessions.acting_for("user.password_upgraded", &user.name, origin);
+        let stored = self
+            .sessions
+            .db()
+            .write(&proof, move |tx| {
+                Box::pin(async move {
+                    let found = tx.user(&name).await?.filter(|user| user.password_hash == old);
+                    let mut user = found
+                        .ok_or_else(|| Error::Corrupt("the password was changed meanwhile".to_owned()))?;
+                    user.password_hash = hash;
+                    user.updated_at = now;
+                    user.version += 1;
+                    tx.update_user(&user).await?;
+                    let details = json!({ "from": "bcrypt", "to": "argon2id", "meets_policy": good });
+                    Ok::<_, Error>(Recorded { value: user, details })
+                })
+            })
+            .await;
+        match stored {
+            Ok(user) => self.principals.put(user),
+            Err(error) => {
+                tracing::warn!(%error, "an imported password hash was not replaced; the next sign-in tries again");
+            }
+        }
+    }
+
     /// Costs the same whether there is a hash or not.
     async fn verify(&self, guess: Secret, hash: Option<String>) -> Result<bool, SignInError> {
         let too_long = guess.expose().len() > MAX_SECRET_BYTES;
         let guess = if too_long { Secret::new("too long") } else { guess };
-        let right = self.passwords.verify(guess, hash).await;
+        let right = self.passwords.verify(guess, hash, self.principals.dearest_bcrypt()).await;
         Ok(right.map_err(|_| SignInError::Wait(Duration::from_secs(1)))? && !too_long)
     }
 
-    fn note_failure(&self, name: &str, origin: &Origin, reason: &'static str, event: Event) {
+    pub(super) fn note_failure(
+        &self,
+        name: &str,
+        origin: &Origin,
+        reason: &'static str,
+        event: Event,
+        action: &'static str,
+    ) {
         security::authentication("login", "failed");
         // Only names that exist are written down: people type passwords into the wrong field.
         let known = self.principals.user(name).map(|user| user.name.clone());
         let details = json!({ "reason": reason, "method": "login" });
         security::event(event, known.as_deref(), Some(origin), details);
         let details = json!({ "result": "failed", "reason": reason });
-        self.recorder.note(origin, known.as_deref(), "device.login", known.clone(), details);
+        self.recorder.note(origin, known.as_deref(), action, known.clone(), details);
     }
 
     /// Proves who an agent is, without opening a session.

@@ -1,5 +1,6 @@
 //! Handlers, one file per noun, and the router that holds them.
 
+mod account;
 mod agents;
 mod auth;
 mod credentials;
@@ -27,6 +28,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let has_device = state.device.is_some();
     let api = ApiRouter::new(state);
     let api = auth::routes(api);
+    let api = account::routes(api);
     let api = credentials::routes(api);
     let api = agents::routes(api);
     let api = oauth::routes(api);

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use interlock_engine::agents::AgentError;
-use interlock_engine::auth::{KeyError, ManageError, RefreshError, TokenError};
+use interlock_engine::auth::{AccountError, KeyError, ManageError, RefreshError, SignInError, TokenError};
 
 use super::ApiError;
 
@@ -24,6 +24,21 @@ impl From<RefreshError> for ApiError {
             // A thief must not learn that the theft was noticed.
             RefreshError::Reused => TokenError::Revoked.into(),
             RefreshError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<AccountError> for ApiError {
+    fn from(error: AccountError) -> Self {
+        let text = capital(&error);
+        match error {
+            // Not 401: the token is in force, and a client must not throw it away.
+            AccountError::Wrong => Self::field(&["body", "current"], "credentials", text),
+            AccountError::Wait(wait) => SignInError::Wait(wait).into(),
+            AccountError::Password(_) | AccountError::Same => Self::field(&["body", "new"], "password", text),
+            AccountError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            AccountError::Overloaded => busy(),
+            AccountError::Store(cause) => Self::storage(&cause),
         }
     }
 }

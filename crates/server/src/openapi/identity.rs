@@ -13,6 +13,15 @@ pub(super) const OPERATIONS: &[Entry] = &[
         "LoginAnswer",
     ),
     (
+        "POST",
+        "/auth/password",
+        "change_password",
+        "Sign-in",
+        "Change one's own password; every other session ends, this one goes on with the new tokens",
+        "PasswordChange",
+        "LoginAnswer",
+    ),
+    (
         "GET",
         "/auth/sessions",
         "list_sessions",
@@ -191,6 +200,7 @@ pub(super) type Shape =
 
 pub(super) const SHAPES: &[Shape] = &[
     ("RefreshRequest", &[("refresh_token", "string")], &[]),
+    ("PasswordChange", &[("current", "string"), ("new", "string")], &[]),
     ("RevokeRequest", &[], &[("refresh_token", "string"), ("token", "string")]),
     (
         "Token",

@@ -12,6 +12,7 @@ mod lab;
 mod limits;
 mod listener;
 mod matrix;
+mod people;
 mod perimeter;
 mod runs;
 mod service;
