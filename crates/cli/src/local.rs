@@ -79,6 +79,11 @@ impl Local {
         self.users.console(&self.permit).set_password(name, password).await
     }
 
+    /// Removes every second factor of somebody.
+    pub(crate) async fn reset_factors(&self, name: &str) -> Result<(), UserError> {
+        self.users.console(&self.permit).reset_factors(name).await
+    }
+
     /// Checks the whole audit chain: its length and last hash.
     pub(crate) async fn verify_audit(&self, noted: Option<(u64, Hash)>) -> anyhow::Result<(u64, String)> {
         let verified = interlock_engine::audit::verify(&*self.parts.store, noted).await?;

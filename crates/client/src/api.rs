@@ -191,7 +191,7 @@ impl Client {
         }
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(
         &self,
         segments: &[&str],
         query: &[(&str, String)],
@@ -201,7 +201,7 @@ impl Client {
         value(&self.shown, self.send(request).await?).await
     }
 
-    async fn post<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn post<T: serde::de::DeserializeOwned>(
         &self,
         segments: &[&str],
         body: &Value,
@@ -214,9 +214,18 @@ impl Client {
     /// Signs in. The token is in the answer; this client does not take it over.
     ///
     /// # Errors
-    /// [`ClientError::SignInNeeded`] when name or password are wrong.
-    pub async fn login(&self, username: &str, password: &Secret) -> Result<LoginAnswer, ClientError> {
-        let body = json!({ "username": username, "password": password.expose() });
+    /// [`ClientError::SignInNeeded`] when name or password are wrong; [`ClientError::Problem`] with `second_factor_required` when
+    /// they are right and `otp` is missing or wrong.
+    pub async fn login(
+        &self,
+        username: &str,
+        password: &Secret,
+        otp: Option<&Secret>,
+    ) -> Result<LoginAnswer, ClientError> {
+        let mut body = json!({ "username": username, "password": password.expose() });
+        if let Some(otp) = otp {
+            body["otp"] = json!(otp.expose());
+        }
         let request =
             self.request(Method::POST, &["auth", "login"], &[]).timeout(self.answer_timeout).json(&body);
         value(&self.shown, self.send(request).await?).await
@@ -230,12 +239,6 @@ impl Client {
     /// Whose token it is.
     pub async fn me(&self) -> Result<WhoAmIAnswer, ClientError> {
         self.get(&["auth", "me"], &[]).await
-    }
-
-    /// Changes one's own password. Every earlier token is dead; the new ones are in the answer.
-    pub async fn change_password(&self, current: &Secret, new: &Secret) -> Result<LoginAnswer, ClientError> {
-        let body = json!({ "current": current.expose(), "new": new.expose() });
-        self.post(&["auth", "password"], &body).await
     }
 
     /// What the device offers.
@@ -371,6 +374,16 @@ impl Client {
         add(&mut pairs, "limit", query.limit);
         add(&mut pairs, "offset", query.offset);
         self.get(&["audit"], &pairs).await
+    }
+
+    /// Asks for something to be removed.
+    pub(crate) async fn delete<T: serde::de::DeserializeOwned>(
+        &self,
+        segments: &[&str],
+    ) -> Result<T, ClientError> {
+        self.signed_in()?;
+        let request = self.request(Method::DELETE, segments, &[]).timeout(self.answer_timeout);
+        value(&self.shown, self.send(request).await?).await
     }
 
     /// Any request to this server, for what has no method here. `path` begins with `/` and may hold a query.

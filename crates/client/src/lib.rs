@@ -4,6 +4,7 @@
 //! another machine, never after a redirect. Decides nothing about people: no prompts, no files, no environment. Start with
 //! [`Client::builder`]; [`Client::submit`] starts a run and [`Client::follow`] watches it.
 
+mod account;
 mod answer;
 mod api;
 mod builder;
@@ -12,6 +13,7 @@ mod execute;
 mod follow;
 mod sse;
 
+pub use account::{Enrolment, Factor, Factors, Proof, RecoveryCodes};
 pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};
 pub use builder::{Builder, server_address};
 pub use error::{ClientError, Refusal};

@@ -12,7 +12,8 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, PublicKey};
 use crate::auth::{
-    Account, ApiKeys, Db, Manage, Passwords, Principals, Recorded, Sessions, SignIns, SystemPermit, Tokens,
+    Account, ApiKeys, Db, Manage, MasterKey, Passwords, Principals, Recorded, SecondFactor, Sessions,
+    SignIns, SystemPermit, Tokens,
 };
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
@@ -49,6 +50,8 @@ pub struct Identity {
     pub api_keys: ApiKeys,
     /// Sessions, tokens and roles, as owners and administrators see them.
     pub manage: Manage,
+    /// Second factors.
+    pub second_factor: Arc<SecondFactor>,
     /// People's own accounts.
     pub account: Account,
     /// Who there is, in memory.
@@ -57,22 +60,43 @@ pub struct Identity {
     ambient: Ambient,
 }
 
+/// What identity is made of.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// Clock and randomness.
+    pub ambient: &'a Ambient,
+    /// Who there is.
+    pub principals: &'a Arc<Principals>,
+    /// The hashing thread.
+    pub passwords: &'a Passwords,
+    /// Signs and reads tokens.
+    pub tokens: Tokens,
+    /// What stored secrets are sealed with.
+    pub master: MasterKey,
+    /// The audit trail of what is no change.
+    pub recorder: &'a Recorder,
+    /// Authority for what follows from a sign-in.
+    pub system: SystemPermit,
+}
+
 impl Identity {
     /// Wires the parts.
-    pub fn new(
-        db: &Db,
-        ambient: &Ambient,
-        principals: &Arc<Principals>,
-        passwords: &Passwords,
-        tokens: Tokens,
-        recorder: &Recorder,
-        system: SystemPermit,
-    ) -> Self {
+    pub fn new(setup: Setup<'_>) -> Self {
+        let Setup { db, ambient, principals, passwords, tokens, master, recorder, system } = setup;
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
         let sessions = Sessions::new(database(), clocks(), known(), tokens, system);
-        let sign_ins =
-            SignIns::new(Arc::clone(&sessions), known(), passwords.clone(), recorder.clone(), clocks());
+        let second_factor = SecondFactor::new(database(), clocks(), known(), Arc::new(master));
+        let sign_ins = SignIns::new(
+            Arc::clone(&sessions),
+            known(),
+            passwords.clone(),
+            Arc::clone(&second_factor),
+            recorder.clone(),
+            clocks(),
+        );
         Self {
             account: Account::new(
                 database(),
@@ -81,8 +105,10 @@ impl Identity {
                 passwords.clone(),
                 Arc::clone(&sessions),
                 Arc::clone(&sign_ins),
+                Arc::clone(&second_factor),
             ),
             sign_ins,
+            second_factor,
             agents: Agents::new(database(), clocks(), known(), passwords.clone()),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::Ambient;
 use crate::auth::{
-    Db, Factors, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
-    accept_password, bcrypt_cost, is_importable,
+    Db, FactorError, Factors, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
+    accept_password, bcrypt_cost, is_importable, note_length, reset_factors,
 };
 use crate::security::{self, Event};
 
@@ -42,6 +42,11 @@ pub enum UserError {
     /// The password is not accepted.
     #[error(transparent)]
     Password(#[from] PasswordRefused),
+    /// The password is too short to stand alone.
+    #[error(
+        "the password is shorter than 15 characters, too short without a second factor; set a longer one first"
+    )]
+    ShortPassword,
     /// Somebody else changed the user meanwhile.
     #[error("the user was changed at the same time; look and try again")]
     Conflict,
@@ -289,6 +294,10 @@ impl Users {
                     if !tx.update_user(&after).await? {
                         return Err(UserError::Conflict);
                     }
+                    if before.password_hash != after.password_hash {
+                        // What others set is always long enough to stand alone.
+                        note_length(tx, &after.name, false).await?;
+                    }
                     let details = json!({
                         "change": what,
                         "old_data": { "roles": before.roles, "disabled": before.disabled },
@@ -310,6 +319,17 @@ impl Users {
         }
         self.principals.put(user.clone());
         Ok(user)
+    }
+}
+
+impl From<FactorError> for UserError {
+    fn from(error: FactorError) -> Self {
+        match error {
+            FactorError::NoSuchUser => Self::NoSuchUser,
+            FactorError::ShortPassword => Self::ShortPassword,
+            FactorError::Store(error) => Self::Store(error),
+            _ => Self::Conflict,
+        }
     }
 }
 
@@ -363,6 +383,16 @@ impl Console<'_> {
     pub async fn update(&self, name: &str, change: UserChange) -> Result<UserRow, UserError> {
         let proof = self.permit.acting("user.updated", Some(name.to_owned()));
         self.users.apply(&proof, name, change).await
+    }
+
+    /// Removes every second factor of somebody who has lost them.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn reset_factors(&self, name: &str) -> Result<(), UserError> {
+        let name = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
+        let proof = self.permit.acting("user.factors_reset", Some(name.clone()));
+        Ok(reset_factors(&self.users.db, &self.users.principals, &proof, name).await?)
     }
 
     /// Sets a password.

@@ -217,17 +217,17 @@ actions! {
     /// Engage the emergency stop. Whoever is signed in may.
     EmergencyStop = "device.stopped", Installation, Act, Needs::SignedIn;
     /// Release the emergency stop.
-    ReleaseStop = "device.released", Installation, Act, Needs::Scope("devices:release");
+    ReleaseStop = "device.released", Installation, Act, Needs::Scope("devices:release"), SecondFactor;
     /// Confirm that a person has looked at the device.
     ClearAttention = "device.attention_cleared", Installation, Act, Needs::Scope("devices:attention");
     /// See users.
     ListUsers = "users.listed", Installation, Read, Needs::Scope("users:read");
     /// Make a user.
-    CreateUser = "user.created", Installation, Change, Needs::Scope("users:manage");
+    CreateUser = "user.created", Installation, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Change a user's roles or state.
-    UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage");
+    UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Set a user's password.
-    SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage");
+    SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Read the audit trail.
     ReadAudit = "audit.read", Installation, Read, Needs::Scope("audit:read");
     /// Read the metrics.
@@ -240,28 +240,42 @@ actions! {
     LogOut = "token.revoked", Installation, Change, Needs::SignedIn;
     /// Change one's own password.
     ChangePassword = "user.password_changed", Installation, Change, Needs::Person;
+    /// Prove again who one is.
+    StepUp = "session.stepped_up", Installation, Change, Needs::Person;
+    /// See one's own second factors.
+    ListFactors = "factors.listed", Installation, Read, Needs::Person;
+    /// Set up an authenticator app.
+    EnrolFactor = "factor.enrolled", Installation, Change, Needs::Person, Proof;
+    /// Give the first code of an authenticator app.
+    ConfirmFactor = "factor.confirmed", Installation, Change, Needs::Person, Proof;
+    /// Remove one's own second factor.
+    RemoveFactor = "factor.removed", IdTarget, Change, Needs::Person, Proof;
+    /// Make new recovery codes.
+    RenewRecoveryCodes = "recovery_codes.made", Installation, Change, Needs::Person, Proof;
+    /// Remove the second factors of somebody who has lost them.
+    ResetFactors = "user.factors_reset", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// See agents.
     ListAgents = "agents.listed", Installation, Read, Needs::Scope("agents:read");
     /// See one agent. An agent may always see itself; the use case hides the others.
     ReadAgent = "agent.read", AgentTarget, Read, Needs::SignedIn;
     /// Make an agent.
-    CreateAgent = "agent.created", Installation, Change, Needs::Scope("agents:manage");
+    CreateAgent = "agent.created", Installation, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Change an agent.
-    UpdateAgent = "agent.updated", AgentTarget, Change, Needs::Scope("agents:manage");
+    UpdateAgent = "agent.updated", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Disable an agent for good.
-    DeleteAgent = "agent.deleted", AgentTarget, Change, Needs::Scope("agents:manage");
+    DeleteAgent = "agent.deleted", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Make or set an agent's secret.
-    SetAgentSecret = "agent.credentials_created", AgentTarget, Change, Needs::Scope("agents:manage");
+    SetAgentSecret = "agent.credentials_created", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Register an agent's public keys.
-    SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage");
+    SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// End every token of somebody.
-    RevokeTokens = "token.revoked", Installation, Change, Needs::Scope("tokens:manage");
+    RevokeTokens = "token.revoked", Installation, Change, Needs::Scope("tokens:manage"), SecondFactor;
     /// Ask what a token stands for (RFC 7662).
     Introspect = "token.introspected", Installation, Read, Needs::Scope("tokens:introspect");
     /// See API keys: one's own, or everybody's with `keys:manage`.
     ListApiKeys = "api_keys.listed", Installation, Read, Needs::SignedIn;
     /// Make an API key for oneself, or for another with `keys:manage`.
-    CreateApiKey = "api_key.created", Installation, Change, Needs::SignedIn;
+    CreateApiKey = "api_key.created", Installation, Change, Needs::SignedIn, SecondFactor;
     /// End an API key: one's own, or any with `keys:manage`.
     RevokeApiKey = "api_key.revoked", IdTarget, Change, Needs::SignedIn;
     /// See sessions: one's own, or everybody's with `sessions:manage`.
@@ -273,9 +287,9 @@ actions! {
     /// See roles and their scopes.
     ListRoles = "roles.listed", Installation, Read, Needs::Scope("users:read");
     /// Make or change a custom role.
-    PutRole = "role.changed", RoleTarget, Change, Needs::Scope("roles:manage");
+    PutRole = "role.changed", RoleTarget, Change, Needs::Scope("roles:manage"), SecondFactor;
     /// Delete a custom role.
-    DeleteRole = "role.deleted", RoleTarget, Change, Needs::Scope("roles:manage");
+    DeleteRole = "role.deleted", RoleTarget, Change, Needs::Scope("roles:manage"), SecondFactor;
     /// Ask why somebody may or may not do something.
     TestPolicy = "policy.tested", Installation, Read, Needs::Scope("users:read");
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
-use interlock_engine::auth::{Guard, SystemPermit, Tokens};
+use interlock_engine::auth::{Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens};
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
-use interlock_engine::identity::Identity;
+use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::janitor;
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
@@ -138,6 +138,7 @@ where
     let tcp = TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?;
     let parts = installation::open(&state, settings.database_url.as_ref()).await?;
     let tokens = installation::tokens(&state, &settings, &parts).await?;
+    let master = installation::master_key(&state, &settings, &parts)?;
     let algorithm = tokens.algorithm();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .set_buckets(&[
@@ -164,9 +165,13 @@ where
     background.spawn(recording);
     let runs = TaskTracker::new();
     let limits = Limits { queue: settings.queue, default_timeout: settings.default_timeout };
-    let wired = Wired { parts: &parts, recorder: recorder.clone(), runs: runs.clone(), limits };
+    let step_up = StepUpPolicy {
+        required: settings.require_step_up,
+        admins_need_second_factor: settings.require_mfa_for_admins,
+    };
+    let wired = Wired { parts: &parts, recorder: recorder.clone(), runs: runs.clone(), limits, step_up };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
-    let (app, following) = wired.state(hosted, tokens, server, metrics);
+    let (app, following) = wired.state(hosted, (tokens, master), server, metrics);
     let root = SystemPermit::root("system");
     app.identity.publish_key(&root, false).await.context("publish the signing key")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
@@ -281,6 +286,7 @@ struct Wired<'a> {
     recorder: Recorder,
     runs: TaskTracker,
     limits: Limits,
+    step_up: StepUpPolicy,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -290,19 +296,29 @@ impl Wired<'_> {
     fn state(
         self,
         device: Option<(Arc<dyn Device>, String)>,
-        tokens: Tokens,
+        (tokens, master): (Tokens, MasterKey),
         server: ServerConfig,
         metrics: metrics_exporter_prometheus::PrometheusHandle,
     ) -> (AppState, Vec<Background>) {
         let Parts { ambient, db, principals, passwords, .. } = self.parts;
         let system = || SystemPermit::root("system");
-        let identity = Identity::new(db, ambient, principals, passwords, tokens, &self.recorder, system());
+        let identity = Identity::new(Setup {
+            db,
+            ambient,
+            principals,
+            passwords,
+            tokens,
+            master,
+            recorder: &self.recorder,
+            system: system(),
+        });
         let world: Arc<dyn World> = match &device {
             Some((device, name)) => Arc::new(DeviceWorld { device: Arc::clone(device), name: name.clone() }),
             None => Arc::new(NoDevice),
         };
         let sessions = Arc::clone(&identity.sessions);
-        let guard = Arc::new(Guard::new(sessions, self.recorder.clone(), world, ambient.clone()));
+        let guard = Guard::new(sessions, self.recorder.clone(), world, ambient.clone());
+        let guard = Arc::new(guard.with_step_up(self.step_up));
         let mut following: Vec<Background> = vec![
             Box::pin(janitor::clean_forever(db.clone(), ambient.clone(), system(), CLEANING)),
             Box::pin(Arc::clone(principals).watch(WATCHING)),

@@ -108,6 +108,7 @@ pub(crate) async fn sign_in_and_save(
     ca_file: Option<&Path>,
     user: &str,
     password: &Secret,
+    otp: Option<&Secret>,
 ) -> Result<LoginAnswer, Failure> {
     check_name(name)?;
     let mut builder = Client::builder(url);
@@ -115,7 +116,7 @@ pub(crate) async fn sign_in_and_save(
         builder = builder.ca_pem(read_ca(path)?);
     }
     let client = builder.build()?;
-    let answer = client.login(user, password).await?;
+    let answer = client.login(user, password, otp).await?;
     let lifetime = std::time::Duration::from_secs(u64::try_from(answer.expires_in).unwrap_or(0));
     let context = Context {
         url: client.url().to_owned(),

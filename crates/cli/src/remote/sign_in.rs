@@ -2,6 +2,7 @@
 
 use clap::Args;
 use interlock_client::{ClientError, server_address};
+use interlock_model::secret::Secret;
 use serde_json::json;
 
 use super::connect::{Session, Target};
@@ -25,6 +26,9 @@ pub(crate) struct LoginArgs {
     /// Read the password from standard input instead of asking
     #[arg(long)]
     password_stdin: bool,
+    /// Code of your second factor, or a recovery code; without it you are asked where one is needed
+    #[arg(long, value_name = "CODE")]
+    otp: Option<String>,
 }
 
 pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(), Failure> {
@@ -56,8 +60,16 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         ask_password(ui, &format!("Password of {}", line(&user)), "interlock login --password-stdin < FILE")
             .await?
     };
-    let answer = contexts::sign_in_and_save(&name, &url, ca_file.as_deref(), &user, &password).await.map_err(|failure| match failure.code {
-        exit::SIGN_IN => {
+    let ca = ca_file.as_deref();
+    let mut otp = args.otp.map(Secret::new);
+    let mut signed_in = contexts::sign_in_and_save(&name, &url, ca, &user, &password, otp.as_ref()).await;
+    if signed_in.as_ref().is_err_and(wants_second_factor) && otp.is_none() {
+        let question = "Code of your second factor, or a recovery code";
+        otp = Some(Secret::new(ask(ui, question, "interlock login --otp CODE").await?));
+        signed_in = contexts::sign_in_and_save(&name, &url, ca, &user, &password, otp.as_ref()).await;
+    }
+    let answer = signed_in.map_err(|failure| match failure.code {
+        exit::SIGN_IN if !wants_second_factor(&failure) => {
             let mut refused = failure.hint("check the name and the password; an administrator can set a new one: interlock user passwd NAME");
             "the server does not let you in".clone_into(&mut refused.error);
             refused
@@ -77,6 +89,10 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
             .with("context", &name)
     };
     ui.one(&document, facts, &name)
+}
+
+fn wants_second_factor(failure: &Failure) -> bool {
+    failure.problem.as_ref().is_some_and(|problem| problem.code == "second_factor_required")
 }
 
 /// The host's name, made different from those that are taken.

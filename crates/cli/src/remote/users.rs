@@ -73,6 +73,13 @@ pub(crate) enum UserCommand {
         #[arg(long, value_name = "DIR")]
         state: PathBuf,
     },
+    /// Remove the second factors of somebody who has lost them
+    ResetFactors {
+        /// Sign-in name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Set a password; every token of the user is dead
     Passwd {
         /// Sign-in name
@@ -122,6 +129,7 @@ pub(crate) async fn user(ui: &Ui, global: &Global, command: UserCommand) -> Resu
         | UserCommand::Role { place, .. }
         | UserCommand::Disable { place, .. }
         | UserCommand::Enable { place, .. }
+        | UserCommand::ResetFactors { place, .. }
         | UserCommand::Passwd { place, .. } => place.state.as_ref(),
     };
     let users = match state {
@@ -164,6 +172,11 @@ async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failur
         }
         UserCommand::Disable { name, .. } => tell(ui, &users.update(&name, None, Some(true)).await?, None),
         UserCommand::Enable { name, .. } => tell(ui, &users.update(&name, None, Some(false)).await?, None),
+        UserCommand::ResetFactors { name, .. } => {
+            users.reset_factors(&name).await?;
+            ui.note(&format!("{} has no second factor any more", line(&name)));
+            Ok(())
+        }
         UserCommand::Passwd { name, password, .. } => {
             let secret = obtain(ui, &password, &name).await?;
             users.set_password(&name, &secret).await?;
@@ -221,6 +234,13 @@ impl Users {
         }
     }
 
+    async fn reset_factors(&self, name: &str) -> Result<(), Failure> {
+        match self {
+            Self::There(client) => Ok(client.reset_factors(name).await.map(drop)?),
+            Self::Here(local) => local.reset_factors(name).await.map_err(|error| refused(&error)),
+        }
+    }
+
     async fn set_password(&self, name: &str, password: &Secret) -> Result<(), Failure> {
         match self {
             Self::There(client) => {
@@ -248,6 +268,7 @@ fn refused(error: &UserError) -> Failure {
             (exit::CONFLICT, "`interlock user list` shows everyone; `interlock user passwd` sets a password")
         }
         UserError::NoSuchUser => (exit::NOT_FOUND, "`interlock user list` shows everyone"),
+        UserError::ShortPassword => (exit::CONFLICT, "interlock user passwd NAME"),
         UserError::LastAdmin => (exit::CONFLICT, "interlock user add NAME --role admin"),
         UserError::Conflict | UserError::Overloaded => (exit::CONFLICT, "start the command again"),
         UserError::Store(_) => (exit::ERROR, "interlock doctor"),

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use interlock_model::Timestamp;
-use interlock_model::action::ChangePassword;
+use interlock_model::action::{ChangePassword, ConfirmFactor, StepUp};
 use interlock_model::secret::Secret;
-use interlock_store::Error;
 use interlock_store::identity;
+use interlock_store::{Error, Revocation, Tx};
 use serde_json::json;
 
-use super::documents::Session;
+use super::documents::{SecondFactors, Session};
 use super::sessions::Issued;
 use super::{
-    Db, Factors, PasswordRefused, Passwords, Permit, Principals, Recorded, Sessions, SignInError, SignIns,
-    accept_password,
+    Db, FactorError, Factors, PasswordRefused, Passwords, Permit, Principals, Recorded, SecondFactor,
+    Sessions, SignInError, SignIns, accept_password, stands_alone,
 };
 use crate::Ambient;
 use crate::security::{self, Event};
@@ -24,6 +24,12 @@ pub enum AccountError {
     /// The password that is to prove it is wrong.
     #[error("the current password is not right")]
     Wrong,
+    /// The second factor that is to prove it is wrong, or missing.
+    #[error("the code is not right, or was used already; wait for the next one")]
+    WrongCode,
+    /// The second factor is asked for, not the password; or nothing was given, or both.
+    #[error("give the code of your second factor as otp, or if you have none the password")]
+    OtherProof,
     /// Too many guesses.
     #[error("too many attempts")]
     Wait(std::time::Duration),
@@ -48,6 +54,7 @@ impl From<SignInError> for AccountError {
     fn from(error: SignInError) -> Self {
         match error {
             SignInError::Refused | SignInError::Scope => Self::Wrong,
+            SignInError::SecondFactor { .. } => Self::WrongCode,
             SignInError::Wait(wait) => Self::Wait(wait),
             SignInError::Store(error) => Self::Store(error),
         }
@@ -57,12 +64,13 @@ impl From<SignInError> for AccountError {
 /// Looks after people's own accounts.
 #[derive(Clone)]
 pub struct Account {
-    pub(super) db: Db,
-    pub(super) ambient: Ambient,
-    pub(super) principals: Arc<Principals>,
-    pub(super) passwords: Passwords,
-    pub(super) sessions: Arc<Sessions>,
-    pub(super) sign_ins: Arc<SignIns>,
+    db: Db,
+    ambient: Ambient,
+    principals: Arc<Principals>,
+    passwords: Passwords,
+    sessions: Arc<Sessions>,
+    sign_ins: Arc<SignIns>,
+    second_factor: Arc<SecondFactor>,
 }
 
 impl std::fmt::Debug for Account {
@@ -80,8 +88,9 @@ impl Account {
         passwords: Passwords,
         sessions: Arc<Sessions>,
         sign_ins: Arc<SignIns>,
+        second_factor: Arc<SecondFactor>,
     ) -> Self {
-        Self { db, ambient, principals, passwords, sessions, sign_ins }
+        Self { db, ambient, principals, passwords, sessions, sign_ins, second_factor }
     }
 
     /// Changes the caller's password. Every token of the caller is dead; the present session goes on with the new ones.
@@ -102,7 +111,9 @@ impl Account {
         if same {
             return Err(AccountError::Same);
         }
-        accept_password(&name, &new, Factors::Alone)?;
+        let factors = if self.principals.has_second_factor(&name) { Factors::Beside } else { Factors::Alone };
+        accept_password(&name, &new, factors)?;
+        let short = !stands_alone(&new);
         let hash = self.passwords.hash(new).await.map_err(|_| AccountError::Overloaded)?;
         let (id, now) = (caller.session().to_owned(), self.ambient.clock.now());
         let (access_jti, refresh_jti) = (self.sessions.fresh_jti(), self.sessions.fresh_jti());
@@ -120,6 +131,7 @@ impl Account {
                     user.updated_at = now;
                     user.version += 1;
                     tx.update_user(&user).await?.then_some(()).ok_or(AccountError::Conflict)?;
+                    note_length(tx, &user.name, short).await?;
                     let found = identity::get::<Session>(tx, &id).await?;
                     let mut session = found.filter(|s| s.ended_at.is_none()).ok_or(AccountError::Conflict)?;
                     session.document.epoch = user.tokens_valid_from;
@@ -142,4 +154,105 @@ impl Account {
         Sessions::note_issued(&issued.session, origin);
         Ok(issued)
     }
+
+    /// Raises the present session: the caller has just proved again who it is. The access token before is dead.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn step_up(
+        &self,
+        permit: &Permit<StepUp>,
+        code: Option<Secret>,
+        password: Option<Secret>,
+    ) -> Result<Issued, AccountError> {
+        let caller = permit.caller();
+        let (name, origin) = (caller.name(), caller.origin());
+        let shown = match (code, password, self.principals.has_second_factor(name)) {
+            (Some(code), None, true) => {
+                self.sign_ins.admit(name, origin, "session.stepped_up")?;
+                self.sign_ins.spend_code(name, &code, origin).await.map_err(|error| match error {
+                    FactorError::Store(error) => AccountError::Store(error),
+                    _ => AccountError::WrongCode,
+                })?;
+                "otp"
+            }
+            (None, Some(password), false) => {
+                self.sign_ins.check_password(name, password, origin, "session.stepped_up").await?;
+                "pwd"
+            }
+            _ => return Err(AccountError::OtherProof),
+        };
+        self.sign_ins.succeeded(name, origin);
+        let session = self.raise(permit, shown).await?;
+        let issued = self.sessions.issue(session)?;
+        Sessions::note_issued(&issued.session, origin);
+        Ok(issued)
+    }
+
+    /// As [`SecondFactor::confirm`]; wrong codes are slowed like wrong passwords.
+    ///
+    /// # Errors
+    /// [`FactorError`].
+    pub async fn confirm_factor(
+        &self,
+        permit: &Permit<ConfirmFactor>,
+        code: &Secret,
+    ) -> Result<(String, Vec<Secret>), FactorError> {
+        let (name, origin) = (permit.caller().name(), permit.caller().origin());
+        self.sign_ins.admit(name, origin, "factor.confirmed").map_err(|error| match error {
+            SignInError::Wait(wait) => FactorError::Wait(wait),
+            _ => FactorError::Wrong,
+        })?;
+        let confirmed = self.second_factor.confirm(permit, code).await?;
+        self.sign_ins.succeeded(name, origin);
+        Ok(confirmed)
+    }
+
+    async fn raise(&self, permit: &Permit<StepUp>, shown: &'static str) -> Result<Session, AccountError> {
+        let caller = permit.caller();
+        let (id, now) = (caller.session().to_owned(), self.ambient.clock.now());
+        let access_jti = self.sessions.fresh_jti();
+        let end = self.sessions.end_of(caller.kind(), false, now);
+        let (session, dead) = self
+            .db
+            .write(permit, move |tx| {
+                Box::pin(async move {
+                    let found = identity::get::<Session>(tx, &id).await?;
+                    let mut found = found.filter(|s| s.ended_at.is_none()).ok_or(AccountError::Conflict)?;
+                    let session = &mut found.document;
+                    let dead = std::mem::replace(&mut session.access_jti, access_jti);
+                    let revocation = Revocation {
+                        jti: dead.clone(),
+                        expires_at: end.plus(std::time::Duration::from_mins(1)),
+                        reason: "rotated".to_owned(),
+                        at: now,
+                    };
+                    tx.insert_revocation(&revocation).await?;
+                    session.auth_time = now;
+                    session.issued_at = now;
+                    session.previous_jti = None;
+                    session.expires_at = session.expires_at.max(end);
+                    if !session.amr.iter().any(|factor| factor == shown) {
+                        session.amr.push(shown.to_owned());
+                    }
+                    identity::update(tx, &found).await?;
+                    let details = json!({ "session": found.id, "amr": found.amr, "jti": found.access_jti });
+                    Ok::<_, AccountError>(Recorded { value: (found.document, (dead, end)), details })
+                })
+            })
+            .await?;
+        self.principals.revoke(&dead.0, dead.1);
+        Ok(session)
+    }
+}
+
+/// Notes on the second factors whether the password could stand without them.
+pub(crate) async fn note_length(tx: &mut dyn Tx, user: &str, short: bool) -> Result<(), Error> {
+    if let Some(mut factors) = identity::get::<SecondFactors>(tx, user).await?
+        && factors.short_password != short
+    {
+        factors.document.short_password = short;
+        identity::update(tx, &factors).await?;
+    }
+    Ok(())
 }

@@ -290,3 +290,62 @@ impl Document for InstallationName {
         "name".to_owned()
     }
 }
+
+/// What a person proves identity with beside the password.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SecondFactors {
+    /// Whose.
+    pub user: String,
+    /// Authenticator apps.
+    #[serde(default)]
+    pub totp: Vec<TotpFactor>,
+    /// Digests of the recovery codes that are left: 120 random bits need no slow hash.
+    #[serde(default)]
+    pub recovery: Vec<String>,
+    /// The password is too short to stand alone.
+    #[serde(default)]
+    pub short_password: bool,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
+/// An authenticator app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TotpFactor {
+    /// Short id.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// Its secret, sealed with the master key.
+    pub sealed: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When the first code proved it; before that it counts for nothing.
+    #[serde(default)]
+    pub confirmed_at: Option<Timestamp>,
+    /// Step of the last code that was taken.
+    #[serde(default)]
+    pub last_step: i64,
+    /// When that was.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl SecondFactors {
+    /// The factors that count.
+    pub fn confirmed(&self) -> impl Iterator<Item = &TotpFactor> {
+        self.totp.iter().filter(|factor| factor.confirmed_at.is_some())
+    }
+}
+
+impl Document for SecondFactors {
+    const KIND: &'static str = "second_factors";
+
+    fn id(&self) -> String {
+        self.user.clone()
+    }
+
+    fn owner(&self) -> Option<String> {
+        Some(self.user.clone())
+    }
+}

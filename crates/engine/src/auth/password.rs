@@ -83,6 +83,11 @@ pub fn accept_password(user: &str, password: &Secret, factors: Factors) -> Resul
     Ok(())
 }
 
+/// Whether a password is long enough to stand alone.
+pub(crate) fn stands_alone(password: &Secret) -> bool {
+    password.expose().chars().count() >= MIN_ALONE
+}
+
 /// Checks a secret that somebody supplies for an agent: long enough that guessing at the permitted rate is hopeless.
 ///
 /// # Errors

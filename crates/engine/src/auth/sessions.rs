@@ -190,6 +190,10 @@ impl Sessions {
         &self.tokens
     }
 
+    pub(super) fn principals(&self) -> &Principals {
+        &self.principals
+    }
+
     pub(super) fn db(&self) -> &Db {
         &self.db
     }

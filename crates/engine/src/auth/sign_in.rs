@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::assertion::{self, Assertion};
 use super::documents::{Agent, Used};
 use super::sessions::{Issued, Opening};
-use super::{Origin, Passwords, Principals, Recorded, Sessions, Throttle};
+use super::{FactorError, Origin, Passwords, Principals, Recorded, SecondFactor, Sessions, Throttle};
 use crate::Ambient;
 use crate::audit::Recorder;
 use crate::security::{self, Event};
@@ -29,6 +29,12 @@ pub enum SignInError {
     /// Wrong name or password, or the principal is disabled. One answer for all.
     #[error("incorrect username or password")]
     Refused,
+    /// The password is right and a second factor is missing, or wrong.
+    #[error("a second factor is needed")]
+    SecondFactor {
+        /// One was given.
+        wrong: bool,
+    },
     /// Too many guesses.
     #[error("too many sign-in attempts")]
     Wait(Duration),
@@ -65,6 +71,7 @@ pub struct SignIns {
     sessions: Arc<Sessions>,
     principals: Arc<Principals>,
     passwords: Passwords,
+    second_factor: Arc<SecondFactor>,
     throttle: Throttle,
     recorder: Recorder,
     ambient: Ambient,
@@ -82,14 +89,15 @@ impl SignIns {
         sessions: Arc<Sessions>,
         principals: Arc<Principals>,
         passwords: Passwords,
+        second_factor: Arc<SecondFactor>,
         recorder: Recorder,
         ambient: Ambient,
     ) -> Arc<Self> {
         let throttle = Throttle::default();
-        Arc::new(Self { sessions, principals, passwords, throttle, recorder, ambient })
+        Arc::new(Self { sessions, principals, passwords, second_factor, throttle, recorder, ambient })
     }
 
-    /// Checks name and password of a person and opens a session.
+    /// Checks name, password and, of those who have one, the second factor of a person and opens a session.
     ///
     /// # Errors
     /// [`SignInError`]; unknown, wrong and disabled are alike in text and time.
@@ -97,15 +105,52 @@ impl SignIns {
         &self,
         username: &str,
         password: Secret,
+        code: Option<Secret>,
         origin: &Origin,
     ) -> Result<SignedIn, SignInError> {
         let user = self.check_password(username, password.clone(), origin, "device.login").await?;
+        let amr = self.check_second_factor(&user, code, origin).await?;
         self.throttle.succeeded(&user.name, origin.client_ip);
         self.upgrade(&user, password, origin).await;
-        let opening = Opening::user(&user, &self.principals.roles(), "password", &["pwd"], origin);
+        let opening = Opening::user(&user, &self.principals.roles(), "password", amr, origin);
         let issued = self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?;
         security::authentication("login", "success");
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
+    }
+
+    /// The factors of a proof whose password was right. A missing or wrong code leaves the guess counted.
+    async fn check_second_factor(
+        &self,
+        user: &UserRow,
+        code: Option<Secret>,
+        origin: &Origin,
+    ) -> Result<&'static [&'static str], SignInError> {
+        if !self.principals.has_second_factor(&user.name) {
+            return Ok(&["pwd"]);
+        }
+        let refused = |reason, wrong| {
+            self.note_failure(&user.name, origin, reason, Event::AuthenticationFailed, "device.login");
+            SignInError::SecondFactor { wrong }
+        };
+        let Some(code) = code.filter(|code| !code.expose().is_empty()) else {
+            return Err(refused("second_factor_missing", false));
+        };
+        match self.spend_code(&user.name, &code, origin).await {
+            Ok(()) => Ok(&["pwd", "otp"]),
+            Err(FactorError::Store(error)) => Err(error.into()),
+            Err(_) => Err(refused("second_factor_wrong", true)),
+        }
+    }
+
+    /// Takes a code of a person's second factor; it is spent then.
+    pub(super) async fn spend_code(
+        &self,
+        user: &str,
+        code: &Secret,
+        origin: &Origin,
+    ) -> Result<(), FactorError> {
+        let proof = self.sessions.acting_for("second_factor.used", user, origin);
+        self.second_factor.spend(&proof, user, code).await
     }
 
     /// Takes one guess at a person's password. It counts as wrong until [`SignIns::succeeded`].

@@ -47,7 +47,10 @@ async fn login(
         ));
     }
     let Credentials(credentials) = credentials?;
-    let session = identity.sign_ins.person(&credentials.username, credentials.password, &origin).await?;
+    let session = identity
+        .sign_ins
+        .person(&credentials.username, credentials.password, credentials.otp, &origin)
+        .await?;
     Ok(login_answer(session.issued))
 }
 

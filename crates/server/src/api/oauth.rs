@@ -183,7 +183,7 @@ fn client_error(error: SignInError, by_header: bool) -> ApiError {
         SignInError::Scope => {
             ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "The client does not hold this scope")
         }
-        SignInError::Wait(_) | SignInError::Store(_) => error.into(),
+        SignInError::SecondFactor { .. } | SignInError::Wait(_) | SignInError::Store(_) => error.into(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use axum::http::StatusCode;
 use interlock_engine::agents::AgentError;
-use interlock_engine::auth::{AccountError, KeyError, ManageError, RefreshError, SignInError, TokenError};
+use interlock_engine::auth::{
+    AccountError, FactorError, KeyError, ManageError, RefreshError, SignInError, TokenError,
+};
 
 use super::ApiError;
 
@@ -34,11 +36,36 @@ impl From<AccountError> for ApiError {
         match error {
             // Not 401: the token is in force, and a client must not throw it away.
             AccountError::Wrong => Self::field(&["body", "current"], "credentials", text),
+            AccountError::WrongCode => Self::field(&["body", "otp"], "credentials", text),
+            AccountError::OtherProof => Self::field(&["body"], "choice", text),
             AccountError::Wait(wait) => SignInError::Wait(wait).into(),
             AccountError::Password(_) | AccountError::Same => Self::field(&["body", "new"], "password", text),
             AccountError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
             AccountError::Overloaded => busy(),
             AccountError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<FactorError> for ApiError {
+    fn from(error: FactorError) -> Self {
+        let text = capital(&error);
+        match error {
+            FactorError::Wrong => Self::field(&["body", "code"], "credentials", text),
+            FactorError::Wait(wait) => SignInError::Wait(wait).into(),
+            FactorError::Name => Self::field(&["body", "name"], "length", text),
+            FactorError::NoSuchFactor => {
+                Self::client(StatusCode::NOT_FOUND, "factor_not_found", "Second factor not found")
+            }
+            FactorError::NoSuchUser => {
+                Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found")
+            }
+            FactorError::NothingPending
+            | FactorError::TooMany
+            | FactorError::ShortPassword
+            | FactorError::NoFactor
+            | FactorError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            FactorError::Store(cause) => Self::storage(&cause),
         }
     }
 }

@@ -12,12 +12,12 @@ use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Db, Guard, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens,
+    Db, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords, Principals, SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
-use interlock_engine::identity::Identity;
+use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
@@ -135,7 +135,16 @@ impl Lab {
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
         let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
         let root = SystemPermit::root("system");
-        let identity = Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root);
+        let identity = Identity::new(Setup {
+            db: &db,
+            ambient: &ambient,
+            principals: &principals,
+            passwords: &passwords,
+            tokens,
+            master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
+            recorder: &recorder,
+            system: root,
+        });
         identity.agents.ensure_first(&SystemPermit::root("system"), None).await.expect("the first agent");
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let world = Arc::new(DeviceWorld { device: Arc::clone(&port), name: "fake".to_owned() });

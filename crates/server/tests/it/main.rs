@@ -3,6 +3,7 @@
 mod audit;
 mod bodies;
 mod execute;
+mod factors;
 mod fake;
 mod flaky;
 mod framing;
