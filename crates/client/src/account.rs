@@ -105,3 +105,68 @@ impl Client {
         self.delete(&["users", user, "factors"]).await
     }
 }
+
+/// An invitation without its token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Short id.
+    pub id: String,
+    /// Name of the user to be.
+    pub name: String,
+    /// Roles of the user to be.
+    pub roles: Vec<String>,
+    /// `open`, `accepted`, `revoked` or `expired`.
+    pub state: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+}
+
+/// A fresh invitation with its token, which is shown once.
+#[derive(Debug, Deserialize)]
+pub struct Invited {
+    /// What is listed.
+    #[serde(flatten)]
+    pub invitation: Invitation,
+    /// For the one who is invited.
+    pub token: Secret,
+}
+
+/// Who an invitation has become.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Sign-in name.
+    pub name: String,
+    /// Roles.
+    pub roles: Vec<String>,
+}
+
+impl Client {
+    /// Invitations, newest first.
+    pub async fn invitations(&self) -> Result<Vec<Invitation>, ClientError> {
+        self.get(&["users", "invitations"], &[]).await
+    }
+
+    /// Invites somebody.
+    pub async fn invite(&self, name: &str, roles: &[String]) -> Result<Invited, ClientError> {
+        self.post(&["users", "invitations"], &json!({ "name": name, "roles": roles })).await
+    }
+
+    /// Takes an open invitation back.
+    pub async fn revoke_invitation(&self, id: &str) -> Result<Operation, ClientError> {
+        self.delete(&["users", "invitations", id]).await
+    }
+
+    /// Becomes the invited user. No token is needed but that of the invitation.
+    pub async fn accept_invitation(
+        &self,
+        token: &Secret,
+        password: &Secret,
+    ) -> Result<Accepted, ClientError> {
+        let body = json!({ "token": token.expose(), "password": password.expose() });
+        self.post_as_nobody(&["auth", "invitations", "accept"], &body).await
+    }
+}

@@ -211,6 +211,16 @@ impl Client {
         value(&self.shown, self.send(request).await?).await
     }
 
+    /// Sends a body without being signed in.
+    pub(crate) async fn post_as_nobody<T: serde::de::DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        body: &Value,
+    ) -> Result<T, ClientError> {
+        let request = self.request(Method::POST, segments, &[]).timeout(self.answer_timeout).json(body);
+        value(&self.shown, self.send(request).await?).await
+    }
+
     /// Signs in. The token is in the answer; this client does not take it over.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ mod execute;
 mod follow;
 mod sse;
 
-pub use account::{Enrolment, Factor, Factors, Proof, RecoveryCodes};
+pub use account::{Accepted, Enrolment, Factor, Factors, Invitation, Invited, Proof, RecoveryCodes};
 pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};
 pub use builder::{Builder, server_address};
 pub use error::{ClientError, Refusal};

@@ -10,6 +10,7 @@ pub mod devices;
 pub mod evidence;
 pub mod executions;
 pub mod identity;
+pub mod invitations;
 pub mod janitor;
 pub mod metrics;
 pub mod reads;

@@ -30,7 +30,7 @@ pub enum UserError {
     NoSuchUser,
     /// A role does not exist.
     #[error(
-        "unknown role: use admin, operator, viewer, auditor, or a role that an action of the device asks for"
+        "unknown role: use admin, operator, viewer, auditor, a custom role, or one that an action of the device asks for"
     )]
     Role,
     /// The last administrator would be gone.
@@ -78,6 +78,18 @@ pub fn canonical_name(name: &str) -> Result<String, UserError> {
     if good { Ok(name.to_ascii_lowercase()) } else { Err(UserError::Name) }
 }
 
+/// Names that mean something else in paths, or belong to the installation.
+const RESERVED: [&str; 2] = ["invitations", "break-glass"];
+
+/// The form of a name for somebody new.
+///
+/// # Errors
+/// [`UserError::Name`].
+pub(crate) fn new_name(name: &str) -> Result<String, UserError> {
+    canonical_name(name)
+        .and_then(|name| if RESERVED.contains(&&*name) { Err(UserError::Name) } else { Ok(name) })
+}
+
 /// What a change does to the tokens that the user holds.
 #[derive(PartialEq, Eq)]
 enum Tokens {
@@ -88,10 +100,10 @@ enum Tokens {
 /// Manages users.
 #[derive(Debug, Clone)]
 pub struct Users {
-    db: Db,
-    ambient: Ambient,
-    principals: Arc<Principals>,
-    passwords: Passwords,
+    pub(crate) db: Db,
+    pub(crate) ambient: Ambient,
+    pub(crate) principals: Arc<Principals>,
+    pub(crate) passwords: Passwords,
     device_roles: Arc<[String]>,
 }
 
@@ -107,8 +119,12 @@ impl Users {
         Self { db, ambient, principals, passwords, device_roles }
     }
 
-    fn checked_roles(&self, roles: &[String]) -> Result<Vec<String>, UserError> {
-        let known = |role: &String| policy::is_role(role) || self.device_roles.contains(role);
+    /// Known roles, sorted, each once.
+    pub(crate) fn checked_roles(&self, roles: &[String]) -> Result<Vec<String>, UserError> {
+        let custom = self.principals.roles();
+        let known = |role: &String| {
+            policy::is_role(role) || self.device_roles.contains(role) || custom.contains_key(role)
+        };
         if roles.is_empty() || !roles.iter().all(known) {
             return Err(UserError::Role);
         }
@@ -178,7 +194,7 @@ impl Users {
         password: Secret,
         roles: &[String],
     ) -> Result<UserRow, UserError> {
-        let name = canonical_name(name)?;
+        let name = new_name(name)?;
         let roles = self.checked_roles(roles)?;
         accept_password(&name, &password, Factors::Alone)?;
         let password_hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
@@ -369,7 +385,7 @@ impl Console<'_> {
         roles: &[String],
     ) -> Result<UserRow, UserError> {
         let proof = self.permit.acting("user.created", Some(name.to_owned()));
-        let (name, roles) = (canonical_name(name)?, self.users.checked_roles(roles)?);
+        let (name, roles) = (new_name(name)?, self.users.checked_roles(roles)?);
         if !is_importable(&password_hash) {
             return Err(UserError::Hash);
         }

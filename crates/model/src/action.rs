@@ -228,6 +228,12 @@ actions! {
     UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Set a user's password.
     SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
+    /// Invite somebody by a link that works once.
+    Invite = "invitation.made", Installation, Change, Needs::Scope("users:manage"), SecondFactor;
+    /// See invitations.
+    ListInvitations = "invitations.listed", Installation, Read, Needs::Scope("users:manage");
+    /// Take an invitation back.
+    RevokeInvitation = "invitation.revoked", IdTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Read the audit trail.
     ReadAudit = "audit.read", Installation, Read, Needs::Scope("audit:read");
     /// Read the metrics.

@@ -14,6 +14,7 @@ mod context;
 pub(crate) mod contexts;
 mod failure;
 mod global;
+mod invitations;
 mod live;
 mod logs;
 mod parameters;
@@ -77,6 +78,9 @@ pub(crate) enum Command {
     /// Manage the people who may sign in
     #[command(subcommand, alias = "users")]
     User(users::UserCommand),
+    /// Invite people, or accept an invitation
+    #[command(subcommand, alias = "invitations")]
+    Invitation(invitations::InvitationCommand),
     /// Read and check the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -109,6 +113,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Whoami => Box::pin(sign_in::whoami(&ui, global)).await,
         Command::Account(command) => Box::pin(account::account(&ui, global, command)).await,
         Command::User(command) => Box::pin(users::user(&ui, global, command)).await,
+        Command::Invitation(command) => Box::pin(invitations::invitation(&ui, global, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
         Command::Context(command) => context::context(&ui, command),
         Command::Api(args) => Box::pin(api::api(&ui, global, args)).await,

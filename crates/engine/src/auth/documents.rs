@@ -349,3 +349,48 @@ impl Document for SecondFactors {
         Some(self.user.clone())
     }
 }
+
+/// A promise of an account to whoever holds the token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Public part of the token.
+    pub id: String,
+    /// Name of the user to be.
+    pub name: String,
+    /// Roles of the user to be.
+    pub roles: Vec<String>,
+    /// SHA-256 of the whole token: 256 random bits need no slow hash.
+    pub digest: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// When it became a user.
+    #[serde(default)]
+    pub accepted_at: Option<Timestamp>,
+    /// When it was taken back.
+    #[serde(default)]
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Invitation {
+    /// Whether it can be accepted at `now`.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.accepted_at.is_none() && self.revoked_at.is_none() && now < self.expires_at
+    }
+}
+
+impl Document for Invitation {
+    const KIND: &'static str = "invitation";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        // Kept for a while after its end, so that reviews can see it.
+        Some(self.expires_at.plus(std::time::Duration::from_hours(24 * 30)))
+    }
+}

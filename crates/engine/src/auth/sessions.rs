@@ -199,7 +199,7 @@ impl Sessions {
     }
 
     /// Proof of an act that a principal does by having proved who it is.
-    pub(super) fn acting_for(&self, action: &'static str, who: &str, origin: &Origin) -> SystemPermit {
+    pub(crate) fn acting_for(&self, action: &'static str, who: &str, origin: &Origin) -> SystemPermit {
         self.system.acting(action, Some(who.to_owned())).on_behalf(who, origin)
     }
 

@@ -6,6 +6,7 @@ mod auth;
 mod credentials;
 mod device;
 mod execute;
+mod invitations;
 mod oauth;
 mod orchestrator;
 mod roles;
@@ -34,6 +35,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = oauth::routes(api);
     let api = roles::routes(api);
     let api = users::routes(api);
+    let api = invitations::routes(api);
     let api = service::routes(api);
     if has_device {
         let api = execute::routes(api);

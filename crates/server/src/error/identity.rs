@@ -5,6 +5,7 @@ use interlock_engine::agents::AgentError;
 use interlock_engine::auth::{
     AccountError, FactorError, KeyError, ManageError, RefreshError, SignInError, TokenError,
 };
+use interlock_engine::invitations::InvitationError;
 
 use super::ApiError;
 
@@ -66,6 +67,18 @@ impl From<FactorError> for ApiError {
             | FactorError::NoFactor
             | FactorError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
             FactorError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<InvitationError> for ApiError {
+    fn from(error: InvitationError) -> Self {
+        match error {
+            // One answer for unknown, used, ended and taken back.
+            InvitationError::NotOpen | InvitationError::NoSuchInvitation => {
+                Self::client(StatusCode::NOT_FOUND, "invitation_not_found", capital(&error))
+            }
+            InvitationError::User(error) => error.into(),
         }
     }
 }

@@ -227,6 +227,42 @@ pub(super) const OPERATIONS: &[Entry] = &[
         "",
         "Object",
     ),
+    (
+        "GET",
+        "/users/invitations",
+        "list_invitations",
+        "People",
+        "Invitations, newest first, also those that are over",
+        "",
+        "Invitations",
+    ),
+    (
+        "POST",
+        "/users/invitations",
+        "invite",
+        "People",
+        "Invite somebody; the token works once, for 72 hours, and is shown only now",
+        "NewInvitation",
+        "NewInvitationAnswer",
+    ),
+    (
+        "DELETE",
+        "/users/invitations/{id}",
+        "revoke_invitation",
+        "People",
+        "Take an open invitation back",
+        "",
+        "Operation",
+    ),
+    (
+        "POST",
+        "/auth/invitations/accept",
+        "accept_invitation",
+        "Sign-in",
+        "Become the invited user, with a password of one's own",
+        "Acceptance",
+        "Accepted",
+    ),
     ("GET", "/roles", "list_roles", "People", "Roles with their scopes, built-in and custom", "", "Object"),
     ("PUT", "/roles/{role}", "put_role", "People", "Make or change a custom role", "RoleBody", "Role"),
     ("DELETE", "/roles/{role}", "delete_role", "People", "Delete a custom role", "", "Operation"),
@@ -266,6 +302,33 @@ pub(super) const SHAPES: &[Shape] = &[
     ("Code", &[("code", "string")], &[]),
     ("Confirmed", &[("id", "string"), ("recovery_codes", "[string]")], &[]),
     ("RecoveryCodes", &[("recovery_codes", "[string]")], &[]),
+    (
+        "Invitation",
+        &[
+            ("id", "string"),
+            ("name", "string"),
+            ("roles", "[string]"),
+            ("state", "string"),
+            ("created_at", "time"),
+            ("created_by", "string"),
+            ("expires_at", "time"),
+        ],
+        &[],
+    ),
+    ("NewInvitation", &[("name", "string"), ("roles", "[string]")], &[]),
+    (
+        "NewInvitationAnswer",
+        &[
+            ("id", "string"),
+            ("name", "string"),
+            ("roles", "[string]"),
+            ("token", "string"),
+            ("expires_at", "time"),
+        ],
+        &[],
+    ),
+    ("Acceptance", &[("token", "string"), ("password", "string")], &[]),
+    ("Accepted", &[("name", "string"), ("roles", "[string]")], &[]),
     ("RevokeRequest", &[], &[("refresh_token", "string"), ("token", "string")]),
     (
         "Token",
@@ -384,4 +447,4 @@ pub(super) const SHAPES: &[Shape] = &[
 
 /// `(name, what it is a list of)`.
 pub(super) const LISTS: &[(&str, &str)] =
-    &[("Agents", "Agent"), ("Sessions", "Session"), ("ApiKeys", "ApiKey")];
+    &[("Agents", "Agent"), ("Invitations", "Invitation"), ("Sessions", "Session"), ("ApiKeys", "ApiKey")];

@@ -110,6 +110,7 @@ fn is_sign_in(path: &str) -> bool {
         path,
         "/auth/login"
             | "/auth/refresh"
+            | "/auth/invitations/accept"
             | "/agents/auth/token"
             | "/agents/auth/refresh"
             | "/agents/auth/revoke"

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use interlock_engine::auth::SystemPermit;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::{Answer, Lab, password};
 
@@ -159,4 +159,107 @@ async fn what_is_no_bcrypt_hash_is_not_imported() {
         assert!(matches!(refused, Err(interlock_engine::users::UserError::Hash)), "{bad}");
     }
     assert!(lab.app.identity.principals.user("ida").is_none());
+}
+
+async fn invite(lab: &Lab, name: &str, roles: Value) -> Answer {
+    let admin = lab.token("ada").await;
+    lab.post("/users/invitations").signed(&admin).json(&json!({ "name": name, "roles": roles })).send().await
+}
+
+async fn accept(lab: &Lab, token: &str, word: &str) -> Answer {
+    lab.post("/auth/invitations/accept").json(&json!({ "token": token, "password": word })).send().await
+}
+
+fn token_of(invited: &Answer) -> String {
+    assert_eq!(invited.status.as_u16(), 201, "{}", invited.text());
+    assert_eq!(invited.header("cache-control"), Some("no-store"));
+    invited.json()["token"].as_str().expect("a token").to_owned()
+}
+
+#[tokio::test]
+async fn an_invitation_becomes_a_user_once() {
+    let lab = Lab::start().await;
+    let token = token_of(&invite(&lab, "Eve", json!(["viewer", "operator"])).await);
+
+    accept(&lab, &token, "short").await.refused(422, "invalid_request");
+    accept(&lab, &token, "Password-Password-1").await.refused(422, "invalid_request");
+    let made = accept(&lab, &token, NEW).await;
+    assert_eq!(made.status.as_u16(), 201, "{}", made.text());
+    assert_eq!(made.json(), json!({ "name": "eve", "roles": ["operator", "viewer"] }));
+    accept(&lab, &token, NEW).await.refused(404, "invitation_not_found");
+
+    assert_eq!(sign_in(&lab, "eve", NEW).await.ok()["roles"], json!(["operator", "viewer"]));
+    let listed = lab.get("/users/invitations").signed(&lab.token("ada").await).send().await;
+    assert_eq!(listed.ok()[0]["state"], "accepted");
+    let secret = token.rsplit('_').next().expect("a part");
+    assert!(!listed.text().contains(secret) && !format!("{:?}", lab.trail().await).contains(secret));
+    let made = lab.trail_of("user.created").await.pop().expect("an entry");
+    assert_eq!(made.draft.details["invited_by"], "ada");
+    lab.assert_chain().await;
+}
+
+#[tokio::test]
+async fn an_invitation_ends_by_time_by_its_maker_and_with_its_maker() {
+    let lab = Lab::start().await;
+    let admin = lab.token("ada").await;
+    let (late, taken_back, orphan) = (
+        token_of(&invite(&lab, "eve", json!(["viewer"])).await),
+        invite(&lab, "eva", json!(["viewer"])).await,
+        lab.post("/users/invitations")
+            .signed(&lab.token("zoe").await)
+            .json(&json!({ "name": "evi", "roles": ["viewer"] }))
+            .send()
+            .await,
+    );
+    let path = format!("/users/invitations/{}", taken_back.json()["id"].as_str().expect("an id"));
+    let delete = || lab.ask("DELETE".parse().expect("method"), &path).signed(&admin).send();
+
+    delete().await.ok();
+    delete().await.refused(404, "invitation_not_found");
+    accept(&lab, &token_of(&taken_back), NEW).await.refused(404, "invitation_not_found");
+    let disable = lab.ask("PATCH".parse().expect("method"), "/users/zoe").signed(&admin);
+    disable.json(&json!({ "disabled": true })).send().await.ok();
+    accept(&lab, &token_of(&orphan), NEW).await.refused(404, "invitation_not_found");
+    lab.clock.advance(Duration::from_hours(72));
+    accept(&lab, &late, NEW).await.refused(404, "invitation_not_found");
+
+    for name in ["eve", "eva", "evi"] {
+        sign_in(&lab, name, NEW).await.refused(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_invitation_is_neither_made_nor_taken() {
+    let lab = Lab::start().await;
+    invite(&lab, "no name!", json!(["viewer"])).await.refused(422, "invalid_request");
+    invite(&lab, "eve", json!(["king"])).await.refused(422, "invalid_request");
+    invite(&lab, "eve", json!([])).await.refused(422, "invalid_request");
+    invite(&lab, "ANA", json!(["viewer"])).await.refused(409, "conflict");
+    let token = token_of(&invite(&lab, "eve", json!(["viewer"])).await);
+    let last = if token.ends_with('0') { "1" } else { "0" };
+    let wrong = format!("{}{last}", &token[..token.len() - 1]);
+
+    for bad in ["", "ili_", "ili_x_y", &token[..token.len() - 1], &wrong, "ilk_0123456789abcdef_x"] {
+        accept(&lab, bad, NEW).await.refused(404, "invitation_not_found");
+    }
+    // Of two that accept at once, one becomes the user.
+    let (one, two) = futures::join!(accept(&lab, &token, NEW), accept(&lab, &token, NEW));
+    let mut statuses = [one.status.as_u16(), two.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 404]);
+}
+
+#[tokio::test]
+async fn a_custom_role_is_given_like_any_other() {
+    let lab = Lab::start().await;
+    let admin = lab.token("ada").await;
+    let role = lab.ask("PUT".parse().expect("method"), "/roles/watcher").signed(&admin);
+    role.json(&json!({ "scopes": ["runs:read"] })).send().await.ok();
+
+    let token = token_of(&invite(&lab, "eve", json!(["watcher"])).await);
+    accept(&lab, &token, NEW).await;
+
+    let eve = access(&sign_in(&lab, "eve", NEW).await);
+    lab.get("/runs").signed(&eve).send().await.ok();
+    lab.get("/users").signed(&eve).send().await.refused(403, "forbidden");
 }
