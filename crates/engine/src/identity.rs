@@ -12,8 +12,8 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, PublicKey};
 use crate::auth::{
-    Account, ApiKeys, Db, Manage, MasterKey, Passwords, Principals, Recorded, SecondFactor, Sessions,
-    SignIns, SystemPermit, Tokens,
+    Account, ApiKeys, Db, DeviceCodes, Manage, MasterKey, Passwords, Principals, Recorded, SecondFactor,
+    Sessions, SignIns, SystemPermit, Tokens,
 };
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
@@ -52,6 +52,8 @@ pub struct Identity {
     pub manage: Manage,
     /// Second factors.
     pub second_factor: Arc<SecondFactor>,
+    /// Signing in where there is no browser.
+    pub device_codes: Arc<DeviceCodes>,
     /// People's own accounts.
     pub account: Account,
     /// Who there is, in memory.
@@ -98,6 +100,13 @@ impl Identity {
             clocks(),
         );
         Self {
+            device_codes: DeviceCodes::new(
+                database(),
+                clocks(),
+                known(),
+                Arc::clone(&sessions),
+                Arc::clone(&sign_ins),
+            ),
             account: Account::new(
                 database(),
                 clocks(),

@@ -248,6 +248,12 @@ actions! {
     ChangePassword = "user.password_changed", Installation, Change, Needs::Person;
     /// Prove again who one is.
     StepUp = "session.stepped_up", Installation, Change, Needs::Person;
+    /// See which device a code lets in.
+    ShowDeviceCode = "device_code.shown", Installation, Read, Needs::Person;
+    /// Let a device in as oneself.
+    ApproveDevice = "device_code.approved", Installation, Change, Needs::Person, Proof;
+    /// Keep a device out.
+    DenyDevice = "device_code.denied", Installation, Change, Needs::Person;
     /// See one's own second factors.
     ListFactors = "factors.listed", Installation, Read, Needs::Person;
     /// Set up an authenticator app.

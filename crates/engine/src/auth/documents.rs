@@ -394,3 +394,68 @@ impl Document for Invitation {
         Some(self.expires_at.plus(std::time::Duration::from_hours(24 * 30)))
     }
 }
+
+/// A device that waits to be let in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceGrant {
+    /// From the user code, which is not kept.
+    pub id: String,
+    /// SHA-256 of the device code.
+    pub digest: String,
+    /// What it calls itself.
+    pub client: String,
+    /// From where it asked.
+    pub client_ip: String,
+    /// With what.
+    pub user_agent: String,
+    /// What it wants to be limited to.
+    #[serde(default)]
+    pub scopes: Option<Vec<Scope>>,
+    /// When it asked.
+    pub created_at: Timestamp,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// What a person said.
+    #[serde(default)]
+    pub decision: Option<Approval>,
+    /// When it got its tokens.
+    #[serde(default)]
+    pub spent_at: Option<Timestamp>,
+}
+
+/// What a person said, and how sure it was who they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Yes or no.
+    pub approved: bool,
+    /// Factors of their proof of identity.
+    pub amr: Vec<String>,
+    /// When they gave it.
+    pub auth_time: Timestamp,
+    /// Their `tokens_valid_from`: void when that moves.
+    pub epoch: Timestamp,
+}
+
+impl DeviceGrant {
+    /// Whether it can be decided at `now`.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.decision.is_none() && self.spent_at.is_none() && now < self.expires_at
+    }
+}
+
+impl Document for DeviceGrant {
+    const KIND: &'static str = "device_grant";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        // Long enough to tell a device that its code has ended.
+        Some(self.expires_at.plus(std::time::Duration::from_mins(10)))
+    }
+}

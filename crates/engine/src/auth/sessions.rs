@@ -68,6 +68,8 @@ pub(crate) struct Opening<'a> {
     /// How identity was proved.
     pub(crate) method: &'static str,
     pub(crate) amr: Vec<String>,
+    /// When that was; now if nothing is said.
+    pub(crate) auth_time: Option<Timestamp>,
     pub(crate) with_refresh: bool,
     pub(crate) origin: &'a Origin,
     /// Name of the act in the audit trail.
@@ -93,6 +95,7 @@ impl<'a> Opening<'a> {
             limited: false,
             method,
             amr: amr.iter().map(|&factor| factor.to_owned()).collect(),
+            auth_time: None,
             with_refresh: true,
             origin,
             action: "device.login",
@@ -111,6 +114,7 @@ impl<'a> Opening<'a> {
             scopes,
             method,
             amr: vec![method.to_owned()],
+            auth_time: None,
             with_refresh: true,
             origin,
             action: "agent.authenticated",
@@ -232,7 +236,7 @@ impl Sessions {
             name: opening.name,
             method: opening.method.to_owned(),
             amr: opening.amr,
-            auth_time: now,
+            auth_time: opening.auth_time.unwrap_or(now),
             roles: opening.roles,
             scopes: opening.scopes,
             limited: opening.limited,

@@ -5,6 +5,7 @@ mod agents;
 mod auth;
 mod credentials;
 mod device;
+mod device_code;
 mod execute;
 mod invitations;
 mod oauth;
@@ -33,6 +34,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = credentials::routes(api);
     let api = agents::routes(api);
     let api = oauth::routes(api);
+    let api = device_code::routes(api);
     let api = roles::routes(api);
     let api = users::routes(api);
     let api = invitations::routes(api);

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use interlock_engine::agents::AgentError;
 use interlock_engine::auth::{
-    AccountError, FactorError, KeyError, ManageError, RefreshError, SignInError, TokenError,
+    AccountError, DecideError, FactorError, KeyError, ManageError, RefreshError, SignInError, TokenError,
 };
 use interlock_engine::invitations::InvitationError;
 
@@ -79,6 +79,17 @@ impl From<InvitationError> for ApiError {
                 Self::client(StatusCode::NOT_FOUND, "invitation_not_found", capital(&error))
             }
             InvitationError::User(error) => error.into(),
+        }
+    }
+}
+
+impl From<DecideError> for ApiError {
+    fn from(error: DecideError) -> Self {
+        let text = capital(&error);
+        match error {
+            DecideError::NoSuchCode => Self::client(StatusCode::NOT_FOUND, "device_code_not_found", text),
+            DecideError::Wait(wait) => SignInError::Wait(wait).into(),
+            DecideError::Store(cause) => Self::storage(&cause),
         }
     }
 }

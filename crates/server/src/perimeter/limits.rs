@@ -116,6 +116,7 @@ fn is_sign_in(path: &str) -> bool {
             | "/agents/auth/revoke"
             | "/oauth/token"
             | "/oauth/revoke"
+            | "/oauth/device_authorization"
     ) || path.starts_with("/agents/") && path.ends_with("/credentials")
 }
 

@@ -263,3 +263,114 @@ async fn a_custom_role_is_given_like_any_other() {
     lab.get("/runs").signed(&eve).send().await.ok();
     lab.get("/users").signed(&eve).send().await.refused(403, "forbidden");
 }
+
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+async fn begin(lab: &Lab, extra: &str) -> Value {
+    let form = "application/x-www-form-urlencoded";
+    lab.post("/oauth/device_authorization").typed(form, format!("client_id=cli{extra}")).send().await.ok()
+}
+
+async fn poll(lab: &Lab, begun: &Value) -> Answer {
+    let code = begun["device_code"].as_str().expect("a code");
+    let form = format!("grant_type={}&client_id=cli&device_code={code}", DEVICE_CODE.replace(':', "%3A"));
+    lab.post("/oauth/token").typed("application/x-www-form-urlencoded", form).send().await
+}
+
+#[track_caller]
+fn oauth_error(answer: &Answer, code: &str) {
+    assert_eq!(answer.status.as_u16(), 400, "{}", answer.text());
+    assert_eq!(answer.json()["error"], code, "{}", answer.text());
+}
+
+async fn decide(lab: &Lab, token: &str, what: &str, code: &Value) -> Answer {
+    lab.post(&format!("/auth/device/{what}")).signed(token).json(&json!({ "user_code": code })).send().await
+}
+
+#[tokio::test]
+async fn a_device_is_let_in_by_a_code_that_a_person_approves() {
+    let lab = Lab::start().await;
+    let begun = begin(&lab, "").await;
+    assert_eq!(begun["verification_uri"], "http://localhost/device-code");
+    assert_eq!((&begun["expires_in"], &begun["interval"]), (&json!(600), &json!(7)));
+    oauth_error(&poll(&lab, &begun).await, "authorization_pending");
+    let token = lab.sign_in("ana").await;
+
+    // People type it as they like.
+    let typed = json!(begun["user_code"].as_str().expect("a code").to_lowercase().replace('-', " "));
+    let shown = decide(&lab, &token, "show", &typed).await.ok();
+    assert_eq!((&shown["client"], &shown["client_ip"]), (&json!("cli"), &json!("10.0.0.7")));
+    assert_eq!(decide(&lab, &token, "approve", &typed).await.ok()["decision"], "approved");
+    decide(&lab, &token, "approve", &typed).await.refused(404, "device_code_not_found");
+    lab.clock.advance(Duration::from_secs(7));
+    let answer = poll(&lab, &begun).await;
+    oauth_error(&poll(&lab, &begun).await, "invalid_grant");
+
+    let me = lab.get("/auth/me").signed(&access(&answer)).send().await.ok();
+    assert_eq!((&me["user"], &me["roles"]), (&json!("ana"), &json!(["operator"])));
+    let sessions = lab.get("/auth/sessions").signed(&token).send().await.text();
+    assert!(sessions.contains("device_code"), "{sessions}");
+    let stored = format!("{:?}", lab.trail().await);
+    assert!(!stored.contains(begun["device_code"].as_str().expect("a code")));
+    lab.assert_chain().await;
+}
+
+#[tokio::test]
+async fn a_device_that_asks_too_often_or_too_late_or_is_unwanted_gets_nothing() {
+    let lab = Lab::start().await;
+    let token = lab.sign_in("ana").await;
+    let (impatient, denied, late) = (begin(&lab, "").await, begin(&lab, "").await, begin(&lab, "").await);
+
+    oauth_error(&poll(&lab, &impatient).await, "authorization_pending");
+    lab.clock.advance(Duration::from_secs(6));
+    oauth_error(&poll(&lab, &impatient).await, "slow_down");
+    lab.clock.advance(Duration::from_secs(11));
+    oauth_error(&poll(&lab, &impatient).await, "slow_down");
+    lab.clock.advance(Duration::from_secs(17));
+    oauth_error(&poll(&lab, &impatient).await, "authorization_pending");
+
+    assert_eq!(decide(&lab, &token, "deny", &denied["user_code"]).await.ok()["decision"], "denied");
+    oauth_error(&poll(&lab, &denied).await, "access_denied");
+
+    lab.clock.advance(Duration::from_mins(10));
+    oauth_error(&poll(&lab, &late).await, "expired_token");
+    decide(&lab, &token, "approve", &late["user_code"]).await.refused(404, "device_code_not_found");
+    let mut forged = late.clone();
+    forged["device_code"] = json!(late["device_code"].as_str().expect("a code").replace("ild_", "ild-"));
+    oauth_error(&poll(&lab, &forged).await, "invalid_grant");
+}
+
+#[tokio::test]
+async fn user_codes_are_not_guessed_and_approving_wants_a_fresh_person() {
+    let lab = Lab::start().await;
+    let token = lab.sign_in("ana").await;
+    let begun = begin(&lab, "").await;
+    for _ in 0..5 {
+        decide(&lab, &token, "show", &json!("BBBB-BBBB")).await.refused(404, "device_code_not_found");
+    }
+    decide(&lab, &token, "show", &begun["user_code"]).await.refused(429, "rate_limited");
+    let agent = lab.agent_token(&["admin"]).await;
+    decide(&lab, &agent, "approve", &begun["user_code"]).await.refused(403, "forbidden");
+    lab.clock.advance(Duration::from_mins(16));
+    let fresh = begin(&lab, "").await;
+
+    decide(&lab, &token, "approve", &fresh["user_code"]).await.refused(403, "step_up_required");
+    oauth_error(&poll(&lab, &fresh).await, "authorization_pending");
+}
+
+#[tokio::test]
+async fn what_changes_after_the_approval_counts() {
+    let lab = Lab::start().await;
+    let token = lab.sign_in("zoe").await;
+    let (limited, void) = (begin(&lab, "&scope=runs%3Aread").await, begin(&lab, "").await);
+    decide(&lab, &token, "approve", &limited["user_code"]).await.ok();
+    decide(&lab, &token, "approve", &void["user_code"]).await.ok();
+
+    let narrow = access(&poll(&lab, &limited).await);
+    lab.get("/runs").signed(&narrow).send().await.ok();
+    lab.get("/users").signed(&narrow).send().await.refused(403, "forbidden");
+    change(&lab, &token, password("zoe").expose(), NEW).await.ok();
+
+    oauth_error(&poll(&lab, &void).await, "access_denied");
+    lab.get("/runs").signed(&narrow).send().await.refused(401, "unauthorized");
+}
