@@ -10,7 +10,7 @@ use super::connect::{Session, Target};
 use super::contexts;
 use super::failure::Failure;
 use super::global::{Global, Output};
-use super::terminal::{ask, ask_new_password, ask_password};
+use super::terminal::{ask, ask_new_password, ask_password, confirm};
 use super::text::{line, time};
 use super::ui::{Facts, Table, Ui, json_text};
 
@@ -28,6 +28,16 @@ pub(crate) enum AccountCommand {
     /// Look after your second factors
     #[command(subcommand, alias = "factors")]
     Factor(FactorCommand),
+    /// Let a device in as yourself by the code that it shows
+    ApproveDevice {
+        /// The code
+        code: String,
+    },
+    /// Keep a device out by the code that it shows
+    DenyDevice {
+        /// The code
+        code: String,
+    },
     /// Make ten new recovery codes; the ones before are dead
     RecoveryCodes,
 }
@@ -55,6 +65,8 @@ pub(crate) async fn account(ui: &Ui, global: &Global, command: AccountCommand) -
     match command {
         AccountCommand::Password => password(ui, &target, &client).await,
         AccountCommand::StepUp { otp } => step_up(ui, &target, &client, otp).await,
+        AccountCommand::ApproveDevice { code } => decide(ui, &client, &code, true).await,
+        AccountCommand::DenyDevice { code } => decide(ui, &client, &code, false).await,
         AccountCommand::Factor(FactorCommand::List) => {
             let found = client.factors().await?;
             told(ui, &found)
@@ -96,6 +108,36 @@ async fn step_up(ui: &Ui, target: &Target, client: &Client, otp: Option<String>)
     keep(ui, target, &answer)?;
     let shown = json!({ "user": answer.user, "fresh_for_seconds": 900 });
     ui.one(&shown, || Facts::new().with("proved for 15 minutes", &answer.user), &answer.user)
+}
+
+async fn decide(ui: &Ui, client: &Client, code: &str, approve: bool) -> Result<(), Failure> {
+    if approve {
+        let found = client.show_device_code(code).await?;
+        ui.note(&format!(
+            "{} at {} ({}) asked at {}; limited to: {}",
+            line(&found.client),
+            line(&found.client_ip),
+            line(&found.user_agent),
+            time(found.created_at),
+            line(
+                &found
+                    .scopes
+                    .map_or_else(|| "everything that you may do".to_owned(), |scopes| scopes.join(", "))
+            ),
+        ));
+        if !confirm(ui, "Did you begin this yourself, and shall it act as you?").await {
+            let mut failure =
+                Failure::usage("nothing was decided", "interlock account deny-device CODE keeps it out");
+            failure.chosen = true;
+            return Err(failure);
+        }
+    }
+    let decided = client.decide_device_code(code, approve).await?;
+    ui.one(
+        &decided,
+        || Facts::new().with("device", &decided.client).with("decision", &decided.decision),
+        code,
+    )
 }
 
 async fn add(ui: &Ui, client: &Client, name: &str) -> Result<(), Failure> {

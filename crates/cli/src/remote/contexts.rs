@@ -111,24 +111,45 @@ pub(crate) async fn sign_in_and_save(
     otp: Option<&Secret>,
 ) -> Result<LoginAnswer, Failure> {
     check_name(name)?;
+    let client = client(url, ca_file, None)?;
+    let answer = client.login(user, password, otp).await?;
+    let token = Secret::new(answer.access_token.clone());
+    keep(name, &client, ca_file, &answer.user, token, answer.expires_in)?;
+    Ok(answer)
+}
+
+/// A client for an address that is no context yet.
+pub(crate) fn client(url: &str, ca_file: Option<&Path>, token: Option<&Secret>) -> Result<Client, Failure> {
     let mut builder = Client::builder(url);
     if let Some(path) = ca_file {
         builder = builder.ca_pem(read_ca(path)?);
     }
-    let client = builder.build()?;
-    let answer = client.login(user, password, otp).await?;
-    let lifetime = std::time::Duration::from_secs(u64::try_from(answer.expires_in).unwrap_or(0));
+    if let Some(token) = token {
+        builder = builder.token(token.clone());
+    }
+    Ok(builder.build()?)
+}
+
+/// Keeps a token as the current context.
+pub(crate) fn keep(
+    name: &str,
+    client: &Client,
+    ca_file: Option<&Path>,
+    user: &str,
+    token: Secret,
+    expires_in: i64,
+) -> Result<(), Failure> {
+    let lifetime = std::time::Duration::from_secs(u64::try_from(expires_in).unwrap_or(0));
     let context = Context {
         url: client.url().to_owned(),
         // The command may be used in another folder next time.
         ca_file: ca_file.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
-        user: Some(answer.user.clone()),
-        token: Some(Secret::new(answer.access_token.clone())),
+        user: Some(user.to_owned()),
+        token: Some(token),
         expires_at: Some(SystemClock.now().plus(lifetime)),
         more: Map::new(),
     };
-    save(name, context, true)?;
-    Ok(answer)
+    save(name, context, true)
 }
 
 /// Keeps the new token of a session that goes on.

@@ -333,6 +333,7 @@ fn hint_for(code: &str, run: Option<RunId>) -> String {
         "second_factor_required" => "wait for the next code of your app, then: interlock login --otp CODE".to_owned(),
         "second_factor_missing" => "interlock account factor add".to_owned(),
         "invitation_not_found" => "ask for a new one: interlock invitation make NAME --role ROLE".to_owned(),
+        "device_code_not_found" => "compare with the code that the device shows; it lives for ten minutes".to_owned(),
         "factor_not_found" => "interlock account factor list".to_owned(),
         "run_not_found" => "interlock runs list".to_owned(),
         "user_not_found" => "interlock user list".to_owned(),

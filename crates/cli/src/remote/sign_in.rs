@@ -1,7 +1,10 @@
 //! `interlock login`, `logout`, `whoami`.
 
+use std::path::Path;
+use std::time::Duration;
+
 use clap::Args;
-use interlock_client::{ClientError, server_address};
+use interlock_client::{ClientError, Polled, server_address};
 use interlock_model::secret::Secret;
 use serde_json::json;
 
@@ -9,7 +12,7 @@ use super::connect::{Session, Target};
 use super::contexts;
 use super::failure::{Failure, exit};
 use super::global::{Global, process_variable};
-use super::terminal::{ask, ask_password, secret_from_stdin};
+use super::terminal::{Signals, ask, ask_password, interrupted, secret_from_stdin};
 use super::text::{line, time};
 use super::ui::{Facts, Ui};
 
@@ -23,6 +26,9 @@ pub(crate) struct LoginArgs {
     /// Your name
     #[arg(long, short)]
     user: Option<String>,
+    /// Show a code that you approve elsewhere: no password is typed here
+    #[arg(long, conflicts_with_all = ["user", "password_stdin", "otp"])]
+    device: bool,
     /// Read the password from standard input instead of asking
     #[arg(long)]
     password_stdin: bool,
@@ -50,6 +56,9 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         (None, None) => fresh_name(address.host_str().unwrap_or("server"), &all),
     };
     let ca_file = known.as_ref().and_then(|target| target.ca_file.clone()).or_else(|| global.ca_file.clone());
+    if args.device {
+        return by_code(ui, &name, &url, ca_file.as_deref()).await;
+    }
     let user = match args.user.or_else(|| known.as_ref().and_then(|target| target.user.clone())) {
         Some(user) => user,
         None => ask(ui, &format!("Name at {}", line(&url)), "interlock login --user NAME").await?,
@@ -89,6 +98,46 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
             .with("context", &name)
     };
     ui.one(&document, facts, &name)
+}
+
+/// Shows a code and waits until somebody has decided about it.
+async fn by_code(ui: &Ui, name: &str, url: &str, ca_file: Option<&Path>) -> Result<(), Failure> {
+    contexts::check_name(name)?;
+    let client = contexts::client(url, ca_file, None)?;
+    let code = client.begin_device_code().await?;
+    let shown = line(&code.user_code);
+    ui.warn(&format!(
+        "open {} and give the code {shown}, or where you are signed in: interlock account approve-device {shown}",
+        line(&code.verification_uri)
+    ));
+    let mut pause = Duration::from_secs(code.interval.clamp(1, 60));
+    let mut signals = Signals::listen()?;
+    let token = loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = signals.next() => return Err(interrupted()),
+        }
+        match client.poll_device_code(&code, pause).await {
+            Ok(Polled::In(token)) => break token,
+            Ok(Polled::Wait(longer)) => pause = longer.min(Duration::from_mins(2)),
+            Ok(Polled::Out(reason)) => {
+                let error =
+                    if reason == "access_denied" { "the sign-in was denied" } else { "the code has ended" };
+                return Err(Failure::new(exit::SIGN_IN, error, "begin again: interlock login --device")
+                    .because(reason));
+            }
+            // The connection may be back before the code ends, and then the server says so.
+            Err(error) if error.is_passing() => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let me = contexts::client(url, ca_file, Some(&token.access_token))?.me().await?;
+    contexts::keep(name, &client, ca_file, &me.user, token.access_token, token.expires_in)?;
+    let document = json!({ "context": name, "url": url, "user": me.user, "roles": me.roles, "expires_in": token.expires_in });
+    let facts = || {
+        Facts::new().with("signed in as", &me.user).with("roles", me.roles.join(", ")).with("context", name)
+    };
+    ui.one(&document, facts, name)
 }
 
 fn wants_second_factor(failure: &Failure) -> bool {
