@@ -79,6 +79,11 @@ impl Local {
         self.users.console(&self.permit).set_password(name, password).await
     }
 
+    /// Makes or renews the account for emergencies.
+    pub(crate) async fn break_glass(&self, password: Secret) -> Result<UserRow, UserError> {
+        self.users.console(&self.permit).break_glass(password).await
+    }
+
     /// Removes every second factor of somebody.
     pub(crate) async fn reset_factors(&self, name: &str) -> Result<(), UserError> {
         self.users.console(&self.permit).reset_factors(name).await

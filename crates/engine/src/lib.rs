@@ -7,6 +7,7 @@ pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod devices;
+pub mod emergency;
 pub mod evidence;
 pub mod executions;
 pub mod identity;

@@ -47,6 +47,9 @@ pub enum UserError {
         "the password is shorter than 15 characters, too short without a second factor; set a longer one first"
     )]
     ShortPassword,
+    /// The account for emergencies is renewed on the server's own machine only.
+    #[error("the account for emergencies is renewed on the server's own machine: interlock user break-glass")]
+    Sealed,
     /// Somebody else changed the user meanwhile.
     #[error("the user was changed at the same time; look and try again")]
     Conflict,
@@ -79,7 +82,7 @@ pub fn canonical_name(name: &str) -> Result<String, UserError> {
 }
 
 /// Names that mean something else in paths, or belong to the installation.
-const RESERVED: [&str; 2] = ["invitations", "break-glass"];
+const RESERVED: [&str; 2] = ["invitations", crate::emergency::NAME];
 
 /// The form of a name for somebody new.
 ///
@@ -265,6 +268,9 @@ impl Users {
         password: Secret,
     ) -> Result<UserRow, UserError> {
         let canonical = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
+        if canonical == crate::emergency::NAME {
+            return Err(UserError::Sealed);
+        }
         accept_password(&canonical, &password, Factors::Alone)?;
         let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
         self.change(proof, &canonical, "password set, tokens revoked", move |user| {
@@ -399,6 +405,16 @@ impl Console<'_> {
     pub async fn update(&self, name: &str, change: UserChange) -> Result<UserRow, UserError> {
         let proof = self.permit.acting("user.updated", Some(name.to_owned()));
         self.users.apply(&proof, name, change).await
+    }
+
+    /// Makes or renews the account for emergencies (see [`crate::emergency`]) with this password.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn break_glass(&self, password: Secret) -> Result<UserRow, UserError> {
+        let name = crate::emergency::NAME.to_owned();
+        let proof = self.permit.acting("break_glass.sealed", Some(name));
+        crate::emergency::seal(self.users, &proof, password).await
     }
 
     /// Removes every second factor of somebody who has lost them.

@@ -276,7 +276,7 @@ impl From<UserError> for ApiError {
                 Self::client(StatusCode::CONFLICT, "conflict", "There is a user of this name already.")
             }
             UserError::NoSuchUser => Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found"),
-            UserError::LastAdmin | UserError::ShortPassword | UserError::Conflict => {
+            UserError::LastAdmin | UserError::ShortPassword | UserError::Sealed | UserError::Conflict => {
                 Self::client(StatusCode::CONFLICT, "conflict", error.to_string())
             }
             UserError::Overloaded => Self::client(

@@ -73,6 +73,12 @@ pub(crate) enum UserCommand {
         #[arg(long, value_name = "DIR")]
         state: PathBuf,
     },
+    /// Make or renew the account for emergencies; its password is printed once, to be kept on paper
+    BreakGlass {
+        /// The installation's folder: this works on the server's own machine only
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
     /// Remove the second factors of somebody who has lost them
     ResetFactors {
         /// Sign-in name
@@ -123,7 +129,7 @@ pub(crate) async fn user(ui: &Ui, global: &Global, command: UserCommand) -> Resu
         return done;
     }
     let state = match &command {
-        UserCommand::Import { state, .. } => Some(state),
+        UserCommand::Import { state, .. } | UserCommand::BreakGlass { state } => Some(state),
         UserCommand::Add { place, .. }
         | UserCommand::List { place }
         | UserCommand::Role { place, .. }
@@ -172,6 +178,12 @@ async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failur
         }
         UserCommand::Disable { name, .. } => tell(ui, &users.update(&name, None, Some(true)).await?, None),
         UserCommand::Enable { name, .. } => tell(ui, &users.update(&name, None, Some(false)).await?, None),
+        UserCommand::BreakGlass { .. } => {
+            let Users::Here(local) = users else { return Ok(()) };
+            let secret = made_up();
+            let user = local.break_glass(secret.clone()).await.map_err(|error| refused(&error))?;
+            tell(ui, &view(user), Some(&secret))
+        }
         UserCommand::ResetFactors { name, .. } => {
             users.reset_factors(&name).await?;
             ui.note(&format!("{} has no second factor any more", line(&name)));
@@ -269,6 +281,7 @@ fn refused(error: &UserError) -> Failure {
         }
         UserError::NoSuchUser => (exit::NOT_FOUND, "`interlock user list` shows everyone"),
         UserError::ShortPassword => (exit::CONFLICT, "interlock user passwd NAME"),
+        UserError::Sealed => (exit::CONFLICT, "interlock user break-glass --state DIR"),
         UserError::LastAdmin => (exit::CONFLICT, "interlock user add NAME --role admin"),
         UserError::Conflict | UserError::Overloaded => (exit::CONFLICT, "start the command again"),
         UserError::Store(_) => (exit::ERROR, "interlock doctor"),

@@ -1,5 +1,6 @@
 //! Signing in: people by password, agents by secret or signed assertion. Every attempt is counted before anything is hashed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::sessions::{Issued, Opening};
 use super::{FactorError, Origin, Passwords, Principals, Recorded, SecondFactor, Sessions, Throttle};
 use crate::Ambient;
 use crate::audit::Recorder;
+use crate::emergency;
 use crate::security::{self, Event};
 
 /// An agent that was silent for this long is dormant.
@@ -109,13 +111,37 @@ impl SignIns {
         origin: &Origin,
     ) -> Result<SignedIn, SignInError> {
         let user = self.check_password(username, password.clone(), origin, "device.login").await?;
-        let amr = self.check_second_factor(&user, code, origin).await?;
-        self.throttle.succeeded(&user.name, origin.client_ip);
+        let is_emergency = user.name == emergency::NAME;
+        let amr = if is_emergency {
+            self.break_glass(&user, origin).await?
+        } else {
+            self.check_second_factor(&user, code, origin).await?
+        };
+        self.succeeded(&user.name, origin);
         self.upgrade(&user, password, origin).await;
         let opening = Opening::user(&user, &self.principals.roles(), "password", amr, origin);
+        // An emergency lasts no longer than one access token at a time.
+        let opening = Opening { with_refresh: !is_emergency, ..opening };
         let issued = self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?;
         security::authentication("login", "success");
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
+    }
+
+    /// The account for emergencies was asked for with the right password: everybody hears of it.
+    async fn break_glass(
+        &self,
+        user: &UserRow,
+        origin: &Origin,
+    ) -> Result<&'static [&'static str], SignInError> {
+        let proof = self.sessions.acting_for("break_glass.used", &user.name, origin);
+        let open = emergency::unseal(self.sessions.db(), &proof, self.ambient.clock.now()).await?;
+        let details = json!({ "opened": open });
+        security::event(Event::BreakGlassUsed, Some(&user.name), Some(origin), details);
+        if open {
+            return Ok(&["pwd"]);
+        }
+        self.note_failure(&user.name, origin, "not_renewed", Event::AuthenticationFailed, "device.login");
+        Err(SignInError::Refused)
     }
 
     /// The factors of a proof whose password was right. A missing or wrong code leaves the guess counted.
@@ -176,7 +202,8 @@ impl SignIns {
 
     /// Counts one guess.
     pub(super) fn admit(&self, name: &str, origin: &Origin, action: &'static str) -> Result<(), SignInError> {
-        self.throttle.admit(name, origin.client_ip, self.ambient.clock.now()).map_err(|wait| {
+        let account = counted_as(name, origin);
+        self.throttle.admit(&account, origin.client_ip, self.ambient.clock.now()).map_err(|wait| {
             self.note_failure(name, origin, "throttled", Event::AccountLocked, action);
             SignInError::Wait(wait)
         })
@@ -184,7 +211,7 @@ impl SignIns {
 
     /// The guesses of this account from there were the owner's.
     pub(super) fn succeeded(&self, name: &str, origin: &Origin) {
-        self.throttle.succeeded(name, origin.client_ip);
+        self.throttle.succeeded(&counted_as(name, origin), origin.client_ip);
     }
 
     /// Replaces a hash of an earlier system now that the password is known. Sessions go on. The sign-in does not depend on it.
@@ -403,6 +430,16 @@ impl SignIns {
         security::event(event, known.as_deref(), Some(origin), details);
         let details: Value = json!({ "result": "failed", "reason": reason });
         self.recorder.note(origin, known.as_deref(), "agent.authenticated", known.clone(), details);
+    }
+}
+
+/// The account that a guess counts against. That for emergencies is another at each address: whatever limits an account as a
+/// whole, strangers cannot reach that limit for its owner.
+fn counted_as<'a>(name: &'a str, origin: &Origin) -> Cow<'a, str> {
+    if name == emergency::NAME {
+        Cow::Owned(format!("{name} at {}", origin.client_ip))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use interlock_engine::auth::SystemPermit;
+use interlock_model::secret::Secret;
 use serde_json::{Value, json};
 
 use crate::lab::{Answer, Lab, password};
@@ -373,4 +374,60 @@ async fn what_changes_after_the_approval_counts() {
 
     oauth_error(&poll(&lab, &void).await, "access_denied");
     lab.get("/runs").signed(&narrow).send().await.refused(401, "unauthorized");
+}
+
+const SEALED: &str = "4f1c2-9d7e0-b35aa-71c6e-0d2f8";
+
+async fn seal(lab: &Lab, word: &str) {
+    let console = SystemPermit::root("console:test");
+    lab.app.users.console(&console).break_glass(Secret::new(word)).await.expect("sealed");
+}
+
+#[tokio::test]
+async fn the_account_for_emergencies_is_loud_short_and_renewed_after_use() {
+    let lab = Lab::start().await;
+    sign_in(&lab, "break-glass", SEALED).await.refused(401, "unauthorized");
+    seal(&lab, SEALED).await;
+    lab.clock.advance(Duration::from_hours(24 * 400));
+
+    let first = sign_in(&lab, "Break-Glass", SEALED).await;
+    assert_eq!(first.ok()["roles"], json!(["admin"]));
+    assert!(first.ok().get("refresh_token").is_none());
+    lab.get("/users").signed(&access(&first)).send().await.ok();
+    lab.clock.advance(Duration::from_hours(23));
+    let second = access(&sign_in(&lab, "break-glass", SEALED).await);
+    let used = lab.trail_of("break_glass.used").await;
+    let firsts: Vec<&Value> = used.iter().map(|entry| &entry.draft.details["first"]).collect();
+    assert_eq!(firsts, [&json!(true), &json!(false)]);
+
+    lab.clock.advance(Duration::from_mins(59));
+    lab.get("/users").signed(&second).send().await.ok();
+    lab.clock.advance(Duration::from_mins(1));
+    sign_in(&lab, "break-glass", SEALED).await.refused(401, "unauthorized");
+    assert_eq!(lab.trail_of("break_glass.used").await[2].draft.details["result"], "failed");
+    lab.clock.advance(Duration::from_secs(1));
+    seal(&lab, NEW).await;
+    lab.get("/users").signed(&second).send().await.refused(401, "unauthorized");
+    sign_in(&lab, "break-glass", SEALED).await.refused(401, "unauthorized");
+    sign_in(&lab, "break-glass", NEW).await.ok();
+    lab.assert_chain().await;
+}
+
+#[tokio::test]
+async fn strangers_cannot_lock_the_account_for_emergencies_and_nobody_takes_its_name() {
+    let lab = Lab::start().await;
+    seal(&lab, SEALED).await;
+    for guess in 0..200 {
+        let from = format!("203.0.113.{}", guess % 20);
+        let body = json!({ "username": "break-glass", "password": "a wrong but long password" });
+        lab.post("/auth/login").from(&from).json(&body).send().await;
+        lab.clock.advance(Duration::from_secs(1));
+    }
+    access(&sign_in(&lab, "break-glass", SEALED).await);
+
+    invite(&lab, "break-glass", json!(["viewer"])).await.refused(422, "invalid_request");
+    let admin = lab.token("ada").await;
+    let set = lab.post("/users/break-glass/password").signed(&admin).json(&json!({ "password": NEW }));
+    set.send().await.refused(409, "conflict");
+    sign_in(&lab, "break-glass", SEALED).await.ok();
 }
