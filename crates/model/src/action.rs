@@ -34,7 +34,7 @@ pub enum Needs {
     },
     /// To be signed in, nothing more.
     SignedIn,
-    /// To be a person in a session of its own: neither software nor a key.
+    /// To be a person in a session of its own with its roles: neither software nor a key nor a narrowed session.
     Person,
 }
 

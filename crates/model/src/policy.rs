@@ -174,7 +174,8 @@ pub fn decide(grants: &Grants, needs: &Needs) -> Result<(), Denied> {
 fn is_enough(grants: &Grants, needs: &Needs) -> bool {
     match needs {
         Needs::SignedIn => true,
-        Needs::Person => grants.kind == PrincipalKind::User,
+        // A narrowed credential holds no role, and must not get at what would widen it.
+        Needs::Person => grants.kind == PrincipalKind::User && !grants.roles.is_empty(),
         Needs::Scope(scope) => grants.holds_scope(scope),
         Needs::Execute { target, role } => {
             let narrowed = format!("devices:execute:{target}");
@@ -226,7 +227,7 @@ pub fn explain(grants: &Grants, needs: &Needs) -> Explanation {
     let (asked, by) = match needs {
         Needs::SignedIn => ("to be signed in".to_owned(), Some("any credential".to_owned())),
         Needs::Person => {
-            let person = grants.kind == PrincipalKind::User;
+            let person = is_enough(grants, needs);
             ("to be a person in a session".to_owned(), person.then(|| "a session".to_owned()))
         }
         Needs::Scope(needed) => {
@@ -351,6 +352,8 @@ mod tests {
         let grants = Grants::of_user(&roles, &roles, &CustomRoles::new(), Some(&limit));
 
         assert!(grants.roles().is_empty());
+        assert!(decide(&grants, &Needs::Person).is_err());
+        assert_eq!(decide(&Grants::of(&[VIEWER]), &Needs::Person), Ok(()));
         assert_eq!(decide(&grants, &needs_execute("ot2/mix", OPERATOR)), Ok(()));
         assert!(decide(&grants, &needs_execute("ot2/wash", OPERATOR)).is_err());
         assert!(!grants.holds_scope("users:manage"));

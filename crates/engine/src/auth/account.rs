@@ -118,7 +118,8 @@ impl Account {
         let (id, now) = (caller.session().to_owned(), self.ambient.clock.now());
         let (access_jti, refresh_jti) = (self.sessions.fresh_jti(), self.sessions.fresh_jti());
         let known = user.password_hash.clone();
-        let end = self.sessions.end_of(caller.kind(), true, now);
+        let end = |with_refresh| self.sessions.end_of(caller.kind(), with_refresh, now);
+        let ends = (end(true), end(false));
         let (user, session) = self
             .db
             .write(permit, move |tx| {
@@ -139,7 +140,7 @@ impl Account {
                     session.document.refresh_jti = session.refresh_jti.as_ref().map(|_| refresh_jti);
                     session.document.previous_jti = None;
                     session.document.issued_at = now;
-                    session.document.expires_at = end;
+                    session.document.expires_at = if session.refresh_jti.is_some() { ends.0 } else { ends.1 };
                     identity::update(tx, &session).await?;
                     let details = json!({ "session": session.id, "others": "ended" });
                     Ok::<_, AccountError>(Recorded { value: (user, session.document), details })

@@ -7,6 +7,7 @@ use interlock_model::secret::Secret;
 use serde_json::{Value, json};
 
 use crate::lab::{Answer, Lab, password};
+use crate::service::Capture;
 
 const NEW: &str = "eleven silent centrifuges";
 
@@ -370,6 +371,9 @@ async fn what_changes_after_the_approval_counts() {
     let narrow = access(&poll(&lab, &limited).await);
     lab.get("/runs").signed(&narrow).send().await.ok();
     lab.get("/users").signed(&narrow).send().await.refused(403, "forbidden");
+    // What is limited does not let in what is not.
+    let wide = begin(&lab, "").await;
+    decide(&lab, &narrow, "approve", &wide["user_code"]).await.refused(403, "forbidden");
     change(&lab, &token, password("zoe").expose(), NEW).await.ok();
 
     oauth_error(&poll(&lab, &void).await, "access_denied");
@@ -386,6 +390,8 @@ async fn seal(lab: &Lab, word: &str) {
 #[tokio::test]
 async fn the_account_for_emergencies_is_loud_short_and_renewed_after_use() {
     let lab = Lab::start().await;
+    let log = Capture::default();
+    let _captured = log.install();
     sign_in(&lab, "break-glass", SEALED).await.refused(401, "unauthorized");
     seal(&lab, SEALED).await;
     lab.clock.advance(Duration::from_hours(24 * 400));
@@ -393,6 +399,10 @@ async fn the_account_for_emergencies_is_loud_short_and_renewed_after_use() {
     let first = sign_in(&lab, "Break-Glass", SEALED).await;
     assert_eq!(first.ok()["roles"], json!(["admin"]));
     assert!(first.ok().get("refresh_token").is_none());
+    let told = log.text();
+    let line = told.lines().find(|line| line.contains("break_glass_used")).expect("a line");
+    assert!(line.contains("ERROR") && line.contains("security"), "{line}");
+    assert!(!told.contains(SEALED));
     lab.get("/users").signed(&access(&first)).send().await.ok();
     lab.clock.advance(Duration::from_hours(23));
     let second = access(&sign_in(&lab, "break-glass", SEALED).await);
