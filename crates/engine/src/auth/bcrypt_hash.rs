@@ -32,14 +32,18 @@ pub(super) fn verify(password: &str, hash: &str) -> bool {
     bcrypt::verify(guess, hash).unwrap_or(false) && whole
 }
 
+/// The costs whose work together makes up for what `had` took less than `slowest`.
+fn missing(had: Option<u32>, slowest: Option<u32>) -> std::ops::Range<u32> {
+    match (had, slowest.filter(|cost| COSTS.contains(cost))) {
+        (_, None) => 0..0,
+        (None, Some(slowest)) => slowest..slowest + 1,
+        (Some(had), Some(slowest)) => had..slowest.max(had),
+    }
+}
+
 /// Takes the time that is missing for an answer to take as long as the slowest: a hash of cost `n` takes twice that of `n - 1`.
 pub(super) fn spend(had: Option<u32>, slowest: Option<u32>) {
-    let Some(slowest) = slowest.filter(|cost| COSTS.contains(cost)) else { return };
-    let costs = match had {
-        None => slowest..=slowest,
-        Some(had) => had..=slowest.saturating_sub(1),
-    };
-    for cost in costs {
+    for cost in missing(had, slowest) {
         // The result is of no interest; the work is.
         std::hint::black_box(bcrypt::hash_with_salt("nobody", cost, *b"time is the same").ok());
     }
@@ -82,6 +86,18 @@ mod tests {
         assert!(verify(&long[..72], &cut));
         assert!(!verify(&long, &cut));
         assert!(!verify("ana\0secret", &hash_of("ana", "$2b$")));
+    }
+
+    #[test]
+    fn every_answer_takes_the_work_of_the_dearest_hash() {
+        let work = |cost: u32| 1_u64 << cost;
+        for slowest in COSTS {
+            for had in std::iter::once(None).chain((*COSTS.start()..=slowest).map(Some)) {
+                let done = had.map_or(0, work) + missing(had, Some(slowest)).map(work).sum::<u64>();
+                assert_eq!(done, work(slowest), "{had:?} {slowest}");
+            }
+        }
+        assert!(missing(None, None).is_empty() && missing(Some(4), None).is_empty());
     }
 
     #[test]
