@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use interlock_directory::{DirectoryError, Identity, Ldap, Oidc, PendingFlow, Step};
 use interlock_engine::Ambient;
 use interlock_engine::auth::{
-    Begun, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebDirectory,
+    Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebBegun, WebDirectory,
 };
 use interlock_model::secret::Secret;
 
@@ -43,10 +43,10 @@ impl PasswordDirectory for LdapPort {
 
 #[async_trait]
 impl WebDirectory for OidcPort {
-    async fn begin(&self) -> Result<Begun, Elsewhere> {
+    async fn begin(&self) -> Result<WebBegun, Elsewhere> {
         let Ambient { clock, entropy } = &self.ambient;
         let begun = self.oidc.begin(clock.now(), &**entropy).await.map_err(|error| elsewhere(&error))?;
-        Ok(Begun { url: begun.url, flow: begun.flow.into_stored() })
+        Ok(WebBegun { url: begun.url, flow: begun.flow.into_stored() })
     }
 
     async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere> {

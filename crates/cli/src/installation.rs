@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use interlock_engine::Ambient;
-use interlock_engine::auth::{Db, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens};
+use interlock_engine::auth::{
+    Db, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords, Principals, SystemPermit, Tokens,
+};
 use interlock_engine::identity::Identity;
 use interlock_engine::users::Users;
 use interlock_model::secret::Secret;
@@ -105,6 +107,27 @@ fn signing_keys(state: &Path, settings: &ServerSettings) -> anyhow::Result<Keys>
     let path = key_path(state);
     let key = keep(&path, || Ok(Keys::generate()?))?;
     Keys::ed25519(&key).with_context(|| format!("use {}", path.display()))
+}
+
+/// What seals stored secrets: the configured key, or one that is made once and kept.
+///
+/// # Errors
+/// When the key is of another form or cannot be kept.
+pub(crate) fn master_key(
+    state: &Path,
+    settings: &ServerSettings,
+    parts: &Parts,
+) -> anyhow::Result<MasterKey> {
+    if let Some(text) = &settings.master_key {
+        return MasterKey::parse(text).context("use MASTER_KEY");
+    }
+    let path = state.join("keys/master.key");
+    let bytes = keep(&path, || {
+        let mut bytes = vec![0; KEY_BYTES];
+        parts.ambient.entropy.fill(&mut bytes);
+        Ok(bytes)
+    })?;
+    MasterKey::new(&bytes).with_context(|| format!("use {}", path.display()))
 }
 
 /// What issues and reads tokens, with the key that the settings or the state folder give.

@@ -83,6 +83,16 @@ impl Local {
         self.users.console(&self.permit).create(name, password, roles).await
     }
 
+    /// Makes a user with the bcrypt hash of an earlier system.
+    pub(crate) async fn import(
+        &self,
+        name: &str,
+        password_hash: String,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
+        self.users.console(&self.permit).import(name, password_hash, roles).await
+    }
+
     /// Changes a user.
     pub(crate) async fn update(&self, name: &str, change: UserChange) -> Result<UserRow, UserError> {
         self.users.console(&self.permit).update(name, change).await
@@ -111,6 +121,16 @@ impl Local {
     /// Lifts a ban.
     pub(crate) async fn remove_ban(&self, network: &str) -> Result<(), BanError> {
         self.bans.console(&self.permit).remove(network).await
+    }
+
+    /// Makes or renews the account for emergencies.
+    pub(crate) async fn break_glass(&self, password: Secret) -> Result<UserRow, UserError> {
+        self.users.console(&self.permit).break_glass(password).await
+    }
+
+    /// Removes every second factor of somebody.
+    pub(crate) async fn reset_factors(&self, name: &str) -> Result<(), UserError> {
+        self.users.console(&self.permit).reset_factors(name).await
     }
 
     /// Checks the whole audit chain: its length and last hash.

@@ -66,7 +66,8 @@ pub(crate) async fn accept(url: &str, response: Response) -> Result<Response, Cl
         ));
     }
     fill_in(&mut problem, status);
-    if status == 401 {
+    // The password was right: the token, or the lack of one, is not what is wrong.
+    if status == 401 && problem.code != "second_factor_required" {
         return Err(ClientError::SignInNeeded(problem.detail));
     }
     let retry_after = text_header(&headers, RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());

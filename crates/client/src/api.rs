@@ -237,12 +237,31 @@ impl Client {
         value(&self.shown, self.send(request).await?).await
     }
 
+    /// Sends a body without being signed in.
+    pub(crate) async fn post_as_nobody<T: serde::de::DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        body: &Value,
+    ) -> Result<T, ClientError> {
+        let request = self.request(Method::POST, segments, &[]).timeout(self.answer_timeout).json(body);
+        value(&self.shown, self.send(request).await?).await
+    }
+
     /// Signs in. The token is in the answer; this client does not take it over.
     ///
     /// # Errors
-    /// [`ClientError::SignInNeeded`] when name or password are wrong.
-    pub async fn login(&self, username: &str, password: &Secret) -> Result<LoginAnswer, ClientError> {
-        let body = json!({ "username": username, "password": password.expose() });
+    /// [`ClientError::SignInNeeded`] when name or password are wrong; [`ClientError::Problem`] with `second_factor_required` when
+    /// they are right and `otp` is missing or wrong.
+    pub async fn login(
+        &self,
+        username: &str,
+        password: &Secret,
+        otp: Option<&Secret>,
+    ) -> Result<LoginAnswer, ClientError> {
+        let mut body = json!({ "username": username, "password": password.expose() });
+        if let Some(otp) = otp {
+            body["otp"] = json!(otp.expose());
+        }
         let request =
             self.bare_request(Method::POST, &["auth", "login"]).timeout(self.answer_timeout).json(&body);
         value(&self.shown, self.send_once(request).await?).await
@@ -434,6 +453,16 @@ impl Client {
         add(&mut pairs, "limit", query.limit);
         add(&mut pairs, "offset", query.offset);
         self.get(&["audit"], &pairs).await
+    }
+
+    /// Asks for something to be removed.
+    pub(crate) async fn delete<T: serde::de::DeserializeOwned>(
+        &self,
+        segments: &[&str],
+    ) -> Result<T, ClientError> {
+        self.signed_in()?;
+        let request = self.request(Method::DELETE, segments, &[]).timeout(self.answer_timeout);
+        value(&self.shown, self.send(request).await?).await
     }
 
     /// Any request to this server, for what has no method here. `path` begins with `/` and may hold a query.

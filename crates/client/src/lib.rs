@@ -4,9 +4,11 @@
 //! another machine, never after a redirect. Decides nothing about people: no prompts, no files, no environment. Start with
 //! [`Client::builder`]; [`Client::submit`] starts a run and [`Client::follow`] watches it.
 
+mod account;
 mod answer;
 mod api;
 mod builder;
+mod device_code;
 mod error;
 mod execute;
 mod follow;
@@ -14,8 +16,10 @@ mod identity;
 mod renewal;
 mod sse;
 
+pub use account::{Accepted, Enrolment, Factor, Factors, Invitation, Invited, Proof, RecoveryCodes};
 pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};
 pub use builder::{Builder, server_address};
+pub use device_code::{DeviceCode, DeviceGrant, DeviceToken, Polled};
 pub use error::{ClientError, Refusal};
 pub use execute::{Submission, Submitted};
 pub use follow::{Follow, News};

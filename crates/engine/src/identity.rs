@@ -13,8 +13,8 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, PublicKey};
 use crate::auth::{
-    ApiKeys, Arrivals, Db, Directories, Manage, Passwords, Principals, Recorded, Sessions, SignIns,
-    SystemPermit, Throttle, Tokens,
+    Account, ApiKeys, Arrivals, Db, DeviceCodes, Directories, Manage, MasterKey, Passwords, Principals,
+    Recorded, SecondFactor, Sessions, SignIns, SystemPermit, Throttle, Tokens,
 };
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
@@ -51,6 +51,12 @@ pub struct Identity {
     pub api_keys: ApiKeys,
     /// Sessions, tokens and roles, as owners and administrators see them.
     pub manage: Manage,
+    /// Second factors.
+    pub second_factor: Arc<SecondFactor>,
+    /// Signing in where there is no browser.
+    pub device_codes: Arc<DeviceCodes>,
+    /// People's own accounts.
+    pub account: Account,
     /// People whom a directory knows.
     pub arrivals: Arrivals,
     /// Guesses and who must wait.
@@ -61,19 +67,34 @@ pub struct Identity {
     ambient: Ambient,
 }
 
+/// What identity is made of.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// Clock and randomness.
+    pub ambient: &'a Ambient,
+    /// Who there is.
+    pub principals: &'a Arc<Principals>,
+    /// The hashing thread.
+    pub passwords: &'a Passwords,
+    /// Signs and reads tokens.
+    pub tokens: Tokens,
+    /// What stored secrets are sealed with.
+    pub master: MasterKey,
+    /// The audit trail of what is no change.
+    pub recorder: &'a Recorder,
+    /// Authority for what follows from a sign-in.
+    pub system: SystemPermit,
+    /// Directories of people.
+    pub directories: Directories,
+}
+
 impl Identity {
     /// Wires the parts.
-    #[expect(clippy::too_many_arguments, reason = "the one place that knows all parts")]
-    pub fn new(
-        db: &Db,
-        ambient: &Ambient,
-        principals: &Arc<Principals>,
-        passwords: &Passwords,
-        tokens: Tokens,
-        recorder: &Recorder,
-        system: SystemPermit,
-        directories: Directories,
-    ) -> Self {
+    pub fn new(setup: Setup<'_>) -> Self {
+        let Setup { db, ambient, principals, passwords, tokens, master, recorder, system, directories } =
+            setup;
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
         let throttle = Throttle::new(database(), clocks());
@@ -87,16 +108,36 @@ impl Identity {
             system,
             directories,
         );
+        let second_factor = SecondFactor::new(database(), clocks(), known(), Arc::new(master));
+        let sign_ins = SignIns::new(
+            Arc::clone(&sessions),
+            known(),
+            passwords.clone(),
+            Arc::clone(&second_factor),
+            throttle.clone(),
+            arrivals.clone(),
+            recorder.clone(),
+            clocks(),
+        );
         Self {
-            sign_ins: SignIns::new(
+            device_codes: DeviceCodes::new(
+                database(),
+                clocks(),
+                known(),
                 Arc::clone(&sessions),
+                Arc::clone(&sign_ins),
+            ),
+            account: Account::new(
+                database(),
+                clocks(),
                 known(),
                 passwords.clone(),
-                throttle.clone(),
-                arrivals.clone(),
-                recorder.clone(),
-                clocks(),
+                Arc::clone(&sessions),
+                Arc::clone(&sign_ins),
+                Arc::clone(&second_factor),
             ),
+            sign_ins,
+            second_factor,
             throttle,
             arrivals,
             agents: Agents::new(database(), clocks(), known(), passwords.clone()),

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::Ambient;
 use crate::auth::{
-    Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit, accept_password,
+    Db, FactorError, Factors, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
+    accept_password, bcrypt_cost, is_importable, note_length, reset_factors,
 };
 use crate::security::{self, Event};
 
@@ -35,9 +36,20 @@ pub enum UserError {
     /// The last administrator would be gone.
     #[error("this is the last enabled administrator; make another one first")]
     LastAdmin,
+    /// The hash is of no kind that can be taken over.
+    #[error("the password hash is no bcrypt hash ($2a$, $2b$ or $2y$, cost 4 to 14)")]
+    Hash,
     /// The password is not accepted.
     #[error(transparent)]
     Password(#[from] PasswordRefused),
+    /// The password is too short to stand alone.
+    #[error(
+        "the password is shorter than 15 characters, too short without a second factor; set a longer one first"
+    )]
+    ShortPassword,
+    /// The account for emergencies is renewed on the server's own machine only.
+    #[error("the account for emergencies is renewed on the server's own machine: interlock user break-glass")]
+    Sealed,
     /// Somebody else changed the user meanwhile.
     #[error("the user was changed at the same time; look and try again")]
     Conflict,
@@ -69,6 +81,18 @@ pub fn canonical_name(name: &str) -> Result<String, UserError> {
     if good { Ok(name.to_ascii_lowercase()) } else { Err(UserError::Name) }
 }
 
+/// Names that mean something else in paths, or belong to the installation.
+const RESERVED: [&str; 2] = ["invitations", crate::emergency::NAME];
+
+/// The form of a name for somebody new.
+///
+/// # Errors
+/// [`UserError::Name`].
+pub(crate) fn new_name(name: &str) -> Result<String, UserError> {
+    canonical_name(name)
+        .and_then(|name| if RESERVED.contains(&&*name) { Err(UserError::Name) } else { Ok(name) })
+}
+
 /// What a change does to the tokens that the user holds.
 #[derive(PartialEq, Eq)]
 enum Tokens {
@@ -79,10 +103,10 @@ enum Tokens {
 /// Manages users.
 #[derive(Debug, Clone)]
 pub struct Users {
-    db: Db,
-    ambient: Ambient,
-    principals: Arc<Principals>,
-    passwords: Passwords,
+    pub(crate) db: Db,
+    pub(crate) ambient: Ambient,
+    pub(crate) principals: Arc<Principals>,
+    pub(crate) passwords: Passwords,
     device_roles: Arc<[String]>,
 }
 
@@ -98,7 +122,8 @@ impl Users {
         Self { db, ambient, principals, passwords, device_roles }
     }
 
-    fn checked_roles(&self, roles: &[String]) -> Result<Vec<String>, UserError> {
+    /// Known roles, sorted, each once.
+    pub(crate) fn checked_roles(&self, roles: &[String]) -> Result<Vec<String>, UserError> {
         let custom = self.principals.roles();
         let known = |role: &String| {
             policy::is_role(role) || self.device_roles.contains(role) || custom.contains_key(role)
@@ -172,10 +197,21 @@ impl Users {
         password: Secret,
         roles: &[String],
     ) -> Result<UserRow, UserError> {
-        let name = canonical_name(name)?;
+        let name = new_name(name)?;
         let roles = self.checked_roles(roles)?;
-        accept_password(&name, &password)?;
+        accept_password(&name, &password, Factors::Alone)?;
         let password_hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
+        self.store(proof, name, password_hash, roles).await
+    }
+
+    async fn store<P: Proof + ?Sized>(
+        &self,
+        proof: &P,
+        name: String,
+        password_hash: String,
+        roles: Vec<String>,
+    ) -> Result<UserRow, UserError> {
+        let imported = bcrypt_cost(&password_hash).is_some();
         let now = self.ambient.clock.now();
         let user = UserRow {
             name,
@@ -188,13 +224,17 @@ impl Users {
             version: 1,
         };
         let row = user.clone();
+        let mut details = json!({ "name": user.name, "roles": user.roles });
+        if imported {
+            details["imported"] = json!(true);
+        }
         self.db
             .write_about(proof, Some(user.name.clone()), move |tx| {
                 Box::pin(async move {
                     if !tx.insert_user(&row).await? {
                         return Err(UserError::Exists);
                     }
-                    Ok(Recorded { value: (), details: json!({ "name": row.name, "roles": row.roles }) })
+                    Ok(Recorded { value: (), details })
                 })
             })
             .await?;
@@ -228,7 +268,10 @@ impl Users {
         password: Secret,
     ) -> Result<UserRow, UserError> {
         let canonical = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
-        accept_password(&canonical, &password)?;
+        if canonical == crate::emergency::NAME {
+            return Err(UserError::Sealed);
+        }
+        accept_password(&canonical, &password, Factors::Alone)?;
         let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
         self.change(proof, &canonical, "password set, tokens revoked", move |user| {
             user.password_hash = hash;
@@ -273,6 +316,10 @@ impl Users {
                     if !tx.update_user(&after).await? {
                         return Err(UserError::Conflict);
                     }
+                    if before.password_hash != after.password_hash {
+                        // What others set is always long enough to stand alone.
+                        note_length(tx, &after.name, false).await?;
+                    }
                     let details = json!({
                         "change": what,
                         "old_data": { "roles": before.roles, "disabled": before.disabled },
@@ -294,6 +341,17 @@ impl Users {
         }
         self.principals.put(user.clone());
         Ok(user)
+    }
+}
+
+impl From<FactorError> for UserError {
+    fn from(error: FactorError) -> Self {
+        match error {
+            FactorError::NoSuchUser => Self::NoSuchUser,
+            FactorError::ShortPassword => Self::ShortPassword,
+            FactorError::Store(error) => Self::Store(error),
+            _ => Self::Conflict,
+        }
     }
 }
 
@@ -322,6 +380,24 @@ impl Console<'_> {
         self.users.insert(&proof, name, password, roles).await
     }
 
+    /// Makes a user with the bcrypt hash of an earlier system. It is replaced at the first sign-in.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn import(
+        &self,
+        name: &str,
+        password_hash: String,
+        roles: &[String],
+    ) -> Result<UserRow, UserError> {
+        let proof = self.permit.acting("user.created", Some(name.to_owned()));
+        let (name, roles) = (new_name(name)?, self.users.checked_roles(roles)?);
+        if !is_importable(&password_hash) {
+            return Err(UserError::Hash);
+        }
+        self.users.store(&proof, name, password_hash, roles).await
+    }
+
     /// Changes roles or state.
     ///
     /// # Errors
@@ -329,6 +405,26 @@ impl Console<'_> {
     pub async fn update(&self, name: &str, change: UserChange) -> Result<UserRow, UserError> {
         let proof = self.permit.acting("user.updated", Some(name.to_owned()));
         self.users.apply(&proof, name, change).await
+    }
+
+    /// Makes or renews the account for emergencies (see [`crate::emergency`]) with this password.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn break_glass(&self, password: Secret) -> Result<UserRow, UserError> {
+        let name = crate::emergency::NAME.to_owned();
+        let proof = self.permit.acting("break_glass.sealed", Some(name));
+        crate::emergency::seal(self.users, &proof, password).await
+    }
+
+    /// Removes every second factor of somebody who has lost them.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn reset_factors(&self, name: &str) -> Result<(), UserError> {
+        let name = canonical_name(name).map_err(|_| UserError::NoSuchUser)?;
+        let proof = self.permit.acting("user.factors_reset", Some(name.clone()));
+        Ok(reset_factors(&self.users.db, &self.users.principals, &proof, name).await?)
     }
 
     /// Sets a password.

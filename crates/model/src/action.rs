@@ -3,6 +3,8 @@
 //! The type carries everything that authorisation, audit, metrics and documents need to know, so that a handler declares it
 //! once, in its signature. Tokens for these types exist only as `engine::auth::Permit`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::{AgentId, RunId};
@@ -32,6 +34,22 @@ pub enum Needs {
     },
     /// To be signed in, nothing more.
     SignedIn,
+    /// To be a person in a session of its own with its roles: neither software nor a key nor a narrowed session.
+    Person,
+}
+
+/// How long a proof of identity is fresh.
+pub const FRESH_FOR: Duration = Duration::from_mins(15);
+
+/// How fresh the proof of identity must be (RFC 9470).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    /// The session is enough.
+    No,
+    /// People who have a second factor must have shown it within [`FRESH_FOR`].
+    SecondFactor,
+    /// People must have proved who they are within [`FRESH_FOR`], with the second factor if they have one.
+    Proof,
 }
 
 /// Facts about the installation that a decision may depend on.
@@ -50,6 +68,8 @@ pub trait Action: Send + Sync + 'static {
     const NAME: &'static str;
     /// How it is recorded.
     const RECORDING: Recording;
+    /// How fresh the caller's proof of identity must be.
+    const FRESH: Fresh = Fresh::No;
     /// What the caller needs to hold.
     fn needs(target: &Self::Target, world: &dyn World) -> Needs;
 }
@@ -177,7 +197,7 @@ impl Target for RoleTarget {
 }
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $target:ty, $recording:ident, $needs:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $target:ty, $recording:ident, $needs:expr $(, $fresh:ident)?;)*) => {$(
         $(#[$doc])*
         #[derive(Debug)]
         pub enum $name {}
@@ -186,6 +206,7 @@ macro_rules! actions {
             type Target = $target;
             const NAME: &'static str = $text;
             const RECORDING: Recording = Recording::$recording;
+            $(const FRESH: Fresh = Fresh::$fresh;)?
             fn needs(_: &Self::Target, _: &dyn World) -> Needs {
                 $needs
             }
@@ -209,17 +230,23 @@ actions! {
     /// Engage the emergency stop. Whoever is signed in may.
     EmergencyStop = "device.stopped", Installation, Act, Needs::SignedIn;
     /// Release the emergency stop.
-    ReleaseStop = "device.released", Installation, Act, Needs::Scope("devices:release");
+    ReleaseStop = "device.released", Installation, Act, Needs::Scope("devices:release"), SecondFactor;
     /// Confirm that a person has looked at the device.
     ClearAttention = "device.attention_cleared", Installation, Act, Needs::Scope("devices:attention");
     /// See users.
     ListUsers = "users.listed", Installation, Read, Needs::Scope("users:read");
     /// Make a user.
-    CreateUser = "user.created", Installation, Change, Needs::Scope("users:manage");
+    CreateUser = "user.created", Installation, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Change a user's roles or state.
-    UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage");
+    UpdateUser = "user.updated", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// Set a user's password.
-    SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage");
+    SetPassword = "user.password_set", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
+    /// Invite somebody by a link that works once.
+    Invite = "invitation.made", Installation, Change, Needs::Scope("users:manage"), SecondFactor;
+    /// See invitations.
+    ListInvitations = "invitations.listed", Installation, Read, Needs::Scope("users:manage");
+    /// Take an invitation back.
+    RevokeInvitation = "invitation.revoked", IdTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// See which networks are refused.
     ListBans = "bans.listed", Installation, Read, Needs::Scope("bans:read");
     /// Refuse a network.
@@ -236,28 +263,50 @@ actions! {
     WhoAmI = "session.read", Installation, Read, Needs::SignedIn;
     /// End one's own session.
     LogOut = "token.revoked", Installation, Change, Needs::SignedIn;
+    /// Change one's own password.
+    ChangePassword = "user.password_changed", Installation, Change, Needs::Person;
+    /// Prove again who one is.
+    StepUp = "session.stepped_up", Installation, Change, Needs::Person;
+    /// See which device a code lets in.
+    ShowDeviceCode = "device_code.shown", Installation, Read, Needs::Person;
+    /// Let a device in as oneself.
+    ApproveDevice = "device_code.approved", Installation, Change, Needs::Person, Proof;
+    /// Keep a device out.
+    DenyDevice = "device_code.denied", Installation, Change, Needs::Person;
+    /// See one's own second factors.
+    ListFactors = "factors.listed", Installation, Read, Needs::Person;
+    /// Set up an authenticator app.
+    EnrolFactor = "factor.enrolled", Installation, Change, Needs::Person, Proof;
+    /// Give the first code of an authenticator app.
+    ConfirmFactor = "factor.confirmed", Installation, Change, Needs::Person, Proof;
+    /// Remove one's own second factor.
+    RemoveFactor = "factor.removed", IdTarget, Change, Needs::Person, Proof;
+    /// Make new recovery codes.
+    RenewRecoveryCodes = "recovery_codes.made", Installation, Change, Needs::Person, Proof;
+    /// Remove the second factors of somebody who has lost them.
+    ResetFactors = "user.factors_reset", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// See agents.
     ListAgents = "agents.listed", Installation, Read, Needs::Scope("agents:read");
     /// See one agent. An agent may always see itself; the use case hides the others.
     ReadAgent = "agent.read", AgentTarget, Read, Needs::SignedIn;
     /// Make an agent.
-    CreateAgent = "agent.created", Installation, Change, Needs::Scope("agents:manage");
+    CreateAgent = "agent.created", Installation, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Change an agent.
-    UpdateAgent = "agent.updated", AgentTarget, Change, Needs::Scope("agents:manage");
+    UpdateAgent = "agent.updated", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Disable an agent for good.
-    DeleteAgent = "agent.deleted", AgentTarget, Change, Needs::Scope("agents:manage");
+    DeleteAgent = "agent.deleted", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Make or set an agent's secret.
-    SetAgentSecret = "agent.credentials_created", AgentTarget, Change, Needs::Scope("agents:manage");
+    SetAgentSecret = "agent.credentials_created", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Register an agent's public keys.
-    SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage");
+    SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// End every token of somebody.
-    RevokeTokens = "token.revoked", Installation, Change, Needs::Scope("tokens:manage");
+    RevokeTokens = "token.revoked", Installation, Change, Needs::Scope("tokens:manage"), SecondFactor;
     /// Ask what a token stands for (RFC 7662).
     Introspect = "token.introspected", Installation, Read, Needs::Scope("tokens:introspect");
     /// See API keys: one's own, or everybody's with `keys:manage`.
     ListApiKeys = "api_keys.listed", Installation, Read, Needs::SignedIn;
     /// Make an API key for oneself, or for another with `keys:manage`.
-    CreateApiKey = "api_key.created", Installation, Change, Needs::SignedIn;
+    CreateApiKey = "api_key.created", Installation, Change, Needs::SignedIn, SecondFactor;
     /// End an API key: one's own, or any with `keys:manage`.
     RevokeApiKey = "api_key.revoked", IdTarget, Change, Needs::SignedIn;
     /// See sessions: one's own, or everybody's with `sessions:manage`.
@@ -269,9 +318,9 @@ actions! {
     /// See roles and their scopes.
     ListRoles = "roles.listed", Installation, Read, Needs::Scope("users:read");
     /// Make or change a custom role.
-    PutRole = "role.changed", RoleTarget, Change, Needs::Scope("roles:manage");
+    PutRole = "role.changed", RoleTarget, Change, Needs::Scope("roles:manage"), SecondFactor;
     /// Delete a custom role.
-    DeleteRole = "role.deleted", RoleTarget, Change, Needs::Scope("roles:manage");
+    DeleteRole = "role.deleted", RoleTarget, Change, Needs::Scope("roles:manage"), SecondFactor;
     /// See at which accounts somebody guesses.
     ListLockouts = "security.lockouts_listed", Installation, Read, Needs::Scope("security:manage");
     /// Forget the guesses at an account.

@@ -176,6 +176,8 @@ pub fn decide(grants: &Grants, needs: &Needs) -> Result<(), Denied> {
 fn is_enough(grants: &Grants, needs: &Needs) -> bool {
     match needs {
         Needs::SignedIn => true,
+        // A narrowed credential holds no role, and must not get at what would widen it.
+        Needs::Person => grants.kind == PrincipalKind::User && !grants.roles.is_empty(),
         Needs::Scope(scope) => grants.holds_scope(scope),
         Needs::Execute { target, role } => {
             let narrowed = format!("devices:execute:{target}");
@@ -191,8 +193,12 @@ fn names(grants: &Grants, narrowed: &str) -> bool {
     grants.scopes.iter().any(|scope| scope.as_str().starts_with("devices:execute:") && scope.covers(narrowed))
 }
 
+/// What software and keys are told where only a person may act.
+pub const NOT_A_PERSON: &str = "Only a person who has signed in can do this";
+
 fn refusal(grants: &Grants, needs: &Needs) -> String {
     let role = match needs {
+        Needs::Person => return NOT_A_PERSON.to_owned(),
         _ if grants.kind == PrincipalKind::Agent || grants.roles.is_empty() => {
             return "The credential does not hold the scope for this".to_owned();
         }
@@ -222,6 +228,10 @@ pub struct Explanation {
 pub fn explain(grants: &Grants, needs: &Needs) -> Explanation {
     let (asked, by) = match needs {
         Needs::SignedIn => ("to be signed in".to_owned(), Some("any credential".to_owned())),
+        Needs::Person => {
+            let person = is_enough(grants, needs);
+            ("to be a person in a session".to_owned(), person.then(|| "a session".to_owned()))
+        }
         Needs::Scope(needed) => {
             let held = grants.scopes.iter().find(|scope| scope.covers(needed));
             (format!("scope {needed}"), held.map(ToString::to_string))
@@ -344,6 +354,8 @@ mod tests {
         let grants = Grants::of_user(&roles, &roles, &CustomRoles::new(), Some(&limit));
 
         assert!(grants.roles().is_empty());
+        assert!(decide(&grants, &Needs::Person).is_err());
+        assert_eq!(decide(&Grants::of(&[VIEWER]), &Needs::Person), Ok(()));
         assert_eq!(decide(&grants, &needs_execute("ot2/mix", OPERATOR)), Ok(()));
         assert!(decide(&grants, &needs_execute("ot2/wash", OPERATOR)).is_err());
         assert!(!grants.holds_scope("users:manage"));

@@ -17,6 +17,9 @@ pub struct LoginRequest {
     pub username: String,
     /// Password.
     pub password: Secret,
+    /// Code of the second factor, or a recovery code; for those who have one.
+    #[serde(default)]
+    pub otp: Option<Secret>,
 }
 
 /// Answer to a sign-in.

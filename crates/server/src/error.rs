@@ -142,6 +142,21 @@ impl From<Refused> for ApiError {
                 refusal.challenge = Some("Bearer error=\"insufficient_scope\"");
                 refusal
             }
+            Refused::StepUp => {
+                let mut refusal = Self::client(
+                    StatusCode::FORBIDDEN,
+                    "step_up_required",
+                    "Prove again who you are: POST /auth/step-up. The last proof is older than 15 minutes, or lacked the second factor.",
+                );
+                refusal.challenge =
+                    Some("Bearer error=\"insufficient_user_authentication\", max_age=\"900\"");
+                refusal
+            }
+            Refused::NoSecondFactor => Self::client(
+                StatusCode::FORBIDDEN,
+                "second_factor_missing",
+                "Administrators need a second factor here. Set one up first: POST /auth/factors/totp.",
+            ),
             Refused::Stale => Self::client(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
@@ -158,6 +173,16 @@ impl From<SignInError> for ApiError {
             SignInError::Refused => {
                 let mut refusal =
                     Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Incorrect username or password");
+                refusal.challenge = Some("Bearer");
+                refusal
+            }
+            SignInError::SecondFactor { wrong } => {
+                let detail = if wrong {
+                    "The code is not right, or was used already. Wait for the next one."
+                } else {
+                    "Send the code of your second factor as otp, or a recovery code."
+                };
+                let mut refusal = Self::client(StatusCode::UNAUTHORIZED, "second_factor_required", detail);
                 refusal.challenge = Some("Bearer");
                 refusal
             }
@@ -274,12 +299,13 @@ impl From<UserError> for ApiError {
         match error {
             UserError::Name => Self::field(&["body", "name"], "format", error.to_string()),
             UserError::Role => Self::field(&["body", "roles"], "enum", error.to_string()),
+            UserError::Hash => Self::field(&["body", "password_hash"], "format", error.to_string()),
             UserError::Password(_) => Self::field(&["body", "password"], "password", error.to_string()),
             UserError::Exists => {
                 Self::client(StatusCode::CONFLICT, "conflict", "There is a user of this name already.")
             }
             UserError::NoSuchUser => Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found"),
-            UserError::LastAdmin | UserError::Conflict => {
+            UserError::LastAdmin | UserError::ShortPassword | UserError::Sealed | UserError::Conflict => {
                 Self::client(StatusCode::CONFLICT, "conflict", error.to_string())
             }
             UserError::Overloaded => Self::client(

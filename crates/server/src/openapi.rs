@@ -376,7 +376,7 @@ fn schemas() -> Value {
     };
     let mut schemas = json!({
         "Object": { "type": "object" },
-        "LoginRequest": object(&[("username", "string"), ("password", "string")], &[]),
+        "LoginRequest": object(&[("username", "string"), ("password", "string")], &[("otp", "string")]),
         "LoginAnswer": object(&[("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"), ("user", "string"), ("roles", "[string]")], &[("refresh_token", "string")]),
         "WhoAmI": object(&[("user", "string"), ("roles", "[string]"), ("scopes", "[string]"), ("kind", "string"), ("expires_at", "time")], &[]),
         "Operation": object(&[("success", "boolean"), ("message", "string"), ("details", "object?")], &[]),

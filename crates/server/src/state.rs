@@ -11,6 +11,7 @@ use interlock_engine::devices::Devices;
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::Executions;
 use interlock_engine::identity::Identity;
+use interlock_engine::invitations::Invitations;
 use interlock_engine::reads::Reads;
 use interlock_engine::users::Users;
 use interlock_model::{Clock, Entropy};
@@ -122,6 +123,12 @@ macro_rules! from_state {
             }
         }
     )*};
+}
+
+impl FromRef<AppState> for Invitations {
+    fn from_ref(state: &AppState) -> Self {
+        Self::new(state.users.clone(), Arc::clone(&state.identity.sessions))
+    }
 }
 
 from_state! {

@@ -90,7 +90,7 @@ pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
         ));
         let secret = password.clone();
         tokio::spawn(async move {
-            if let Err(error) = contexts::sign_in_and_save("dev", &url, None, "admin", &secret).await {
+            if let Err(error) = contexts::sign_in_and_save("dev", &url, None, "admin", &secret, None).await {
                 crate::print_err(&format!("  The command line could not sign in: {error}\n"));
             }
         });

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
-use interlock_engine::auth::{Directories, Guard, SystemPermit, Tokens};
+use interlock_engine::auth::{Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens};
 use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
-use interlock_engine::identity::Identity;
+use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::janitor;
 use interlock_engine::news::News;
 use interlock_engine::reads::Reads;
@@ -155,6 +155,7 @@ where
         parts.db = parts.db.clone().telling(Arc::clone(shared) as Arc<dyn News>);
     }
     let tokens = installation::tokens(&state, &settings, &parts).await?;
+    let master = installation::master_key(&state, &settings, &parts)?;
     let algorithm = tokens.algorithm();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .set_buckets(&[
@@ -182,6 +183,10 @@ where
     background.spawn(recording);
     let runs = TaskTracker::new();
     let limits = Limits { queue: settings.queue, default_timeout: settings.default_timeout };
+    let step_up = StepUpPolicy {
+        required: settings.require_step_up,
+        admins_need_second_factor: settings.require_mfa_for_admins,
+    };
     let directories = directories::directories(&settings, &parts.ambient)?;
     let limiter = limiter(&server, shared.as_ref(), settings.redis_down, &parts);
     let counters = state.join(COUNTERS);
@@ -192,6 +197,7 @@ where
         runs: runs.clone(),
         limits,
         directories,
+        step_up,
         limiter,
         shared: shared.clone(),
     };
@@ -201,7 +207,7 @@ where
     let bans = Bans::load(parts.db.clone(), parts.ambient.clone(), config.never_banned()?, system)
         .await
         .context("read the bans")?;
-    let (app, following) = wired.state(hosted, tokens, server, metrics, bans);
+    let (app, following) = wired.state(hosted, (tokens, master), server, metrics, bans);
     app.identity.publish_key(&root).await.context("publish the signing key")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
     let first_password = installation::first_admin(&parts, &app.users, secret).await?;
@@ -341,6 +347,7 @@ struct Wired<'a> {
     directories: Directories,
     limiter: Limiter,
     shared: Option<Arc<Shared>>,
+    step_up: StepUpPolicy,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -350,30 +357,31 @@ impl Wired<'_> {
     fn state(
         self,
         device: Option<(Arc<dyn Device>, String)>,
-        tokens: Tokens,
+        (tokens, master): (Tokens, MasterKey),
         server: ServerConfig,
         metrics: metrics_exporter_prometheus::PrometheusHandle,
         bans: Bans,
     ) -> (AppState, Vec<Background>) {
         let Parts { ambient, db, principals, passwords, .. } = self.parts;
         let system = || SystemPermit::root("system");
-        let recorder = &self.recorder;
-        let identity = Identity::new(
+        let identity = Identity::new(Setup {
             db,
             ambient,
             principals,
             passwords,
             tokens,
-            recorder,
-            system(),
-            self.directories.clone(),
-        );
+            master,
+            recorder: &self.recorder,
+            system: system(),
+            directories: self.directories.clone(),
+        });
         let world: Arc<dyn World> = match &device {
             Some((device, name)) => Arc::new(DeviceWorld { device: Arc::clone(device), name: name.clone() }),
             None => Arc::new(NoDevice),
         };
         let sessions = Arc::clone(&identity.sessions);
-        let guard = Arc::new(Guard::new(sessions, self.recorder.clone(), world, ambient.clone()));
+        let guard = Guard::new(sessions, self.recorder.clone(), world, ambient.clone());
+        let guard = Arc::new(guard.with_step_up(self.step_up));
         let news = self.shared.clone().map(|shared| shared as Arc<dyn News>);
         let mut following: Vec<Background> = vec![
             Box::pin(janitor::clean_forever(db.clone(), ambient.clone(), system(), CLEANING)),

@@ -307,6 +307,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Authorities to trust, PEM; empty: this machine's.",
     ),
     setting(
+        "identity.master_key",
+        &["MASTER_KEY"],
+        Kind::Secret,
+        "",
+        "Seals stored secrets such as those of authenticator apps: 32 bytes in base64 or hexadecimal, the same on servers that share a database. Empty: a key is made and kept in the state folder.",
+    ),
+    setting(
+        "identity.require_step_up",
+        &["REQUIRE_STEP_UP"],
+        Kind::Flag,
+        "true",
+        "People who have a second factor must have shown it within 15 minutes for dangerous acts.",
+    ),
+    setting(
+        "identity.require_mfa_for_admins",
+        &["REQUIRE_MFA_FOR_ADMINS"],
+        Kind::Flag,
+        "false",
+        "Administrators without a second factor are refused dangerous acts.",
+    ),
+    setting(
         "device.execute_queue_seconds",
         &["EXECUTE_QUEUE_SECONDS"],
         Kind::Integer,

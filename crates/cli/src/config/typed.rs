@@ -56,6 +56,9 @@ pub(crate) struct ServerSettings {
     pub(crate) access_minutes: i64,
     pub(crate) refresh_days: i64,
     pub(crate) bootstrap_admin_secret: Option<Secret>,
+    pub(crate) master_key: Option<Secret>,
+    pub(crate) require_step_up: bool,
+    pub(crate) require_mfa_for_admins: bool,
     pub(crate) queue: Duration,
     pub(crate) default_timeout: Duration,
     pub(crate) database_url: Option<Secret>,
@@ -253,6 +256,9 @@ impl Config {
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
+            master_key: self.secret("identity.master_key"),
+            require_step_up: self.flag("identity.require_step_up")?,
+            require_mfa_for_admins: self.flag("identity.require_mfa_for_admins")?,
             queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
             default_timeout: Duration::from_secs(self.integer(
                 "device.default_timeout_seconds",

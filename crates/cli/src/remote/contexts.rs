@@ -152,24 +152,63 @@ pub(crate) async fn sign_in_and_save(
     ca_file: Option<&Path>,
     user: &str,
     password: &Secret,
+    otp: Option<&Secret>,
 ) -> Result<LoginAnswer, Failure> {
     check_name(name)?;
+    let client = client(url, ca_file, None)?;
+    let answer = client.login(user, password, otp).await?;
+    let mut context = of(&client, ca_file, &answer.user);
+    context.take(&answer);
+    save(name, context, true)?;
+    Ok(answer)
+}
+
+/// A client for an address that is no context yet.
+pub(crate) fn client(url: &str, ca_file: Option<&Path>, token: Option<&Secret>) -> Result<Client, Failure> {
     let mut builder = Client::builder(url);
     if let Some(path) = ca_file {
         builder = builder.ca_pem(read_ca(path)?);
     }
-    let client = builder.build()?;
-    let answer = client.login(user, password).await?;
-    let mut context = Context {
+    if let Some(token) = token {
+        builder = builder.token(token.clone());
+    }
+    Ok(builder.build()?)
+}
+
+/// Keeps a token as the current context.
+pub(crate) fn keep(
+    name: &str,
+    client: &Client,
+    ca_file: Option<&Path>,
+    user: &str,
+    token: Secret,
+    expires_in: i64,
+) -> Result<(), Failure> {
+    let lifetime = std::time::Duration::from_secs(u64::try_from(expires_in).unwrap_or(0));
+    let mut context = of(client, ca_file, user);
+    context.token = Some(token);
+    context.expires_at = Some(SystemClock.now().plus(lifetime));
+    save(name, context, true)
+}
+
+/// A context without tokens.
+fn of(client: &Client, ca_file: Option<&Path>, user: &str) -> Context {
+    Context {
         url: client.url().to_owned(),
         // The command may be used in another folder next time.
         ca_file: ca_file.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
-        user: Some(answer.user.clone()),
+        user: Some(user.to_owned()),
         ..Context::default()
-    };
-    context.take(&answer);
-    save(name, context, true)?;
-    Ok(answer)
+    }
+}
+
+/// Keeps the new token of a session that goes on.
+pub(crate) fn renew(name: &str, answer: &LoginAnswer) -> Result<(), Failure> {
+    change(|all| {
+        if let Some(context) = all.contexts.get_mut(name) {
+            context.take(answer);
+        }
+    })
 }
 
 /// The text of a CA file.

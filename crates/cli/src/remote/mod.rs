@@ -4,6 +4,7 @@
 //! works without a server is in `crate::commands`. A new command starts in its own file with an `Args` struct and a function
 //! that takes [`ui::Ui`] and [`connect::Session`].
 
+mod account;
 mod actions;
 mod agents;
 mod api;
@@ -15,6 +16,7 @@ mod context;
 pub(crate) mod contexts;
 mod failure;
 mod global;
+mod invitations;
 mod keys;
 mod live;
 mod lockouts;
@@ -30,6 +32,7 @@ mod stop;
 mod terminal;
 mod text;
 mod ui;
+mod user_import;
 mod users;
 mod wait;
 mod watch;
@@ -75,6 +78,9 @@ pub(crate) enum Command {
     Logout,
     /// Show who you are to the server
     Whoami,
+    /// Look after your own account
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Manage the people who may sign in
     #[command(subcommand, alias = "users")]
     User(users::UserCommand),
@@ -102,6 +108,9 @@ pub(crate) enum Command {
     /// Save and restore what is revoked, on the server's machine
     #[command(subcommand)]
     Revocations(signing::RevocationsCommand),
+    /// Invite people, or accept an invitation
+    #[command(subcommand, alias = "invitations")]
+    Invitation(invitations::InvitationCommand),
     /// Read and check the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -135,6 +144,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Login(args) => Box::pin(sign_in::login(&ui, global, args)).await,
         Command::Logout => Box::pin(sign_in::logout(&ui, global)).await,
         Command::Whoami => Box::pin(sign_in::whoami(&ui, global)).await,
+        Command::Account(command) => Box::pin(account::account(&ui, global, command)).await,
         Command::User(command) => Box::pin(users::user(&ui, global, command)).await,
         Command::Agent(command) => Box::pin(agents::agent(&ui, global, command)).await,
         Command::Key(command) => Box::pin(keys::key(&ui, global, command)).await,
@@ -144,6 +154,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Token(command) => Box::pin(roles::token(&ui, global, command)).await,
         Command::Keys(command) => Box::pin(signing::keys(&ui, command)).await,
         Command::Revocations(command) => Box::pin(signing::revocations(&ui, command)).await,
+        Command::Invitation(command) => Box::pin(invitations::invitation(&ui, global, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
         Command::Security(command) => Box::pin(bans::security(&ui, global, command)).await,
         Command::Context(command) => context::context(&ui, command),

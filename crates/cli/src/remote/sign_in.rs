@@ -1,14 +1,18 @@
 //! `interlock login`, `logout`, `whoami`.
 
+use std::path::Path;
+use std::time::Duration;
+
 use clap::Args;
-use interlock_client::{ClientError, server_address};
+use interlock_client::{ClientError, Polled, server_address};
+use interlock_model::secret::Secret;
 use serde_json::json;
 
 use super::connect::{Session, Target};
 use super::contexts;
 use super::failure::{Failure, exit};
 use super::global::{Global, process_variable};
-use super::terminal::{ask, ask_password, secret_from_stdin};
+use super::terminal::{Signals, ask, ask_password, interrupted, secret_from_stdin};
 use super::text::{line, time};
 use super::ui::{Facts, Ui};
 
@@ -22,9 +26,15 @@ pub(crate) struct LoginArgs {
     /// Your name
     #[arg(long, short)]
     user: Option<String>,
+    /// Show a code that you approve elsewhere: no password is typed here
+    #[arg(long, conflicts_with_all = ["user", "password_stdin", "otp"])]
+    device: bool,
     /// Read the password from standard input instead of asking
     #[arg(long)]
     password_stdin: bool,
+    /// Code of your second factor, or a recovery code; without it you are asked where one is needed
+    #[arg(long, value_name = "CODE")]
+    otp: Option<String>,
 }
 
 pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(), Failure> {
@@ -46,6 +56,9 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         (None, None) => fresh_name(address.host_str().unwrap_or("server"), &all),
     };
     let ca_file = known.as_ref().and_then(|target| target.ca_file.clone()).or_else(|| global.ca_file.clone());
+    if args.device {
+        return by_code(ui, &name, &url, ca_file.as_deref()).await;
+    }
     let user = match args.user.or_else(|| known.as_ref().and_then(|target| target.user.clone())) {
         Some(user) => user,
         None => ask(ui, &format!("Name at {}", line(&url)), "interlock login --user NAME").await?,
@@ -56,8 +69,16 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         ask_password(ui, &format!("Password of {}", line(&user)), "interlock login --password-stdin < FILE")
             .await?
     };
-    let answer = contexts::sign_in_and_save(&name, &url, ca_file.as_deref(), &user, &password).await.map_err(|failure| match failure.code {
-        exit::SIGN_IN => {
+    let ca = ca_file.as_deref();
+    let mut otp = args.otp.map(Secret::new);
+    let mut signed_in = contexts::sign_in_and_save(&name, &url, ca, &user, &password, otp.as_ref()).await;
+    if signed_in.as_ref().is_err_and(wants_second_factor) && otp.is_none() {
+        let question = "Code of your second factor, or a recovery code";
+        otp = Some(Secret::new(ask(ui, question, "interlock login --otp CODE").await?));
+        signed_in = contexts::sign_in_and_save(&name, &url, ca, &user, &password, otp.as_ref()).await;
+    }
+    let answer = signed_in.map_err(|failure| match failure.code {
+        exit::SIGN_IN if !wants_second_factor(&failure) => {
             let mut refused = failure.hint("check the name and the password; an administrator can set a new one: interlock user passwd NAME");
             "the server does not let you in".clone_into(&mut refused.error);
             refused
@@ -77,6 +98,50 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
             .with("context", &name)
     };
     ui.one(&document, facts, &name)
+}
+
+/// Shows a code and waits until somebody has decided about it.
+async fn by_code(ui: &Ui, name: &str, url: &str, ca_file: Option<&Path>) -> Result<(), Failure> {
+    contexts::check_name(name)?;
+    let client = contexts::client(url, ca_file, None)?;
+    let code = client.begin_device_code().await?;
+    let shown = line(&code.user_code);
+    ui.warn(&format!(
+        "open {} and give the code {shown}, or where you are signed in: interlock account approve-device {shown}",
+        line(&code.verification_uri)
+    ));
+    let mut pause = Duration::from_secs(code.interval.clamp(1, 60));
+    let mut signals = Signals::listen()?;
+    let token = loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = signals.next() => return Err(interrupted()),
+        }
+        match client.poll_device_code(&code, pause).await {
+            Ok(Polled::In(token)) => break token,
+            Ok(Polled::Wait(longer)) => pause = longer.min(Duration::from_mins(2)),
+            Ok(Polled::Out(reason)) => {
+                let error =
+                    if reason == "access_denied" { "the sign-in was denied" } else { "the code has ended" };
+                return Err(Failure::new(exit::SIGN_IN, error, "begin again: interlock login --device")
+                    .because(reason));
+            }
+            // The connection may be back before the code ends, and then the server says so.
+            Err(error) if error.is_passing() => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let me = contexts::client(url, ca_file, Some(&token.access_token))?.me().await?;
+    contexts::keep(name, &client, ca_file, &me.user, token.access_token, token.expires_in)?;
+    let document = json!({ "context": name, "url": url, "user": me.user, "roles": me.roles, "expires_in": token.expires_in });
+    let facts = || {
+        Facts::new().with("signed in as", &me.user).with("roles", me.roles.join(", ")).with("context", name)
+    };
+    ui.one(&document, facts, name)
+}
+
+fn wants_second_factor(failure: &Failure) -> bool {
+    failure.problem.as_ref().is_some_and(|problem| problem.code == "second_factor_required")
 }
 
 /// The host's name, made different from those that are taken.

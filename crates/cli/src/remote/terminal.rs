@@ -174,6 +174,20 @@ pub(crate) fn secret_from_stdin(what: &str) -> Result<Secret, Failure> {
     Ok(Secret::new(first))
 }
 
+/// The first two lines of standard input: a token and a password.
+pub(crate) fn secrets_from_stdin() -> Result<(Secret, Secret), Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(MAX_SECRET_BYTES).read_to_string(&mut text);
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    match (read, lines.next(), lines.next()) {
+        (Ok(_), Some(token), Some(password)) => Ok((Secret::new(token), Secret::new(password))),
+        _ => Err(Failure::usage(
+            "standard input does not hold a token and a password",
+            "pipe them in as two lines of UTF-8",
+        )),
+    }
+}
+
 /// Columns of the window behind standard error.
 pub(crate) fn width() -> usize {
     termios::tcgetwinsize(std::io::stderr())

@@ -65,6 +65,27 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Take over users of an earlier system with their bcrypt hashes, which are replaced at the first sign-in
+    Import {
+        /// JSON or CSV with name, password_hash and roles
+        file: PathBuf,
+        /// The installation's folder: this works on the server's own machine only
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
+    /// Make or renew the account for emergencies; its password is printed once, to be kept on paper
+    BreakGlass {
+        /// The installation's folder: this works on the server's own machine only
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
+    /// Remove the second factors of somebody who has lost them
+    ResetFactors {
+        /// Sign-in name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Set a password; every token of the user is dead
     Passwd {
         /// Sign-in name
@@ -101,15 +122,23 @@ enum Users {
 }
 
 pub(crate) async fn user(ui: &Ui, global: &Global, command: UserCommand) -> Result<(), Failure> {
-    let place = match &command {
+    if let UserCommand::Import { file, state } = &command {
+        let local = open(state).await?;
+        let done = super::user_import::import(ui, &local, file).await;
+        local.close().await;
+        return done;
+    }
+    let state = match &command {
+        UserCommand::Import { state, .. } | UserCommand::BreakGlass { state } => Some(state),
         UserCommand::Add { place, .. }
         | UserCommand::List { place }
         | UserCommand::Role { place, .. }
         | UserCommand::Disable { place, .. }
         | UserCommand::Enable { place, .. }
-        | UserCommand::Passwd { place, .. } => place,
+        | UserCommand::ResetFactors { place, .. }
+        | UserCommand::Passwd { place, .. } => place.state.as_ref(),
     };
-    let users = match &place.state {
+    let users = match state {
         Some(state) => Users::Here(Box::new(open(state).await?)),
         None => Users::There(Box::new(Session::open(global)?.client)),
     };
@@ -133,6 +162,8 @@ pub(crate) async fn open(state: &std::path::Path) -> Result<Local, Failure> {
 
 async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failure> {
     match command {
+        // Done before anything was opened.
+        UserCommand::Import { .. } => Ok(()),
         UserCommand::List { .. } => {
             let found = users.list().await?;
             ui.list(&found, table, |user| user.name.clone())
@@ -147,6 +178,17 @@ async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failur
         }
         UserCommand::Disable { name, .. } => tell(ui, &users.update(&name, None, Some(true)).await?, None),
         UserCommand::Enable { name, .. } => tell(ui, &users.update(&name, None, Some(false)).await?, None),
+        UserCommand::BreakGlass { .. } => {
+            let Users::Here(local) = users else { return Ok(()) };
+            let secret = made_up();
+            let user = local.break_glass(secret.clone()).await.map_err(|error| refused(&error))?;
+            tell(ui, &view(user), Some(&secret))
+        }
+        UserCommand::ResetFactors { name, .. } => {
+            users.reset_factors(&name).await?;
+            ui.note(&format!("{} has no second factor any more", line(&name)));
+            Ok(())
+        }
         UserCommand::Passwd { name, password, .. } => {
             let secret = obtain(ui, &password, &name).await?;
             users.set_password(&name, &secret).await?;
@@ -204,6 +246,13 @@ impl Users {
         }
     }
 
+    async fn reset_factors(&self, name: &str) -> Result<(), Failure> {
+        match self {
+            Self::There(client) => Ok(client.reset_factors(name).await.map(drop)?),
+            Self::Here(local) => local.reset_factors(name).await.map_err(|error| refused(&error)),
+        }
+    }
+
     async fn set_password(&self, name: &str, password: &Secret) -> Result<(), Failure> {
         match self {
             Self::There(client) => {
@@ -224,13 +273,15 @@ fn view(row: UserRow) -> UserView {
 /// The same codes as through the server.
 fn refused(error: &UserError) -> Failure {
     let (code, hint) = match error {
-        UserError::Name | UserError::Role | UserError::Password(_) => {
+        UserError::Name | UserError::Role | UserError::Hash | UserError::Password(_) => {
             (exit::PARAMETERS, "change what is named and start the command again")
         }
         UserError::Exists => {
             (exit::CONFLICT, "`interlock user list` shows everyone; `interlock user passwd` sets a password")
         }
         UserError::NoSuchUser => (exit::NOT_FOUND, "`interlock user list` shows everyone"),
+        UserError::ShortPassword => (exit::CONFLICT, "interlock user passwd NAME"),
+        UserError::Sealed => (exit::CONFLICT, "interlock user break-glass --state DIR"),
         UserError::LastAdmin => (exit::CONFLICT, "interlock user add NAME --role admin"),
         UserError::Conflict | UserError::Overloaded => (exit::CONFLICT, "start the command again"),
         UserError::Store(_) => (exit::ERROR, "interlock doctor"),

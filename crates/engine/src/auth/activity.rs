@@ -76,7 +76,7 @@ impl Activity {
     ) -> bool {
         let scope = match needs {
             _ if caller.kind() != PrincipalKind::Agent => return false,
-            Needs::SignedIn => return false,
+            Needs::SignedIn | Needs::Person => return false,
             Needs::Scope(scope) => *scope,
             Needs::Execute { .. } => "devices:execute",
         };

@@ -290,3 +290,172 @@ impl Document for InstallationName {
         "name".to_owned()
     }
 }
+
+/// What a person proves identity with beside the password.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SecondFactors {
+    /// Whose.
+    pub user: String,
+    /// Authenticator apps.
+    #[serde(default)]
+    pub totp: Vec<TotpFactor>,
+    /// Digests of the recovery codes that are left: 120 random bits need no slow hash.
+    #[serde(default)]
+    pub recovery: Vec<String>,
+    /// The password is too short to stand alone.
+    #[serde(default)]
+    pub short_password: bool,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
+/// An authenticator app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TotpFactor {
+    /// Short id.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// Its secret, sealed with the master key.
+    pub sealed: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When the first code proved it; before that it counts for nothing.
+    #[serde(default)]
+    pub confirmed_at: Option<Timestamp>,
+    /// Step of the last code that was taken.
+    #[serde(default)]
+    pub last_step: i64,
+    /// When that was.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl SecondFactors {
+    /// The factors that count.
+    pub fn confirmed(&self) -> impl Iterator<Item = &TotpFactor> {
+        self.totp.iter().filter(|factor| factor.confirmed_at.is_some())
+    }
+}
+
+impl Document for SecondFactors {
+    const KIND: &'static str = "second_factors";
+
+    fn id(&self) -> String {
+        self.user.clone()
+    }
+
+    fn owner(&self) -> Option<String> {
+        Some(self.user.clone())
+    }
+}
+
+/// A promise of an account to whoever holds the token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Public part of the token.
+    pub id: String,
+    /// Name of the user to be.
+    pub name: String,
+    /// Roles of the user to be.
+    pub roles: Vec<String>,
+    /// SHA-256 of the whole token: 256 random bits need no slow hash.
+    pub digest: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// When it became a user.
+    #[serde(default)]
+    pub accepted_at: Option<Timestamp>,
+    /// When it was taken back.
+    #[serde(default)]
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Invitation {
+    /// Whether it can be accepted at `now`.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.accepted_at.is_none() && self.revoked_at.is_none() && now < self.expires_at
+    }
+}
+
+impl Document for Invitation {
+    const KIND: &'static str = "invitation";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        // Kept for a while after its end, so that reviews can see it.
+        Some(self.expires_at.plus(std::time::Duration::from_hours(24 * 30)))
+    }
+}
+
+/// A device that waits to be let in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceGrant {
+    /// From the user code, which is not kept.
+    pub id: String,
+    /// SHA-256 of the device code.
+    pub digest: String,
+    /// What it calls itself.
+    pub client: String,
+    /// From where it asked.
+    pub client_ip: String,
+    /// With what.
+    pub user_agent: String,
+    /// What it wants to be limited to.
+    #[serde(default)]
+    pub scopes: Option<Vec<Scope>>,
+    /// When it asked.
+    pub created_at: Timestamp,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// What a person said.
+    #[serde(default)]
+    pub decision: Option<Approval>,
+    /// When it got its tokens.
+    #[serde(default)]
+    pub spent_at: Option<Timestamp>,
+}
+
+/// What a person said, and how sure it was who they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Yes or no.
+    pub approved: bool,
+    /// Factors of their proof of identity.
+    pub amr: Vec<String>,
+    /// When they gave it.
+    pub auth_time: Timestamp,
+    /// Their `tokens_valid_from`: void when that moves.
+    pub epoch: Timestamp,
+}
+
+impl DeviceGrant {
+    /// Whether it can be decided at `now`.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.decision.is_none() && self.spent_at.is_none() && now < self.expires_at
+    }
+}
+
+impl Document for DeviceGrant {
+    const KIND: &'static str = "device_grant";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        // Long enough to tell a device that its code has ended.
+        Some(self.expires_at.plus(std::time::Duration::from_mins(10)))
+    }
+}

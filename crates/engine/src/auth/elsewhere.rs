@@ -64,7 +64,7 @@ pub trait PasswordDirectory: Send + Sync {
 
 /// A sign-in that goes on in the browser.
 #[derive(Debug)]
-pub struct Begun {
+pub struct WebBegun {
     /// Where the browser goes.
     pub url: String,
     /// What [`WebDirectory::finish`] wants back. A secret.
@@ -75,7 +75,7 @@ pub struct Begun {
 #[async_trait]
 pub trait WebDirectory: Send + Sync {
     /// Begins a sign-in.
-    async fn begin(&self) -> Result<Begun, Elsewhere>;
+    async fn begin(&self) -> Result<WebBegun, Elsewhere>;
     /// Ends it with the query that the browser came back with.
     async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere>;
     /// Judges the provider's order to sign somebody out.
@@ -228,26 +228,15 @@ impl Arrivals {
         user.is_none_or(|user| user.password_hash == NO_PASSWORD).then_some(directory)
     }
 
-    /// Opens a session for somebody whom a directory has vouched for. `also` goes into the same transaction.
-    pub(super) async fn arrive<F>(
-        &self,
-        external: External,
-        origin: &Origin,
-        also: F,
-    ) -> Result<Issued, SignInError>
-    where
-        F: for<'t> FnOnce(&'t mut dyn Tx) -> futures::future::BoxFuture<'t, Result<(), Error>>
-            + Send
-            + 'static,
-    {
+    /// Opens a session for somebody whom a provider has vouched for.
+    async fn arrive(&self, external: External, origin: &Origin) -> Result<Issued, SignInError> {
         let user = self.account(&external, origin).await?;
-        let amr = if external.method == "ldap" { &["pwd", "ldap"][..] } else { &["oidc"] };
-        let opening = Opening::user(&user, &self.principals.roles(), external.method, amr, origin);
-        Ok(self.sessions.open(opening, also).await?)
+        let opening = Opening::user(&user, &self.principals.roles(), external.method, &["oidc"], origin);
+        Ok(self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?)
     }
 
     /// The account, made or brought up to date with what the directory says.
-    async fn account(&self, external: &External, origin: &Origin) -> Result<UserRow, SignInError> {
+    pub(super) async fn account(&self, external: &External, origin: &Origin) -> Result<UserRow, SignInError> {
         let refuse = |reason: &'static str| {
             self.note_refusal(external.method, reason, origin);
             Err(SignInError::Refused)
@@ -357,7 +346,7 @@ impl Arrivals {
             }
         };
         let code = random_hex(&*self.ambient.entropy, 32);
-        let issued = self.arrive(external, origin, |_| Box::pin(async { Ok(()) })).await?;
+        let issued = self.arrive(external, origin).await?;
         let handoff =
             Handoff { id: digest(&code), session: issued.session.id, until: now.plus(HANDOFF), used: false };
         self.db

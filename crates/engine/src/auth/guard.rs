@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use interlock_model::action::{
-    Action, DeviceActionTarget, EmergencyStop, ExecuteAction, Needs, Recording, World,
+    Action, DeviceActionTarget, EmergencyStop, ExecuteAction, FRESH_FOR, Fresh, Needs, Recording, World,
 };
-use interlock_model::policy;
+use interlock_model::policy::{self, PrincipalKind};
 use serde_json::{Value, json};
 
 use super::permit::{Permit, Proof as _};
@@ -20,13 +20,35 @@ pub enum Refused {
     /// It lacks the right. The text is for the caller.
     #[error("{0}")]
     Denied(String),
+    /// It must first prove again who it is (RFC 9470).
+    #[error("a fresh proof of identity is needed")]
+    StepUp,
+    /// It must first have a second factor.
+    #[error("a second factor must be set up first")]
+    NoSecondFactor,
     /// Nobody can know whether its credential was revoked: the database has not answered for too long.
     #[error("revocations are not known")]
     Stale,
 }
 
+/// Who must show a second factor for dangerous acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepUpPolicy {
+    /// People who have one must have shown it lately.
+    pub required: bool,
+    /// Administrators must have one.
+    pub admins_need_second_factor: bool,
+}
+
+impl Default for StepUpPolicy {
+    fn default() -> Self {
+        Self { required: true, admins_need_second_factor: false }
+    }
+}
+
 /// Makes callers and permits.
 pub struct Guard {
+    step_up: StepUpPolicy,
     sessions: Arc<Sessions>,
     recorder: Recorder,
     world: Arc<dyn World>,
@@ -42,7 +64,37 @@ impl std::fmt::Debug for Guard {
 impl Guard {
     /// A gate over these sessions and facts.
     pub fn new(sessions: Arc<Sessions>, recorder: Recorder, world: Arc<dyn World>, ambient: Ambient) -> Self {
-        Self { sessions, recorder, world, ambient }
+        Self { step_up: StepUpPolicy::default(), sessions, recorder, world, ambient }
+    }
+
+    /// The same gate under another policy.
+    #[must_use]
+    pub fn with_step_up(self, step_up: StepUpPolicy) -> Self {
+        Self { step_up, ..self }
+    }
+
+    /// Whether the caller's proof of identity is fresh enough.
+    fn freshness(&self, caller: &Caller, fresh: Fresh) -> Result<(), Refused> {
+        if fresh == Fresh::No || caller.kind() != PrincipalKind::User {
+            return Ok(());
+        }
+        let principals = self.sessions.principals();
+        let has = principals.has_second_factor(caller.name());
+        let recent = caller.auth_time().is_some_and(|at| self.ambient.clock.now().since(at) <= FRESH_FOR);
+        let shown = recent && (!has || caller.amr().iter().any(|factor| factor == "otp"));
+        if fresh == Fresh::Proof || (has && self.step_up.required) {
+            return if shown { Ok(()) } else { Err(Refused::StepUp) };
+        }
+        let is_admin = || {
+            principals
+                .user(caller.name())
+                .is_some_and(|user| user.roles.iter().any(|role| role == policy::ADMIN))
+        };
+        let is_emergency = caller.name() == crate::emergency::NAME;
+        if !has && self.step_up.admins_need_second_factor && !is_emergency && is_admin() {
+            return Err(Refused::NoSecondFactor);
+        }
+        Ok(())
     }
 
     /// Turns a token into a caller. Reads memory only.
@@ -83,11 +135,27 @@ impl Guard {
         if !self.sessions.is_fresh() && A::NAME != EmergencyStop::NAME {
             return Err(Refused::Stale);
         }
-        match policy::decide(caller.grants(), &needs) {
-            Ok(()) => {
-                self.sessions.note_use(caller, &needs);
-                Ok(permit)
-            }
+        let mut decided = policy::decide(caller.grants(), &needs);
+        if needs == Needs::Person && caller.session().is_empty() {
+            decided = Err(policy::Denied { message: policy::NOT_A_PERSON.to_owned() });
+        }
+        match decided {
+            Ok(()) => match self.freshness(caller, A::FRESH) {
+                Ok(()) => {
+                    self.sessions.note_use(caller, &needs);
+                    Ok(permit)
+                }
+                Err(refused) => {
+                    let mut draft = permit.draft(
+                        self.ambient.clock.now(),
+                        json!({ "decision": "denied", "reason": refused.to_string() }),
+                    );
+                    "authorization.denied".clone_into(&mut draft.action);
+                    draft.subject = Some(A::NAME.to_owned());
+                    self.recorder.record(draft);
+                    Err(refused)
+                }
+            },
             Err(denied) => {
                 let details = json!({ "denied": A::NAME });
                 security::event(

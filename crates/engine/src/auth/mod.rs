@@ -3,34 +3,50 @@
 //! The way of a request: a token becomes a [`Caller`] ([`Guard::authenticate`]); a caller and a target become a [`Permit`]
 //! ([`Guard::permit`]); a permit opens a transaction ([`Db::write`]). Each step exists only if the one before succeeded.
 
+mod account;
 mod activity;
 mod assertion;
+mod bcrypt_hash;
+mod blocked;
 mod db;
+mod device_code;
 pub mod documents;
 mod elsewhere;
+mod factors;
 mod guard;
 mod keys;
 mod manage;
 mod password;
 mod permit;
 mod principals;
+mod sealing;
 mod sessions;
 mod sign_in;
 mod throttle;
 mod tokens;
+mod totp;
 
+pub(crate) use account::note_length;
+pub use account::{Account, AccountError};
 pub use assertion::{BadKey, check_keys};
+pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
 pub use db::{Db, Recorded};
+pub use device_code::{Begun, DecideError, DeviceCodes, INTERVAL, PollError};
 pub use elsewhere::{
-    Arrivals, Begun, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebDirectory, WebSignIn,
+    Arrivals, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebBegun, WebDirectory,
+    WebSignIn,
 };
-pub use guard::{Guard, Refused};
+pub(crate) use factors::reset as reset_factors;
+pub use factors::{Enrolment, FactorError, SecondFactor};
+pub use guard::{Guard, Refused, StepUpPolicy};
 pub(crate) use keys::new_agent_secret;
 pub use keys::{ApiKeys, KeyError, NewKey};
 pub use manage::{Manage, ManageError, Revoke};
-pub use password::{Hasher, PasswordRefused, Passwords, accept_password, accept_secret};
+pub(crate) use password::stands_alone;
+pub use password::{Factors, Hasher, PasswordRefused, Passwords, accept_password, accept_secret};
 pub use permit::{Permit, Proof, SystemPermit};
 pub use principals::Principals;
+pub use sealing::{BadMasterKey, KEY_BYTES, MasterKey};
 pub use sessions::{Issued, RefreshError, Sessions};
 pub use sign_in::{AgentProof, SignInError, SignIns, SignedIn};
 pub use throttle::{LockedNetwork, Lockout, Throttle};

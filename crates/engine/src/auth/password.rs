@@ -8,8 +8,12 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use interlock_model::secret::Secret;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::{bcrypt_hash, blocked};
+
 /// Shortest password where it is the only factor (NIST SP 800-63B-4).
-const MIN_CHARS: usize = 15;
+const MIN_ALONE: usize = 15;
+/// Shortest password beside a second factor.
+const MIN_BESIDE: usize = 8;
 /// Longest password in bytes; bounds the work of one guess.
 const MAX_BYTES: usize = 1024;
 /// Hash of a random text that nobody has: an unknown user costs what a known one does.
@@ -18,62 +22,12 @@ const NOBODY: &str =
 /// Guesses that may wait for the hashing thread.
 const QUEUE: usize = 64;
 
-/// Passwords that lists of breached ones begin with, in the length that the policy lets through, and words of our own context.
-/// Compared without case, digits at the end and separators.
-const BLOCKED: &[&str] = &[
-    "password",
-    "passwordpassword",
-    "passwordpasswordpassword",
-    "qwertyuiop",
-    "qwertyuiopasdf",
-    "qwertyuiopasdfghjkl",
-    "asdfghjkl",
-    "qwertyuiopasdfghjklzxcvbnm",
-    "iloveyouiloveyou",
-    "letmeinletmein",
-    "adminadminadmin",
-    "administrator",
-    "administratoradministrator",
-    "changeme",
-    "changemechangeme",
-    "changemeplease",
-    "thisisapassword",
-    "thisismypassword",
-    "mypasswordismypassword",
-    "secretsecret",
-    "secretpassword",
-    "supersecretpassword",
-    "correcthorsebatterystaple",
-    "interlockinterlock",
-    "interlockadmin",
-    "laboratory",
-    "opentrons",
-    "opentronsopentrons",
-    "labadminlabadmin",
-    "yourpassword",
-    "securepassword",
-    "secureadminpassword",
-    "secureoperatorpassword",
-    "welcomewelcome",
-    "abcdefghijklmno",
-    "abcdefghijklmnop",
-    "abcdefghijklmnopqrstuvwxyz",
-    "trustnoone",
-    "startrekstartrek",
-    "footballfootball",
-    "baseballbaseball",
-    "sunshinesunshine",
-    "princessprincess",
-    "dragondragondragon",
-    "monkeymonkeymonkey",
-];
-
 /// Why a password is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordRefused {
     /// Too short.
-    #[error("the password is too short: use at least 15 characters, a few words for example")]
-    TooShort,
+    #[error("the password is too short: use at least {0} characters, a few words for example")]
+    TooShort(usize),
     /// Too long.
     #[error("the password is too long: use at most 1024 bytes")]
     TooLong,
@@ -85,26 +39,35 @@ pub enum PasswordRefused {
     Control,
 }
 
+/// What a password is to its account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Factors {
+    /// The only proof of identity.
+    Alone,
+    /// One of two.
+    Beside,
+}
+
 /// Checks a new password. No composition rules (NIST SP 800-63B-4 section 3.1.1.2).
 ///
 /// # Errors
 /// The first reason against it.
-pub fn accept_password(user: &str, password: &Secret) -> Result<(), PasswordRefused> {
+pub fn accept_password(user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
     let text = password.expose();
+    let shortest = if factors == Factors::Alone { MIN_ALONE } else { MIN_BESIDE };
     if text.len() > MAX_BYTES {
         return Err(PasswordRefused::TooLong);
     }
     if text.chars().any(char::is_control) {
         return Err(PasswordRefused::Control);
     }
-    if text.chars().count() < MIN_CHARS {
-        return Err(PasswordRefused::TooShort);
+    if text.chars().count() < shortest {
+        return Err(PasswordRefused::TooShort(shortest));
     }
-    let folded: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-    let letters = folded.trim_matches(|c: char| c.is_ascii_digit());
+    let folded = blocked::fold(text);
     let distinct = folded.chars().collect::<std::collections::HashSet<_>>().len();
     // Folded like the password, or a name with a separator in it would never be found.
-    let user: String = user.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
+    let user = blocked::fold(user);
     let names_user =
         user.chars().count() >= 4 && folded.contains(&user) && folded.replace(&user, "").chars().count() < 8;
     let steps = folded
@@ -113,10 +76,16 @@ pub fn accept_password(user: &str, password: &Secret) -> Result<(), PasswordRefu
         .filter(|(a, b)| u32::from(*b).abs_diff(u32::from(*a)) <= 1)
         .count();
     let is_sequence = steps + 1 >= folded.chars().count();
-    if BLOCKED.contains(&letters) || letters.is_empty() || distinct < 5 || names_user || is_sequence {
+    let is_number = folded.bytes().all(|c| c.is_ascii_digit());
+    if blocked::is_common(text) || is_number || distinct < 5 || names_user || is_sequence {
         return Err(PasswordRefused::Guessable);
     }
     Ok(())
+}
+
+/// Whether a password is long enough to stand alone.
+pub(crate) fn stands_alone(password: &Secret) -> bool {
+    password.expose().chars().count() >= MIN_ALONE
 }
 
 /// Checks a secret that somebody supplies for an agent: long enough that guessing at the permitted rate is hopeless.
@@ -124,7 +93,7 @@ pub fn accept_password(user: &str, password: &Secret) -> Result<(), PasswordRefu
 /// # Errors
 /// The first reason against it.
 pub fn accept_secret(secret: &Secret) -> Result<(), PasswordRefused> {
-    accept_password("", secret)
+    accept_password("", secret, Factors::Alone)
 }
 
 /// How passwords are hashed.
@@ -152,7 +121,7 @@ impl Hasher {
 
 enum Job {
     Hash(Secret, oneshot::Sender<String>),
-    Verify { password: Secret, hash: Option<String>, answer: oneshot::Sender<bool> },
+    Verify { password: Secret, hash: Option<String>, imported: Option<u32>, answer: oneshot::Sender<bool> },
 }
 
 /// The hashing thread. Dropping the last handle ends it.
@@ -214,6 +183,8 @@ impl Passwords {
     }
 
     /// Whether the password fits the hash. `None` costs the same and is never right: an unknown user looks like a known one.
+    /// `imported` is the highest cost among bcrypt hashes that may be asked about: while there are any, every answer takes the
+    /// time of such a one.
     ///
     /// # Errors
     /// [`Overloaded`].
@@ -222,9 +193,10 @@ impl Passwords {
         _place: &Place,
         password: Secret,
         hash: Option<String>,
+        imported: Option<u32>,
     ) -> Result<bool, Overloaded> {
         let (answer, verified) = oneshot::channel();
-        self.jobs.send(Job::Verify { password, hash, answer }).map_err(|_| Overloaded)?;
+        self.jobs.send(Job::Verify { password, hash, imported, answer }).map_err(|_| Overloaded)?;
         verified.await.map_err(|_| Overloaded)
     }
 }
@@ -241,12 +213,17 @@ fn serve(hasher: Hasher, waiting: &mpsc::Receiver<Job>) {
             Job::Hash(password, answer) => {
                 let _ = answer.send(hash(password.expose()));
             }
-            Job::Verify { password, hash, answer } => {
+            Job::Verify { password, hash, imported, answer } => {
                 let known = hash.is_some();
                 let stored = hash.as_deref().unwrap_or(NOBODY);
-                let right = PasswordHash::new(stored).is_ok_and(|parsed| {
+                let old = bcrypt_hash::cost(stored);
+                let right_old = old.is_some() && bcrypt_hash::verify(password.expose(), stored);
+                bcrypt_hash::spend(old, imported);
+                let stored = if old.is_some() { NOBODY } else { stored };
+                let right_new = PasswordHash::new(stored).is_ok_and(|parsed| {
                     argon2.verify_password(password.expose().as_bytes(), &parsed).is_ok()
                 });
+                let right = if old.is_some() { right_old } else { right_new };
                 let _ = answer.send(right && known);
             }
         }
@@ -265,14 +242,14 @@ mod tests {
             "日本語のとても長いパスワードです。はい",
             "x9$Kq!mZ2@pLw7#vR",
         ] {
-            assert_eq!(accept_password("ana", &Secret::new(good)), Ok(()), "{good}");
+            assert_eq!(accept_password("ana", &Secret::new(good), Factors::Alone), Ok(()), "{good}");
         }
     }
 
     #[test]
     fn guessable_ones_are_refused_with_a_reason() {
         for (bad, why) in [
-            ("short", PasswordRefused::TooShort),
+            ("short", PasswordRefused::TooShort(15)),
             ("Password-Password-1", PasswordRefused::Guessable),
             ("correct horse battery staple", PasswordRefused::Guessable),
             ("aaaaaaaaaaaaaaaaaaaa", PasswordRefused::Guessable),
@@ -282,12 +259,28 @@ mod tests {
             ("with\nnewline in the middle", PasswordRefused::Control),
         ] {
             assert_eq!(
-                accept_password("lab_operator", &Secret::new(bad)).err().or(Some(PasswordRefused::TooLong)),
+                accept_password("lab_operator", &Secret::new(bad), Factors::Alone)
+                    .err()
+                    .or(Some(PasswordRefused::TooLong)),
                 Some(why),
                 "{bad}"
             );
         }
-        assert_eq!(accept_password("ana", &Secret::new("é".repeat(513))), Err(PasswordRefused::TooLong));
+        assert_eq!(
+            accept_password("ana", &Secret::new("é".repeat(513)), Factors::Alone),
+            Err(PasswordRefused::TooLong)
+        );
+    }
+
+    #[test]
+    fn beside_a_second_factor_eight_characters_are_enough_and_common_ones_still_are_not() {
+        let check = |text: &str| accept_password("ana", &Secret::new(text), Factors::Beside);
+
+        assert_eq!(check("gr4vel&ink"), Ok(()));
+        assert_eq!(check("gr4vel&"), Err(PasswordRefused::TooShort(8)));
+        for bad in ["password1", "qwertyuiop", "P@ssw0rd!", "opentrons1", "summer2026", "87654321"] {
+            assert_eq!(check(bad), Err(PasswordRefused::Guessable), "{bad}");
+        }
     }
 
     #[tokio::test]
@@ -298,17 +291,20 @@ mod tests {
 
         assert!(hash.starts_with("$argon2id$"));
         assert_eq!(
-            passwords.verify_at(&place, Secret::new("seven purple pipettes"), Some(hash.clone())).await,
+            passwords.verify_at(&place, Secret::new("seven purple pipettes"), Some(hash.clone()), None).await,
             Ok(true)
         );
         assert_eq!(
-            passwords.verify_at(&place, Secret::new("seven purple pipette"), Some(hash)).await,
+            passwords.verify_at(&place, Secret::new("seven purple pipette"), Some(hash), None).await,
             Ok(false)
         );
         assert_eq!(
-            passwords.verify_at(&place, Secret::new("no user has this password"), None).await,
+            passwords.verify_at(&place, Secret::new("no user has this password"), None, None).await,
             Ok(false)
         );
-        assert_eq!(passwords.verify_at(&place, Secret::new("x"), Some("not a hash".into())).await, Ok(false));
+        assert_eq!(
+            passwords.verify_at(&place, Secret::new("x"), Some("not a hash".into()), None).await,
+            Ok(false)
+        );
     }
 }

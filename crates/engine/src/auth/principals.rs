@@ -16,7 +16,7 @@ use interlock_store::{Error, Store, UserRow};
 
 use tokio::time::Instant;
 
-use super::documents::{Agent, ApiKey, CustomRole, Cutoff, PublicKey, Session};
+use super::documents::{Agent, ApiKey, CustomRole, Cutoff, PublicKey, SecondFactors, Session};
 use crate::Ambient;
 use crate::news::{News, Waker};
 
@@ -53,6 +53,8 @@ struct Identity {
     ended: HashMap<String, Timestamp>,
     cutoff: Option<Timestamp>,
     role_versions: HashMap<String, i64>,
+    /// Whether somebody has a second factor, with the version of that knowledge.
+    second_factors: HashMap<String, (bool, i64)>,
 }
 
 struct Held<D> {
@@ -202,6 +204,9 @@ impl Principals {
             CustomRole::KIND => document(record).map(|role| self.put_role(&role.document, role.version)),
             Session::KIND => document(record).map(|session| self.put_session(&session.document)),
             PublicKey::KIND => document(record).map(|key| self.put_public_key(key.document)),
+            SecondFactors::KIND => {
+                document(record).map(|factors| self.put_second_factors(factors.document, factors.version))
+            }
             Cutoff::KIND => document(record).map(|cutoff| self.put_cutoff(&cutoff.document)),
             _ => Ok(()),
         };
@@ -213,6 +218,11 @@ impl Principals {
     /// One user, from memory.
     pub fn user(&self, name: &str) -> Option<Arc<UserRow>> {
         read(&self.users).get(name).cloned()
+    }
+
+    /// The highest cost of a bcrypt hash that somebody still has.
+    pub(super) fn dearest_bcrypt(&self) -> Option<u32> {
+        read(&self.users).values().filter_map(|user| super::bcrypt_cost(&user.password_hash)).max()
     }
 
     /// Puts a committed change in force at once. Changes may arrive in another order than they were committed in: the newest
@@ -279,6 +289,20 @@ impl Principals {
         identity.roles = Arc::new(roles);
         drop(identity);
         self.changed();
+    }
+
+    /// Whether a person is asked for a second factor.
+    pub fn has_second_factor(&self, user: &str) -> bool {
+        read(&self.identity).second_factors.get(user).is_some_and(|(has, _)| *has)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "like its siblings, it takes over what was committed")]
+    pub(crate) fn put_second_factors(&self, factors: SecondFactors, version: i64) {
+        let mut identity = write(&self.identity);
+        let known = identity.second_factors.entry(factors.user.clone()).or_insert((false, 0));
+        if known.1 < version {
+            *known = (factors.confirmed().next().is_some(), version);
+        }
     }
 
     pub(crate) fn put_session(&self, session: &Session) {

@@ -75,6 +75,8 @@ pub(crate) struct Opening<'a> {
     /// How identity was proved.
     pub(crate) method: &'static str,
     pub(crate) amr: Vec<String>,
+    /// When that was; now if nothing is said.
+    pub(crate) auth_time: Option<Timestamp>,
     pub(crate) with_refresh: bool,
     pub(crate) origin: &'a Origin,
     /// Name of the act in the audit trail.
@@ -100,6 +102,7 @@ impl<'a> Opening<'a> {
             limited: false,
             method,
             amr: amr.iter().map(|&factor| factor.to_owned()).collect(),
+            auth_time: None,
             with_refresh: true,
             origin,
             action: "device.login",
@@ -118,6 +121,7 @@ impl<'a> Opening<'a> {
             scopes,
             method,
             amr: vec![method.to_owned()],
+            auth_time: None,
             with_refresh: true,
             origin,
             action: "agent.authenticated",
@@ -200,11 +204,24 @@ impl Sessions {
         &self.tokens
     }
 
-    fn fresh_jti(&self) -> String {
+    pub(super) fn principals(&self) -> &Principals {
+        &self.principals
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Proof of an act that a principal does by having proved who it is.
+    pub(crate) fn acting_for(&self, action: &'static str, who: &str, origin: &Origin) -> SystemPermit {
+        self.system.acting(action, Some(who.to_owned())).on_behalf(who, origin)
+    }
+
+    pub(super) fn fresh_jti(&self) -> String {
         interlock_model::id::random_hex(&*self.ambient.entropy, 16)
     }
 
-    fn end_of(&self, kind: PrincipalKind, with_refresh: bool, now: Timestamp) -> Timestamp {
+    pub(super) fn end_of(&self, kind: PrincipalKind, with_refresh: bool, now: Timestamp) -> Timestamp {
         let seconds = if with_refresh {
             self.tokens.lifetimes().refresh_seconds
         } else {
@@ -229,7 +246,7 @@ impl Sessions {
             name: opening.name,
             method: opening.method.to_owned(),
             amr: opening.amr,
-            auth_time: now,
+            auth_time: opening.auth_time.unwrap_or(now),
             roles: opening.roles,
             scopes: opening.scopes,
             limited: opening.limited,
@@ -269,7 +286,7 @@ impl Sessions {
         Ok(issued)
     }
 
-    fn note_issued(session: &Session, origin: &Origin) {
+    pub(super) fn note_issued(session: &Session, origin: &Origin) {
         let details = json!({ "token_type": "access", "jti": session.access_jti, "session": session.id });
         security::event(Event::TokenIssued, Some(&session.principal), Some(origin), details);
         crate::metrics::token_issued(session.kind, &session.principal, TokenKind::Access);

@@ -1,5 +1,6 @@
 //! Signing in: people by password, agents by secret or signed assertion. Every attempt is counted before anything is hashed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
 use interlock_model::{AgentId, Timestamp};
 use interlock_store::identity::{self, Put};
-use interlock_store::{Error, Tx};
+use interlock_store::{Error, Tx, UserRow};
 use serde_json::{Value, json};
 
 use super::assertion::{self, Assertion};
@@ -16,9 +17,10 @@ use super::elsewhere::{Arrivals, Elsewhere, PasswordDirectory};
 use super::password::Place;
 use super::sessions::{Issued, Opening};
 use super::throttle::Guesser;
-use super::{Origin, Passwords, Principals, Sessions, Throttle};
+use super::{FactorError, Origin, Passwords, Principals, Recorded, SecondFactor, Sessions, Throttle};
 use crate::Ambient;
 use crate::audit::Recorder;
+use crate::emergency;
 use crate::security::{self, Event};
 
 /// An agent that was silent for this long is dormant.
@@ -32,6 +34,12 @@ pub enum SignInError {
     /// Wrong name or password, or the principal is disabled. One answer for all.
     #[error("incorrect username or password")]
     Refused,
+    /// The password is right and a second factor is missing, or wrong.
+    #[error("a second factor is needed")]
+    SecondFactor {
+        /// One was given.
+        wrong: bool,
+    },
     /// Too many guesses.
     #[error("too many sign-in attempts")]
     Wait(Duration),
@@ -47,6 +55,11 @@ pub enum SignInError {
     /// The session cannot be recorded.
     #[error("record the sign-in")]
     Store(#[from] Error),
+}
+
+/// The form in which names are counted; one for all that are no names.
+fn canonical(name: &str) -> String {
+    crate::users::canonical_name(name).unwrap_or_else(|_| "invalid name".to_owned())
 }
 
 /// A fresh session of a person.
@@ -74,6 +87,7 @@ pub struct SignIns {
     sessions: Arc<Sessions>,
     principals: Arc<Principals>,
     passwords: Passwords,
+    second_factor: Arc<SecondFactor>,
     throttle: Throttle,
     arrivals: Arrivals,
     recorder: Recorder,
@@ -92,15 +106,25 @@ impl SignIns {
         sessions: Arc<Sessions>,
         principals: Arc<Principals>,
         passwords: Passwords,
+        second_factor: Arc<SecondFactor>,
         throttle: Throttle,
         arrivals: Arrivals,
         recorder: Recorder,
         ambient: Ambient,
     ) -> Arc<Self> {
-        Arc::new(Self { sessions, principals, passwords, throttle, arrivals, recorder, ambient })
+        Arc::new(Self {
+            sessions,
+            principals,
+            passwords,
+            second_factor,
+            throttle,
+            arrivals,
+            recorder,
+            ambient,
+        })
     }
 
-    /// Checks name and password of a person and opens a session.
+    /// Checks name, password and, of those who have one, the second factor of a person and opens a session.
     ///
     /// # Errors
     /// [`SignInError`]; unknown, wrong and disabled are alike in text and time.
@@ -108,34 +132,31 @@ impl SignIns {
         &self,
         username: &str,
         password: Secret,
+        code: Option<Secret>,
         origin: &Origin,
     ) -> Result<SignedIn, SignInError> {
-        let name: String =
-            crate::users::canonical_name(username).unwrap_or_else(|_| "invalid name".to_owned());
-        let user = self.principals.user(&name);
-        let guesser = Guesser::new(&name, user.is_some(), origin.client_ip);
-        // A place to hash first, then the count, then the hash: an overloaded server counts nobody's guess against them.
-        let place = self.place()?;
-        if let Err(wait) = self.throttle.admit(&guesser).await? {
-            self.note_failure(&name, origin, "throttled", Event::AccountLocked);
-            return Err(SignInError::Wait(wait));
-        }
-        if let Some(directory) = self.arrivals.asks(user.as_deref()) {
+        let name = canonical(username);
+        if let Some(directory) = self.arrivals.asks(self.principals.user(&name).as_deref()) {
             let directory = Arc::clone(directory);
-            drop(place);
-            let issued = self.person_elsewhere(&*directory, username, password, guesser, origin).await?;
+            let guesser = self.admit(&name, origin, "device.login").await?;
+            let typed = (username, password, code);
+            let issued = self.person_elsewhere(&*directory, typed, guesser, origin).await?;
             security::authentication("login", "success");
             let user = issued.session.principal.clone();
             return Ok(SignedIn { user, roles: issued.session.roles.clone(), issued });
         }
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let right = self.verify(&place, password, hash).await?;
-        let Some(user) = user.filter(|user| right && !user.disabled) else {
-            self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed);
-            return Err(SignInError::Refused);
+        let (user, guesser) = self.check_password(username, password.clone(), origin, "device.login").await?;
+        let is_emergency = user.name == emergency::NAME;
+        let amr = if is_emergency {
+            self.break_glass(&user, origin).await?
+        } else {
+            self.check_second_factor(&user, code, origin).await?
         };
+        self.upgrade(&user, password, origin).await;
+        let opening = Opening::user(&user, &self.principals.roles(), "password", amr, origin);
+        // An emergency lasts no longer than one access token at a time.
+        let opening = Opening { with_refresh: !is_emergency, ..opening };
         let now = self.ambient.clock.now();
-        let opening = Opening::user(&user, &self.principals.roles(), "password", &["pwd"], origin);
         let opened = self
             .sessions
             .open(opening, move |tx| Box::pin(async move { Throttle::succeed(tx, &guesser, now).await }))
@@ -145,23 +166,157 @@ impl SignIns {
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
     }
 
+    /// The account for emergencies was asked for with the right password: everybody hears of it.
+    async fn break_glass(
+        &self,
+        user: &UserRow,
+        origin: &Origin,
+    ) -> Result<&'static [&'static str], SignInError> {
+        let proof = self.sessions.acting_for("break_glass.used", &user.name, origin);
+        let open = emergency::unseal(self.sessions.db(), &proof, self.ambient.clock.now()).await?;
+        let details = json!({ "opened": open });
+        security::event(Event::BreakGlassUsed, Some(&user.name), Some(origin), details);
+        if open {
+            return Ok(&["pwd"]);
+        }
+        self.note_failure(&user.name, origin, "not_renewed", Event::AuthenticationFailed, "device.login");
+        Err(SignInError::Refused)
+    }
+
+    /// The factors of a proof whose password was right. A missing or wrong code leaves the guess counted.
+    async fn check_second_factor(
+        &self,
+        user: &UserRow,
+        code: Option<Secret>,
+        origin: &Origin,
+    ) -> Result<&'static [&'static str], SignInError> {
+        if !self.principals.has_second_factor(&user.name) {
+            return Ok(&["pwd"]);
+        }
+        let refused = |reason, wrong| {
+            self.note_failure(&user.name, origin, reason, Event::AuthenticationFailed, "device.login");
+            SignInError::SecondFactor { wrong }
+        };
+        let Some(code) = code.filter(|code| !code.expose().is_empty()) else {
+            return Err(refused("second_factor_missing", false));
+        };
+        match self.spend_code(&user.name, &code, origin).await {
+            Ok(()) => Ok(&["pwd", "otp"]),
+            Err(FactorError::Store(error)) => Err(error.into()),
+            Err(_) => Err(refused("second_factor_wrong", true)),
+        }
+    }
+
+    /// Takes a code of a person's second factor; it is spent then.
+    pub(super) async fn spend_code(
+        &self,
+        user: &str,
+        code: &Secret,
+        origin: &Origin,
+    ) -> Result<(), FactorError> {
+        let proof = self.sessions.acting_for("second_factor.used", user, origin);
+        self.second_factor.spend(&proof, user, code).await
+    }
+
+    /// Takes one guess at a person's password. It counts as wrong until [`SignIns::succeeded`].
+    pub(super) async fn check_password(
+        &self,
+        username: &str,
+        password: Secret,
+        origin: &Origin,
+        action: &'static str,
+    ) -> Result<(Arc<UserRow>, Guesser), SignInError> {
+        let name = canonical(username);
+        // A place to hash first, then the count, then the hash: an overloaded server counts nobody's guess against them.
+        let place = self.place()?;
+        let guesser = self.admit(&name, origin, action).await?;
+        let user = self.principals.user(&name);
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let right = self.verify(&place, password, hash).await?;
+        let Some(user) = user.filter(|user| right && !user.disabled) else {
+            self.note_failure(&name, origin, "invalid_credentials", Event::AuthenticationFailed, action);
+            return Err(SignInError::Refused);
+        };
+        Ok((user, guesser))
+    }
+
+    fn guesser(&self, name: &str, origin: &Origin) -> Guesser {
+        Guesser::new(&counted_as(name, origin), self.principals.user(name).is_some(), origin.client_ip)
+    }
+
+    /// Counts one guess at a person's credentials.
+    pub(super) async fn admit(
+        &self,
+        name: &str,
+        origin: &Origin,
+        action: &'static str,
+    ) -> Result<Guesser, SignInError> {
+        let guesser = self.guesser(name, origin);
+        if let Err(wait) = self.throttle.admit(&guesser).await? {
+            self.note_failure(name, origin, "throttled", Event::AccountLocked, action);
+            return Err(SignInError::Wait(wait));
+        }
+        Ok(guesser)
+    }
+
+    /// The guess was right and opens no session.
+    pub(super) async fn succeeded(&self, guesser: Guesser) -> Result<(), Error> {
+        self.throttle.succeeded(guesser).await
+    }
+
+    /// Replaces a hash of an earlier system now that the password is known. Sessions go on. The sign-in does not depend on it.
+    async fn upgrade(&self, user: &UserRow, password: Secret, origin: &Origin) {
+        if super::bcrypt_cost(&user.password_hash).is_none() {
+            return;
+        }
+        let good = super::accept_password(&user.name, &password, super::Factors::Alone).is_ok();
+        let Ok(hash) = self.passwords.hash(password).await else { return };
+        let (name, old, now) = (user.name.clone(), user.password_hash.clone(), self.ambient.clock.now());
+        let proof = self.sessions.acting_for("user.password_upgraded", &user.name, origin);
+        let stored = self
+            .sessions
+            .db()
+            .write(&proof, move |tx| {
+                Box::pin(async move {
+                    let found = tx.user(&name).await?.filter(|user| user.password_hash == old);
+                    let mut user = found
+                        .ok_or_else(|| Error::Corrupt("the password was changed meanwhile".to_owned()))?;
+                    user.password_hash = hash;
+                    user.updated_at = now;
+                    user.version += 1;
+                    tx.update_user(&user).await?;
+                    let details = json!({ "from": "bcrypt", "to": "argon2id", "meets_policy": good });
+                    Ok::<_, Error>(Recorded { value: user, details })
+                })
+            })
+            .await;
+        match stored {
+            Ok(user) => self.principals.put(user),
+            Err(error) => {
+                tracing::warn!(%error, "an imported password hash was not replaced; the next sign-in tries again");
+            }
+        }
+    }
+
     /// Has a directory check the password.
     async fn person_elsewhere(
         &self,
         directory: &dyn PasswordDirectory,
-        username: &str,
-        password: Secret,
+        (username, password, code): (&str, Secret, Option<Secret>),
         guesser: Guesser,
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
         match directory.authenticate(username, &password).await {
             Ok(external) => {
+                let user = self.arrivals.account(&external, origin).await?;
+                let amr = self.check_second_factor(&user, code, origin).await?;
                 let now = self.ambient.clock.now();
-                self.arrivals
-                    .arrive(external, origin, move |tx| {
-                        Box::pin(async move { Throttle::succeed(tx, &guesser, now).await })
-                    })
-                    .await
+                let roles = self.principals.roles();
+                let opening = Opening::user(&user, &roles, external.method, amr, origin);
+                let opened = self.sessions.open(opening, move |tx| {
+                    Box::pin(async move { Throttle::succeed(tx, &guesser, now).await })
+                });
+                Ok(opened.await?)
             }
             Err(Elsewhere::Refused(reason)) => {
                 self.arrivals.note_refusal("ldap", &reason, origin);
@@ -183,18 +338,26 @@ impl SignIns {
     async fn verify(&self, place: &Place, guess: Secret, hash: Option<String>) -> Result<bool, SignInError> {
         let too_long = guess.expose().len() > MAX_SECRET_BYTES;
         let guess = if too_long { Secret::new("too long") } else { guess };
-        let right = self.passwords.verify_at(place, guess, hash).await;
+        let imported = self.principals.dearest_bcrypt();
+        let right = self.passwords.verify_at(place, guess, hash, imported).await;
         Ok(right.map_err(|_| SignInError::Wait(Duration::from_secs(1)))? && !too_long)
     }
 
-    fn note_failure(&self, name: &str, origin: &Origin, reason: &'static str, event: Event) {
+    pub(super) fn note_failure(
+        &self,
+        name: &str,
+        origin: &Origin,
+        reason: &'static str,
+        event: Event,
+        action: &'static str,
+    ) {
         security::authentication("login", "failed");
         // Only names that exist are written down: people type passwords into the wrong field.
         let known = self.principals.user(name).map(|user| user.name.clone());
         let details = json!({ "reason": reason, "method": "login" });
         security::event(event, known.as_deref(), Some(origin), details);
         let details = json!({ "result": "failed", "reason": reason });
-        self.recorder.note(origin, known.as_deref(), "device.login", known.clone(), details);
+        self.recorder.note(origin, known.as_deref(), action, known.clone(), details);
     }
 
     /// Proves who an agent is, without opening a session.
@@ -358,6 +521,16 @@ impl SignIns {
         security::event(event, known.as_deref(), Some(origin), details);
         let details: Value = json!({ "result": "failed", "reason": reason });
         self.recorder.note(origin, known.as_deref(), "agent.authenticated", known.clone(), details);
+    }
+}
+
+/// The account that a guess counts against. That for emergencies is another at each address: whatever limits an account as a
+/// whole, strangers cannot reach that limit for its owner.
+fn counted_as<'a>(name: &'a str, origin: &Origin) -> Cow<'a, str> {
+    if name == emergency::NAME {
+        Cow::Owned(format!("{name} at {}", origin.client_ip))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 

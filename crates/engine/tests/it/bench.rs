@@ -10,12 +10,12 @@ use futures::future::BoxFuture;
 use interlock_engine::Ambient;
 use interlock_engine::audit;
 use interlock_engine::auth::{
-    Caller, Db, Directories, Guard, Hasher, Keys, Lifetimes, Origin, Passwords, Permit, Principals,
-    SystemPermit, Tokens,
+    Caller, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Origin, Passwords, Permit,
+    Principals, SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
-use interlock_engine::identity::Identity;
+use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
 use interlock_model::action::{DeviceActionTarget, ExecuteAction};
@@ -180,8 +180,17 @@ impl Bench {
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 86_400 };
         let tokens = Tokens::new(keys, "interlock:test".to_owned(), lifetimes);
         let root = SystemPermit::root("system");
-        let identity =
-            Identity::new(&db, &ambient, &principals, &passwords, tokens, &recorder, root, directories);
+        let identity = Identity::new(Setup {
+            db: &db,
+            ambient: &ambient,
+            principals: &principals,
+            passwords: &passwords,
+            tokens,
+            master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
+            recorder: &recorder,
+            system: root,
+            directories,
+        });
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let guard = Guard::new(
             Arc::clone(&identity.sessions),
@@ -216,7 +225,7 @@ impl Bench {
 
     pub(crate) async fn caller(&self, name: &str) -> Arc<Caller> {
         let session =
-            self.identity.sign_ins.person(name, password(name), &origin()).await.expect("signed in");
+            self.identity.sign_ins.person(name, password(name), None, &origin()).await.expect("signed in");
         self.guard.authenticate(Some(session.issued.access.expose()), &origin()).expect("a caller")
     }
 
@@ -229,7 +238,7 @@ impl Bench {
     /// The same person under another request id.
     pub(crate) async fn caller_as(&self, name: &str, request_id: &str) -> Arc<Caller> {
         let session =
-            self.identity.sign_ins.person(name, password(name), &origin()).await.expect("signed in");
+            self.identity.sign_ins.person(name, password(name), None, &origin()).await.expect("signed in");
         let origin = Origin { request_id: request_id.to_owned(), ..origin() };
         self.guard.authenticate(Some(session.issued.access.expose()), &origin).expect("a caller")
     }

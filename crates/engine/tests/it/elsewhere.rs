@@ -54,7 +54,12 @@ async fn fresh() -> (TempDir, Arc<Book>, Bench) {
 }
 
 async fn sign_in(bench: &Bench, name: &str, word: &str) -> Result<Vec<String>, SignInError> {
-    bench.identity.sign_ins.person(name, Secret::new(word), &origin()).await.map(|session| session.roles)
+    bench
+        .identity
+        .sign_ins
+        .person(name, Secret::new(word), None, &origin())
+        .await
+        .map(|session| session.roles)
 }
 
 #[tokio::test]
@@ -74,8 +79,12 @@ async fn a_person_gets_an_account_with_the_roles_of_the_day() {
 async fn a_lost_role_is_lost_by_older_tokens_at_once() {
     let (_folder, book, bench) = fresh().await;
     book.write("ana", "uuid-1", &["operator", "viewer"]);
-    let before =
-        bench.identity.sign_ins.person("ana", Secret::new("sesame"), &origin()).await.expect("signed in");
+    let before = bench
+        .identity
+        .sign_ins
+        .person("ana", Secret::new("sesame"), None, &origin())
+        .await
+        .expect("signed in");
 
     book.write("ana", "uuid-1", &["viewer"]);
     sign_in(&bench, "ana", "sesame").await.expect("signed in");
@@ -93,7 +102,7 @@ async fn a_name_is_not_enough_to_become_somebody() {
 
     // The local password decides for a local account, whatever the directory says.
     assert!(matches!(sign_in(&bench, "boss", "sesame").await, Err(SignInError::Refused)));
-    assert!(bench.identity.sign_ins.person("boss", password("boss"), &origin()).await.is_ok());
+    assert!(bench.identity.sign_ins.person("boss", password("boss"), None, &origin()).await.is_ok());
     // Another person who has got the name of an earlier one does not get the account.
     sign_in(&bench, "ana", "sesame").await.expect("signed in");
     book.write("ana", "uuid-2", &["admin"]);
@@ -103,7 +112,7 @@ async fn a_name_is_not_enough_to_become_somebody() {
     let session = bench
         .identity
         .sign_ins
-        .person("ana.lovelace", Secret::new("sesame"), &origin())
+        .person("ana.lovelace", Secret::new("sesame"), None, &origin())
         .await
         .expect("signed in");
     assert_eq!(session.user, "ana");
@@ -136,9 +145,14 @@ async fn people_of_a_directory_prove_who_they_are_twice_a_day() {
     let (_folder, book, bench) = fresh().await;
     bench.user("boss", &["admin"]).await;
     book.write("ana", "uuid-1", &["viewer"]);
-    let ana =
-        bench.identity.sign_ins.person("ana", Secret::new("sesame"), &origin()).await.expect("signed in");
-    let boss = bench.identity.sign_ins.person("boss", password("boss"), &origin()).await.expect("signed in");
+    let ana = bench
+        .identity
+        .sign_ins
+        .person("ana", Secret::new("sesame"), None, &origin())
+        .await
+        .expect("signed in");
+    let boss =
+        bench.identity.sign_ins.person("boss", password("boss"), None, &origin()).await.expect("signed in");
 
     bench.clock.advance(Duration::from_hours(13));
     let refresh = async |session: &interlock_engine::auth::SignedIn| {

@@ -16,7 +16,7 @@ async fn a_change_by_another_process_is_seen() {
     server.user("ada", &["admin"]).await;
     let watching = tokio::spawn(Arc::clone(&server.principals).watch(Duration::from_millis(5)));
     let session =
-        server.identity.sign_ins.person("ana", password("ana"), &origin()).await.expect("signed in");
+        server.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.expect("signed in");
     let token = session.issued.access.expose().to_owned();
     let console = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let root = SystemPermit::root("console");
@@ -55,7 +55,8 @@ async fn a_session_ended_in_one_process_is_ended_in_the_other() {
     one.user("ana", &["operator"]).await;
     let two = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let watching = tokio::spawn(Arc::clone(&two.principals).watch(Duration::from_millis(5)));
-    let session = one.identity.sign_ins.person("ana", password("ana"), &origin()).await.expect("signed in");
+    let session =
+        one.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.expect("signed in");
     let token = session.issued.access.expose();
     two.guard.authenticate(Some(token), &origin()).expect("both processes share the key");
     let caller = one.guard.authenticate(Some(token), &origin()).expect("a caller");

@@ -8,8 +8,9 @@ use interlock_model::secret::Secret;
 use crate::bench::{Bench, Scripted, fresh, origin, password};
 
 async fn guesses(bench: &Bench, name: &str, count: usize) -> (usize, usize) {
-    let attempts = (0..count)
-        .map(|guess| bench.identity.sign_ins.person(name, Secret::new(format!("guess {guess}")), &SHARED));
+    let attempts = (0..count).map(|guess| {
+        bench.identity.sign_ins.person(name, Secret::new(format!("guess {guess}")), None, &SHARED)
+    });
     let answers = futures::future::join_all(attempts).await;
     let refused = answers.iter().filter(|answer| matches!(answer, Err(SignInError::Refused))).count();
     let waiting = answers
@@ -31,7 +32,7 @@ async fn guesses_that_come_at_once_do_not_slip_past_the_delay() {
     }
     // A wait that was told is a wait that ends: the right password passes afterwards.
     bench.clock.advance(Duration::from_secs(1));
-    assert!(bench.identity.sign_ins.person("ana", password("ana"), &origin()).await.is_ok());
+    assert!(bench.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.is_ok());
 }
 
 /// Tries `count` guesses at `name`, at most 50 under way, from as many networks as `networks`; returns how many were evaluated.
@@ -42,8 +43,11 @@ async fn evaluated(bench: &Bench, name: &str, count: u32, networks: u32) -> usiz
         .map(|guess| async move {
             let from =
                 Origin { client_ip: (0x0a00_0000 + guess % networks).to_be_bytes().into(), ..origin() };
-            let answer =
-                bench.identity.sign_ins.person(name, Secret::new(format!("guess {guess}")), &from).await;
+            let answer = bench
+                .identity
+                .sign_ins
+                .person(name, Secret::new(format!("guess {guess}")), None, &from)
+                .await;
             matches!(answer, Err(SignInError::Refused))
         })
         .buffer_unordered(50)
@@ -71,7 +75,8 @@ async fn strangers_never_lock_the_owner_out_and_an_administrator_can_unlock() {
     let (_folder, bench) = fresh(Scripted::prompt()).await;
     bench.user("ana", &["operator"]).await;
     let home = Origin { client_ip: [192, 0, 2, 7].into(), ..origin() };
-    let sign_in = async |from: &Origin| bench.identity.sign_ins.person("ana", password("ana"), from).await;
+    let sign_in =
+        async |from: &Origin| bench.identity.sign_ins.person("ana", password("ana"), None, from).await;
     sign_in(&home).await.expect("at home");
 
     evaluated(&bench, "ana", 2_000, 200).await;
@@ -104,7 +109,7 @@ async fn a_hundred_failures_cost_a_quarter_of_an_hour_each() {
     let mut counted = 0;
     let mut seconds = 0;
     while counted < 100 {
-        match bench.identity.sign_ins.person("nobody", Secret::new("guess"), &origin()).await {
+        match bench.identity.sign_ins.person("nobody", Secret::new("guess"), None, &origin()).await {
             Err(SignInError::Refused) => counted += 1,
             Err(SignInError::Wait(wait)) => {
                 seconds += wait.as_secs();
@@ -115,7 +120,7 @@ async fn a_hundred_failures_cost_a_quarter_of_an_hour_each() {
     }
 
     let Err(SignInError::Wait(wait)) =
-        bench.identity.sign_ins.person("nobody", Secret::new("guess"), &origin()).await
+        bench.identity.sign_ins.person("nobody", Secret::new("guess"), None, &origin()).await
     else {
         panic!("the hundred and first guess must wait");
     };
@@ -133,7 +138,7 @@ async fn a_password_that_changes_during_the_check_gives_no_living_token() {
 
     let (here, there) = (origin(), password("ana"));
     let (signed_in, changed) = tokio::join!(
-        bench.identity.sign_ins.person("ana", there, &here),
+        bench.identity.sign_ins.person("ana", there, None, &here),
         console.set_password("ana", Secret::new("nine yellow burettes"))
     );
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
-use interlock_engine::auth::Origin;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use interlock_engine::auth::{Issued, Origin};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{LogOut, WhoAmI};
 use interlock_model::secret::Secret;
@@ -32,18 +32,11 @@ async fn login(
     Extension(origin): Extension<Arc<Origin>>,
     Credentials(credentials): Credentials,
 ) -> Result<Response, ApiError> {
-    let session = identity.sign_ins.person(&credentials.username, credentials.password, &origin).await?;
-    let answer = LoginAnswer {
-        access_token: session.issued.access.expose().to_owned(),
-        refresh_token: session.issued.refresh.as_ref().map(|token| token.expose().to_owned()),
-        token_type: "bearer".to_owned(),
-        expires_in: session.issued.expires_in,
-        user: session.user,
-        roles: session.roles,
-    };
-    let mut response = Json(answer).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let session = identity
+        .sign_ins
+        .person(&credentials.username, credentials.password, credentials.otp, &origin)
+        .await?;
+    Ok(login_answer(session.issued))
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,15 +54,19 @@ async fn refresh(
     JsonBody(body): JsonBody<RefreshRequest>,
 ) -> Result<Response, ApiError> {
     let issued = identity.sessions.refresh(body.refresh_token.expose(), None, &origin).await?;
-    let answer = LoginAnswer {
+    Ok(login_answer(issued))
+}
+
+/// The tokens of a person's session, never to be stored on the way.
+pub(super) fn login_answer(issued: Issued) -> Response {
+    super::agents::no_store(Json(LoginAnswer {
         access_token: issued.access.expose().to_owned(),
         refresh_token: issued.refresh.as_ref().map(|token| token.expose().to_owned()),
         token_type: "bearer".to_owned(),
         expires_in: issued.expires_in,
         user: issued.session.principal,
         roles: issued.session.roles,
-    };
-    Ok(super::agents::no_store(Json(answer)))
+    }))
 }
 
 async fn logout(

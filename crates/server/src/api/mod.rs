@@ -1,11 +1,14 @@
 //! Handlers, one file per noun, and the router that holds them.
 
+mod account;
 mod agents;
 mod auth;
 mod bans;
 mod credentials;
 mod device;
+mod device_code;
 mod execute;
+mod invitations;
 mod oauth;
 mod orchestrator;
 mod roles;
@@ -29,13 +32,16 @@ pub fn routes(state: AppState) -> ApiRouter {
     let has_device = state.device.is_some();
     let api = ApiRouter::new(state);
     let api = auth::routes(api);
+    let api = account::routes(api);
     let api = credentials::routes(api);
     let api = agents::routes(api);
     let api = oauth::routes(api);
+    let api = device_code::routes(api);
     let api = roles::routes(api);
     let api = sso::routes(api);
     let api = users::routes(api);
     let api = bans::routes(api);
+    let api = invitations::routes(api);
     let api = service::routes(api);
     if has_device {
         let api = execute::routes(api);

@@ -8,7 +8,7 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
-use interlock_engine::auth::{AgentProof, Origin, RefreshError, SignInError};
+use interlock_engine::auth::{AgentProof, INTERVAL, Origin, PollError, RefreshError, SignInError};
 use interlock_engine::identity::Identity;
 use interlock_model::action::Introspect;
 use interlock_model::scope;
@@ -22,11 +22,13 @@ use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted, PublicReason};
 use crate::state::AppState;
 
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::POST, "/oauth/token", PublicReason::SignIn, oauth_token)
         .public(Method::POST, "/oauth/revoke", PublicReason::SignIn, oauth_revoke)
+        .public(Method::POST, "/oauth/device_authorization", PublicReason::SignIn, device_authorization)
         .route(Method::POST, "/oauth/introspect", oauth_introspect)
         .public(Method::GET, "/oauth/jwks", PublicReason::Banner, jwks)
         .public(Method::GET, "/.well-known/jwks.json", PublicReason::Banner, jwks)
@@ -122,8 +124,49 @@ struct TokenRequest {
     grant_type: String,
     scope: Option<String>,
     refresh_token: Option<Secret>,
+    device_code: Option<Secret>,
     #[serde(flatten)]
     client: Client,
+}
+
+#[derive(Debug, Deserialize)]
+struct DeviceRequest {
+    client_id: String,
+    scope: Option<String>,
+}
+
+/// Begins a sign-in on a device without a browser (RFC 8628 section 3.1). Clients are public; the name is what they say.
+async fn device_authorization(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+    FormBody(request): FormBody<DeviceRequest>,
+) -> Result<Response, ApiError> {
+    if request.client_id.is_empty() || request.client_id.len() > 64 {
+        return Err(invalid("client_id must have 1 to 64 characters."));
+    }
+    let scopes = request.scope.as_deref().filter(|text| !text.trim().is_empty());
+    let scopes = scopes.map(wanted_scopes).transpose()?;
+    let begun = state.identity.device_codes.begin(&request.client_id, scopes, &origin).await?;
+    Ok(no_store(Json(json!({
+        "device_code": begun.device_code.expose(),
+        "user_code": begun.user_code,
+        "verification_uri": format!("{}/device-code", base(&state, &headers)),
+        "expires_in": begun.expires_in,
+        "interval": INTERVAL,
+    }))))
+}
+
+fn poll_error(error: PollError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        PollError::Pending => ApiError::oauth(StatusCode::BAD_REQUEST, "authorization_pending", text),
+        PollError::SlowDown => ApiError::oauth(StatusCode::BAD_REQUEST, "slow_down", text),
+        PollError::Expired => ApiError::oauth(StatusCode::BAD_REQUEST, "expired_token", text),
+        PollError::Denied => ApiError::oauth(StatusCode::BAD_REQUEST, "access_denied", text),
+        PollError::Invalid => ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", text),
+        PollError::Store(cause) => ApiError::storage(&cause),
+    }
 }
 
 async fn oauth_token(
@@ -162,6 +205,12 @@ async fn oauth_token(
             })?;
             Ok(no_store(Json(token_answer(&issued))))
         }
+        DEVICE_CODE => {
+            let code = request.device_code.ok_or_else(|| invalid("device_code is required."))?;
+            let client = request.client.client_id.as_deref();
+            let issued = identity.device_codes.poll(&code, client, &origin).await.map_err(poll_error)?;
+            Ok(no_store(Json(token_answer(&issued))))
+        }
         _ => Err(ApiError::oauth(
             StatusCode::BAD_REQUEST,
             "unsupported_grant_type",
@@ -183,9 +232,11 @@ fn client_error(error: SignInError, by_header: bool) -> ApiError {
         SignInError::Scope => {
             ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "The client does not hold this scope")
         }
-        SignInError::Wait(_) | SignInError::Elsewhere | SignInError::NotOffered | SignInError::Store(_) => {
-            error.into()
-        }
+        SignInError::SecondFactor { .. }
+        | SignInError::Wait(_)
+        | SignInError::Elsewhere
+        | SignInError::NotOffered
+        | SignInError::Store(_) => error.into(),
     }
 }
 
@@ -242,12 +293,17 @@ async fn jwks(State(state): State<AppState>) -> Response {
     Json(json!({ "keys": keys })).into_response()
 }
 
-/// True to behaviour: a test compares it with what is served.
-async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Value> {
+/// Address of this server as the client knows it.
+fn base(state: &AppState, headers: &HeaderMap) -> String {
     // The host was checked by the perimeter, so it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let scheme = if state.config.tls || state.config.force_https { "https" } else { "http" };
-    let base = format!("{scheme}://{host}");
+    format!("{scheme}://{host}")
+}
+
+/// True to behaviour: a test compares it with what is served.
+async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Value> {
+    let base = base(&state, &headers);
     let (issuer, audience) = state.identity.sessions.tokens().names();
     Json(json!({
         "issuer": issuer,
@@ -256,7 +312,8 @@ async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Val
         "revocation_endpoint": format!("{base}/oauth/revoke"),
         "introspection_endpoint": format!("{base}/oauth/introspect"),
         "jwks_uri": format!("{base}/oauth/jwks"),
-        "grant_types_supported": ["client_credentials", "refresh_token"],
+        "device_authorization_endpoint": format!("{base}/oauth/device_authorization"),
+        "grant_types_supported": ["client_credentials", "refresh_token", DEVICE_CODE],
         "response_types_supported": [],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],

@@ -138,7 +138,12 @@ async fn panel() -> Response {
 }
 
 fn page() -> Response {
-    let mut response = asset("text/html; charset=utf-8", include_str!("../assets/docs.html"));
+    page_of(include_str!("../assets/docs.html"))
+}
+
+/// A page under the policy for pages.
+pub(super) fn page_of(html: &'static str) -> Response {
+    let mut response = asset("text/html; charset=utf-8", html);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     response
 }
@@ -151,7 +156,7 @@ async fn style() -> Response {
     asset("text/css; charset=utf-8", include_str!("../assets/docs.css"))
 }
 
-fn asset(media_type: &'static str, text: &'static str) -> Response {
+pub(super) fn asset(media_type: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "no-cache")], text).into_response()
 }
 

@@ -134,17 +134,21 @@ const segment = (text) => encodeURIComponent(/^\.+$/.test(text) ? '-' : text);
 
 on('sign-in-form', 'submit', async (event) => {
 	event.preventDefault();
-	const [name, password] = [$('username'), $('password')];
+	const [name, password, otp] = [$('username'), $('password'), $('otp')];
 	const empty = [name, password].find((input) => !input.value);
 	try {
 		if (empty) throw new Problem(0, { detail: `Enter your ${empty === name ? 'name' : 'password'}.` });
-		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value } });
+		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value, ...(otp.value && { otp: otp.value }) } });
 		password.value = '';
+		otp.value = '';
+		$('otp-row').hidden = true;
 		await enter(answer);
 	} catch (problem) {
-		if (problem.status === 401) problem.message = 'Name or password is wrong.';
+		const asked = problem.code === 'second_factor_required';
+		if (asked) $('otp-row').hidden = false;
+		else if (problem.status === 401) problem.message = 'Name or password is wrong.';
 		fill($('sign-in-error'), explain(problem));
-		(empty ?? password).focus();
+		(empty ?? (asked ? otp : password)).focus();
 	}
 });
 

@@ -2,7 +2,10 @@
 
 use axum::http::StatusCode;
 use interlock_engine::agents::AgentError;
-use interlock_engine::auth::{KeyError, ManageError, RefreshError, TokenError};
+use interlock_engine::auth::{
+    AccountError, DecideError, FactorError, KeyError, ManageError, RefreshError, SignInError, TokenError,
+};
+use interlock_engine::invitations::InvitationError;
 
 use super::ApiError;
 
@@ -24,6 +27,69 @@ impl From<RefreshError> for ApiError {
             // A thief must not learn that the theft was noticed.
             RefreshError::Reused => TokenError::Revoked.into(),
             RefreshError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<AccountError> for ApiError {
+    fn from(error: AccountError) -> Self {
+        let text = capital(&error);
+        match error {
+            // Not 401: the token is in force, and a client must not throw it away.
+            AccountError::Wrong => Self::field(&["body", "current"], "credentials", text),
+            AccountError::WrongCode => Self::field(&["body", "otp"], "credentials", text),
+            AccountError::OtherProof => Self::field(&["body"], "choice", text),
+            AccountError::Wait(wait) => SignInError::Wait(wait).into(),
+            AccountError::Password(_) | AccountError::Same => Self::field(&["body", "new"], "password", text),
+            AccountError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            AccountError::Overloaded => busy(),
+            AccountError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<FactorError> for ApiError {
+    fn from(error: FactorError) -> Self {
+        let text = capital(&error);
+        match error {
+            FactorError::Wrong => Self::field(&["body", "code"], "credentials", text),
+            FactorError::Wait(wait) => SignInError::Wait(wait).into(),
+            FactorError::Name => Self::field(&["body", "name"], "length", text),
+            FactorError::NoSuchFactor => {
+                Self::client(StatusCode::NOT_FOUND, "factor_not_found", "Second factor not found")
+            }
+            FactorError::NoSuchUser => {
+                Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found")
+            }
+            FactorError::NothingPending
+            | FactorError::TooMany
+            | FactorError::ShortPassword
+            | FactorError::NoFactor
+            | FactorError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            FactorError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<InvitationError> for ApiError {
+    fn from(error: InvitationError) -> Self {
+        match error {
+            // One answer for unknown, used, ended and taken back.
+            InvitationError::NotOpen | InvitationError::NoSuchInvitation => {
+                Self::client(StatusCode::NOT_FOUND, "invitation_not_found", capital(&error))
+            }
+            InvitationError::User(error) => error.into(),
+        }
+    }
+}
+
+impl From<DecideError> for ApiError {
+    fn from(error: DecideError) -> Self {
+        let text = capital(&error);
+        match error {
+            DecideError::NoSuchCode => Self::client(StatusCode::NOT_FOUND, "device_code_not_found", text),
+            DecideError::Wait(wait) => SignInError::Wait(wait).into(),
+            DecideError::Store(cause) => Self::storage(&cause),
         }
     }
 }

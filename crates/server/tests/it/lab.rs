@@ -12,13 +12,14 @@ use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Db, Directories, Guard, Hasher, Keys, Lifetimes, Passwords, Principals, SystemPermit, Tokens,
+    Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords, Principals,
+    SystemPermit, Tokens,
 };
 use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
-use interlock_engine::identity::Identity;
+use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
@@ -232,16 +233,17 @@ impl Lab {
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
         let tokens = Tokens::new(key.keys(), AUDIENCE.to_owned(), lifetimes);
         let root = SystemPermit::root("system");
-        let identity = Identity::new(
-            &db,
-            &ambient,
-            &principals,
-            &passwords,
+        let identity = Identity::new(Setup {
+            db: &db,
+            ambient: &ambient,
+            principals: &principals,
+            passwords: &passwords,
             tokens,
-            &recorder,
-            root,
-            Directories::default(),
-        );
+            master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
+            recorder: &recorder,
+            system: root,
+            directories: Directories::default(),
+        });
         let system = SystemPermit::root("system");
         identity.publish_key(&system).await.expect("the public key");
         identity.agents.ensure_first(&system, None).await.expect("the first agent");

@@ -172,6 +172,8 @@ fn is_sign_in(path: &str) -> bool {
             | "/agents/auth/revoke"
             | "/oauth/token"
             | "/oauth/revoke"
+            | "/auth/invitations/accept"
+            | "/oauth/device_authorization"
             | "/auth/oidc/login"
             | "/auth/oidc/callback"
             | "/auth/oidc/exchange"
