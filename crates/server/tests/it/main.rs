@@ -19,6 +19,7 @@ mod matrix;
 mod oauth;
 mod perimeter;
 mod runs;
+mod scopes;
 mod service;
 mod sessions;
 mod sign_in;
