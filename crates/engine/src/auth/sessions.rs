@@ -378,6 +378,7 @@ impl Sessions {
             access: self.fresh_jti(),
             now,
             end: self.end_of(claims.principal, true, now),
+            longest: self.tokens.longest_session(),
             from: (origin.client_ip.to_string(), origin.user_agent.clone()),
             authenticated: authenticated.is_some(),
         };
@@ -682,6 +683,7 @@ struct Rotation {
     access: String,
     now: Timestamp,
     end: Timestamp,
+    longest: Duration,
     from: (String, String),
     /// The client has proved who it is.
     authenticated: bool,
@@ -695,11 +697,12 @@ impl Rotation {
             return Err(TokenError::Revoked.into());
         }
         let details = |session: &Session, repeated: bool| json!({ "token_type": "refresh", "jti": session.access_jti, "session": session.id, "repeated": repeated });
+        let last_moment = session.created_at.plus(self.longest);
         if session.refresh_jti.as_ref() == Some(&self.jti) {
             session.previous_jti = session.refresh_jti.replace(self.refresh);
             session.access_jti = self.access;
             session.issued_at = self.now;
-            session.expires_at = self.end;
+            session.expires_at = self.end.min(last_moment);
             (session.client_ip, session.user_agent) = self.from;
             let session = Versioned { document: session, version };
             if identity::update(tx, &session).await? != Put::Done {

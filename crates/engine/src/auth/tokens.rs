@@ -20,6 +20,8 @@ use super::documents::Session;
 const MAX_BYTES: usize = 4096;
 /// Clocks may differ by this much, in seconds.
 const LEEWAY: i64 = 30;
+/// Longest session in seconds, however often it is refreshed: 90 days.
+const MAX_SESSION: i64 = 90 * 86_400;
 
 /// Texts that were published as examples of a key. A key that holds one of them is refused.
 const PUBLISHED: &[&str] = &[
@@ -343,6 +345,12 @@ impl Tokens {
         self.keys.algorithm()
     }
 
+    /// A session is over after this, however often it is refreshed.
+    pub(super) fn longest_session(&self) -> std::time::Duration {
+        let longest = MAX_SESSION.max(self.lifetimes.refresh_seconds);
+        std::time::Duration::from_secs(longest.unsigned_abs())
+    }
+
     /// The signing keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
@@ -375,7 +383,7 @@ impl Tokens {
             amr: session.amr.clone(),
             iat,
             nbf: iat,
-            exp: iat + lifetime,
+            exp: (iat + lifetime).min(session.created_at.plus(self.longest_session()).seconds()),
             jti: jti.to_owned(),
             iss: self.issuer.clone(),
             aud: self.audience.clone(),

@@ -22,6 +22,7 @@ mod oauth;
 mod people;
 mod perimeter;
 mod runs;
+mod scopes;
 mod screening;
 mod service;
 mod sessions;

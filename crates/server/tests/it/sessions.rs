@@ -150,6 +150,29 @@ async fn a_refresh_token_ends_and_people_have_one_too() {
 }
 
 #[tokio::test]
+async fn a_session_ends_after_90_days_however_often_it_is_refreshed() {
+    let lab = Lab::start().await;
+    let (id, secret) = lab.agent(&["runs:read"]).await;
+    let begun = lab.now().seconds();
+    let (_, mut token) = lab.pair(&id, &secret).await;
+    for _ in 0..4 {
+        lab.clock.advance(Duration::from_hours(24 * 20));
+        token = pair_of(&refresh(&lab, &token).await.ok()).1;
+    }
+    assert_eq!(claims(&token)["exp"], begun + 90 * 86_400);
+    lab.clock.advance(Duration::from_mins(10 * 24 * 60 - 1));
+    let (access, token) = pair_of(&refresh(&lab, &token).await.ok());
+    assert_eq!(claims(&access)["exp"], begun + 90 * 86_400);
+
+    lab.clock.advance(Duration::from_secs(90));
+
+    assert!(!lab.takes(&access).await);
+    refresh(&lab, &token).await.refused(401, "unauthorized");
+    // Its secret opens another.
+    lab.pair(&id, &secret).await;
+}
+
+#[tokio::test]
 async fn many_refreshes_at_once_give_one_successor() {
     let lab = Lab::start().await;
     let (id, secret) = lab.agent(&["runs:read"]).await;
