@@ -245,9 +245,9 @@ async fn an_account_that_is_taken_away_later_is_a_redis_that_is_away() {
     let mut admin = connection(13).await;
     let acl = |words: &'static [&'static str]| {
         let mut command = redis::cmd("ACL");
-        words.iter().for_each(|word| {
+        for word in words {
             command.arg(*word);
-        });
+        }
         command
     };
     let make = acl(&["SETUSER", "interlock-later", "on", ">sesame", "~*", "&*", "+@all"]);
