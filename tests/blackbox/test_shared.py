@@ -16,6 +16,7 @@ import unittest
 
 import httpx
 
+from lab import LAB
 from support import CALL_SECONDS, PASSWORD, ROOT, Server, program, tool, wait_for
 
 SERVERS = 3
@@ -167,6 +168,7 @@ class Limits(Together):
     def test_e_redis_killed_in_the_middle(self):
         for server in self.servers:
             self.assertEqual(server.metric("interlock_redis_up"), 1)
+        self.assertEqual(admitted(self.servers[:1], 45, "127.0.0.20"), [45])
         stopping = threading.Timer(0.2, self.redis.stop)
         stopping.start()
         counts = admitted(self.servers, 120, "127.0.0.16", pause=0.02)
@@ -174,6 +176,8 @@ class Limits(Together):
         print("\nadmitted by each server, Redis stopped in the middle: %s" % counts)
         for count in counts:
             self.assertLessEqual(count, 60)
+        # What a server admitted before counts against its share.
+        self.assertEqual(admitted(self.servers, 70, "127.0.0.20"), [0, 20, 20])
         # Nobody who is new gets more than the limit from all servers together: each has a third.
         self.assertEqual(admitted(self.servers, 70, "127.0.0.17"), [20, 20, 20])
         for server in self.servers:
@@ -301,6 +305,21 @@ class Start(unittest.TestCase):
             self.assertEqual(sum(admitted([server], 100, "127.0.0.19")), 60)
             redis.start()
             wait_for(lambda: server.metric("interlock_redis_up") == 1, "Redis found", 20)
+
+    def test_denied_without_redis_and_the_emergency_stop_asks_nobody(self):
+        redis = Redis()
+        self.addCleanup(redis.close)
+        redis.start()
+        variables = {"REDIS_URL": redis.where["url"], "RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_REDIS_DOWN": "deny"}
+        with Server(source=LAB, variables=variables) as server:
+            token = server.token()
+            redis.stop()
+            with server.http(token) as client:
+                wait_for(lambda: client.get("/auth/me").status_code == 503, "nothing limited is admitted", 20)
+                self.assertEqual(client.get("/auth/me").json()["code"], "unavailable")
+                for _ in range(20):
+                    self.assertEqual(client.post("/stop", json={"reason": "a test"}).status_code, 200)
+                self.assertEqual(client.get("/health/live").status_code, 200)
 
     def test_plain_text_to_another_machine_is_refused(self):
         server = Orchestrator(variables={"REDIS_URL": "redis://redis.example:6379/1"})

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+/// What comes within this time is one piece of news: however many are told, the database is asked so often at most.
+const GATHERING: Duration = Duration::from_millis(10);
+
 /// Tells, and hears.
 pub trait News: Send + Sync {
     /// Tells the other servers that something was committed. Returns at once, and may be lost.
@@ -34,6 +37,9 @@ impl Waker {
             heard = news.changed() => if heard.is_err() {
                 // Nobody will tell anything any more.
                 self.0 = None;
+            } else {
+                tokio::time::sleep(GATHERING.min(period)).await;
+                news.mark_unchanged();
             }
         }
     }
@@ -68,10 +74,11 @@ mod tests {
         let hour = Duration::from_hours(1);
 
         told.publish();
+        told.publish();
         waker.wait(hour).await;
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(begun.elapsed(), GATHERING);
         waker.wait(hour).await;
-        assert_eq!(begun.elapsed(), hour);
+        assert_eq!(begun.elapsed(), hour + GATHERING);
         drop(told);
         waker.wait(hour).await;
         waker.wait(hour).await;

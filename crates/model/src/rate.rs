@@ -20,6 +20,7 @@ pub struct Limits {
 
 impl Limits {
     /// The part of one of `servers`, at least one request and never more than the whole.
+    #[must_use]
     pub fn share(self, servers: u32) -> Self {
         let servers = servers.max(1);
         Self { minute: (self.minute / servers).max(1), hour: (self.hour / servers).max(1) }

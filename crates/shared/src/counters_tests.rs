@@ -100,7 +100,8 @@ fn the_script_decides_as_the_reference_on_ten_thousand_sequences() {
     let sequence = AtomicU64::new(0);
     let decisions = AtomicU64::new(0);
     let refusals = AtomicU64::new(0);
-    let config = Config { cases: 10_000, failure_persistence: None, ..Config::default() };
+    let config =
+        Config { cases: 10_000, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&steps(), |(minute, hour, steps)| {
         let number = sequence.fetch_add(1, Ordering::Relaxed);
         let limits = Limits { minute, hour };
@@ -237,6 +238,53 @@ async fn a_wrong_password_database_or_certificate_is_a_refusal() {
     config.deadline = Duration::from_secs(5);
     let link = Link::open(&config, "server").await.expect("taken");
     assert!(link.is_up() && link.take(&[("address:10.0.0.4", LIMITS)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_account_that_is_taken_away_later_is_a_redis_that_is_away() {
+    let mut admin = connection(13).await;
+    let acl = |words: &'static [&'static str]| {
+        let mut command = redis::cmd("ACL");
+        for word in words {
+            command.arg(*word);
+        }
+        command
+    };
+    let make = acl(&["SETUSER", "interlock-later", "on", ">sesame", "~*", "&*", "+@all"]);
+    make.query_async::<()>(&mut admin).await.expect("made");
+    let host = redis().0.rsplit_once('@').expect("a password").1.to_owned();
+    let url = Secret::new(format!("redis://interlock-later:sesame@{host}/13"));
+    let mut config = RedisConfig::new(&url, None, false).expect("a URL");
+    config.deadline = Duration::from_secs(5);
+    let link = Link::open(&config, "server").await.expect("taken");
+    let keeping = tokio::spawn(link.clone().keep());
+    assert!(link.take(&[("address:10.0.0.5", LIMITS)]).await.is_ok());
+
+    acl(&["DELUSER", "interlock-later"]).query_async::<u32>(&mut admin).await.expect("taken away");
+    until("the link is down", || !link.is_up()).await;
+    assert!(link.take(&[("address:10.0.0.5", LIMITS)]).await.is_err());
+    make.query_async::<()>(&mut admin).await.expect("made again");
+    until("the link is up again", || link.is_up()).await;
+    assert!(link.take(&[("address:10.0.0.5", LIMITS)]).await.is_ok());
+
+    acl(&["DELUSER", "interlock-later"]).query_async::<u32>(&mut admin).await.expect("taken away");
+    keeping.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_ends_leaves_no_share_behind() {
+    connection(14).await;
+    let links = [
+        Link::open(&config(14), "one").await.expect("taken"),
+        Link::open(&config(14), "two").await.expect("taken"),
+    ];
+    let keeping = tokio::spawn(links[0].clone().keep());
+    until("both are counted", || links[0].servers() == 2).await;
+
+    links[1].leave().await;
+
+    until("one is left", || links[0].servers() == 1).await;
+    keeping.abort();
 }
 
 #[tokio::test]

@@ -68,7 +68,9 @@ impl std::fmt::Debug for Link {
 /// Whether the other side answered and said no: waiting does not help, a person must.
 fn is_refusal(error: &RedisError) -> bool {
     use std::io::ErrorKind::{InvalidData, InvalidInput};
-    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    let source = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>());
+    let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
     match io {
         // TLS: a certificate that nobody trusts.
         Some(io) => matches!(io.kind(), InvalidData | InvalidInput),
