@@ -102,6 +102,7 @@ impl std::fmt::Debug for SignIns {
 
 impl SignIns {
     /// Wires the parts.
+    #[expect(clippy::too_many_arguments, reason = "it is wired in one place only")]
     pub fn new(
         sessions: Arc<Sessions>,
         principals: Arc<Principals>,
