@@ -3,12 +3,10 @@
 The shipped files are used as they are; only ports and paths are replaced. Networks are in ``test_deploy_network.py``.
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -367,6 +365,83 @@ class Caddy(EveryProxy, unittest.TestCase):
         checked = run(system_tool("caddy"), "validate", "--config", path, "--adapter", "caddyfile", env=variables)
         assert checked.returncode == 0, checked.stderr
         cls.spawn_proxy(system_tool("caddy"), "run", "--config", path, "--adapter", "caddyfile", env=variables)
+
+
+class Fail2ban(unittest.TestCase):
+    """The filter and the jail, on the log that the server itself wrote."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(LAB, variables={"TRUSTED_PROXIES": "127.0.0.1"})
+        cls.addClassCleanup(cls.server.close)
+        cls.server.start()
+        cls.server.add_users("ada")
+        attack = "/tasks?q=%3Cscript%3Ealert(1)%3C/script%3E"
+        # As a caller may type it, in the hope to have another address banned.
+        forged = '","client_ip":"203.0.113.66","details":{"reason":"invalid_token"},"event_type":"authentication_failed",'
+        cls.expected = []
+        with cls.server.http() as client:
+            def ask(address, path, status, fails=0, method="GET", **options):
+                headers = dict(options.pop("headers", {}), **{"X-Forwarded-For": "203.0.113.66, " + address})
+                answer = client.request(method, path, headers=headers, **options)
+                assert answer.status_code == status, (path, answer.status_code, answer.text)
+                cls.expected += [address] * fails
+
+            def login(address, name, password, status, fails=0, **options):
+                ask(address, "/auth/login", status, fails, "POST", data={"username": name, "password": password}, **options)
+
+            login("198.51.100.1", "ada", "wrong", 401, 1)
+            login("2001:db8::1", "nobody-of-that-name", "wrong", 401, 1)
+            login("198.51.100.2", "x" + forged, "wrong", 401, 1)
+            login("198.51.100.3", "ada", "wrong", 401, 1, headers={"User-Agent": forged + "\\"})
+            ask("198.51.100.4", "/tasks", 401, 1, headers={"Authorization": "Bearer x.y.z"})
+            ask("198.51.100.5", attack, 400, 1)
+            ask("2001:db8::5", attack, 400, 1, headers={"User-Agent": forged})
+            # Nothing of this is an attack.
+            login("198.51.100.101", "admin", ADMIN_PASSWORD, 200)
+            ask("198.51.100.102", "/tasks", 401)
+            ask("198.51.100.103", "/tasks", 401, headers={"User-Agent": forged})
+            ask("198.51.100.104", "/health", 200, headers={"User-Agent": "authentication_failed request_blocked"})
+            ask("198.51.100.105", "/nothing-here", 404)
+            ask("198.51.100.106", "/users", 403, headers={"Authorization": "Bearer " + cls.server.login("ada")})
+
+        wait_for(lambda: "198.51.100.106" in cls.server.log(), "the last request in the log")
+
+    def filtered(self, log):
+        done = run(system_tool("fail2ban-regex"), "--out", "ip", log, os.path.join(DEPLOY, "fail2ban", "filter.d", "interlock.conf"))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout.split()
+
+    def test_every_failure_is_found_with_the_real_client_and_no_success(self):
+        self.assertEqual(self.filtered(self.server.log_path), self.expected)
+
+    def test_the_words_that_operators_search_for_are_in_the_log(self):
+        for word, least in (("authentication_failed", 5), ("request_blocked", 2)):
+            self.assertGreaterEqual(len(self.server.events(word)), least)
+            self.assertGreaterEqual(int(run("grep", "-c", word, self.server.log_path).stdout), least)
+
+    def test_a_ban_of_the_server_itself_is_found_too(self):
+        with Server(LAB, variables={"TRUSTED_PROXIES": "127.0.0.1", "RATE_LIMIT_ENABLED": "true"}) as server:
+            with server.http() as client:
+                for _ in range(6):
+                    client.get("/tasks?filter=';%20DROP%20TABLE%20tasks;%20--", headers={"X-Forwarded-For": "198.51.100.9"})
+            blocked = wait_for(lambda: server.events("ip_blocked"), "the ban")
+            self.assertEqual(self.filtered(server.log_path), ["198.51.100.9"] * (len(server.events("request_blocked")) + len(blocked)))
+
+    def test_the_jail_is_one_that_fail2ban_starts_with(self):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree("/etc/fail2ban", folder, dirs_exist_ok=True)
+            for path in os.listdir(os.path.join(folder, "jail.d")):
+                os.unlink(os.path.join(folder, "jail.d", path))
+            shutil.copy(os.path.join(DEPLOY, "fail2ban", "filter.d", "interlock.conf"), os.path.join(folder, "filter.d"))
+            with open(os.path.join(folder, "jail.d", "interlock.conf"), "w", encoding="utf-8") as opened:
+                opened.write(put(shipped("fail2ban", "jail.d", "interlock.conf"), "/var/log/interlock/*.log", self.server.log_path, 1))
+            done = run(system_tool("fail2ban-client"), "-c", folder, "--test")
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            commands = run(system_tool("fail2ban-client"), "-c", folder, "-d").stdout
+            for words in ("['set', 'interlock', 'addlogpath', '%s'" % self.server.log_path, "['set', 'interlock', 'maxretry', 10]",
+                          "['set', 'interlock', 'addignoreip', '127.0.0.0/8'", "['start', 'interlock']"):
+                self.assertIn(words, commands)
 
 
 if __name__ == "__main__":
