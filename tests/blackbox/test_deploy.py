@@ -14,7 +14,7 @@ import tempfile
 import unittest
 
 from lab import LAB
-from support import ADMIN_PASSWORD, ROOT, Server, end_process, tool, wait_for
+from support import ADMIN_PASSWORD, ROOT, Server, end_process, read_all, tool, wait_for
 
 DEPLOY = os.path.join(ROOT, "deploy")
 HOST = "ot2.lab.example"
@@ -184,9 +184,11 @@ class EveryProxy(Proxied):
         self.assertEqual(failed.status, 401)
         signed_in = self.ask("/auth/login", "--data", "username=admin&password=" + ADMIN_PASSWORD, *forged)
         self.assertEqual(signed_in.status, 200, signed_in.body)
-        events = {event["request_id"]: event for name in ("authentication_failed", "authentication_succeeded") for event in self.server.events(name)}
-        for answer in (failed, signed_in):
-            self.assertEqual(events[answer.headers["x-request-id"]]["client_ip"], CLIENT)
+        for name, answer in (("authentication_failed", failed), ("authentication_succeeded", signed_in)):
+            def event(name=name, wanted=answer.headers["x-request-id"]):
+                return next((line for line in self.server.events(name) if line["request_id"] == wanted), None)
+
+            self.assertEqual(wait_for(event, "the event in the log")["client_ip"], CLIENT)
         audit = [row for row in self.server.audit() if row["request_id"] == signed_in.headers["x-request-id"]]
         self.assertEqual({row["client_ip"] for row in audit}, {CLIENT})
         self.assertNotIn("203.0.113.", self.server.log())
@@ -282,6 +284,48 @@ class Nginx(NginxProxy, EveryProxy, unittest.TestCase):
         self.assertEqual(self.ask("/health/live").status, 200, "another address is served")
 
 
+class NginxAfterALoadBalancer(NginxProxy, unittest.TestCase):
+    """The lines that ``behind-nginx.md`` adds: a load balancer for TCP, and a security.txt."""
+
+    @classmethod
+    def start_proxy(cls):
+        text = shipped("nginx", "interlock.conf")
+        file = os.path.join(cls.folder, "security.txt")
+        with open(file, "w", encoding="utf-8") as opened:
+            opened.write("Contact: mailto:security@lab.example\nExpires: 2027-06-30T00:00:00Z\n")
+        with open(os.path.join(ROOT, "docs", "how-to", "behind-nginx.md"), encoding="utf-8") as opened:
+            block = re.search("```nginx\n(.*?)```", opened.read(), re.DOTALL).group(1)
+        lines = put(block, "/etc/interlock/security.txt", file, 1) + "set_real_ip_from 127.0.0.0/8; real_ip_header proxy_protocol;\n"
+        text = put(text, "    server_name ot2.lab.example;\n", "    server_name ot2.lab.example;\n" + lines, 1)
+        text = put(text, "443 ssl http2", "443 ssl http2 proxy_protocol", 4)
+        cls.spawn_proxy(*cls.configure(text))
+
+    def through(self, preface, request):
+        with socket.create_connection(("127.0.0.1", self.port), 10) as plain:
+            plain.sendall(preface)
+            with ssl.create_default_context(cafile=self.chain).wrap_socket(plain, server_hostname=HOST) as connection:
+                connection.sendall(request.encode())
+                return read_all(connection).decode()
+
+    def test_the_client_s_address_comes_from_the_proxy_protocol(self):
+        addresses = bytes([198, 51, 100, 9, 127, 0, 0, 1]) + (50000).to_bytes(2, "big") + (443).to_bytes(2, "big")
+        second = b"\r\n\r\n\0\r\nQUIT\n" + bytes([0x21, 0x11, 0, 12]) + addresses
+        for preface, address in ((b"PROXY TCP4 198.51.100.8 127.0.0.1 50000 443\r\n", "198.51.100.8"), (second, "198.51.100.9")):
+            answer = self.through(preface, "GET /auth/me HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer x.y.z\r\n"
+                                           "X-Forwarded-For: 203.0.113.66\r\nConnection: close\r\n\r\n" % HOST)
+            self.assertTrue(answer.startswith("HTTP/1.1 401 "), answer)
+            wait_for(lambda wanted=address: wanted in [event["client_ip"] for event in self.server.events("authentication_failed")], address)
+        self.assertNotIn("203.0.113.66", self.server.log())
+
+    def test_a_security_txt_is_served(self):
+        answer = self.through(b"PROXY TCP4 198.51.100.8 127.0.0.1 50000 443\r\n",
+                              "GET /.well-known/security.txt HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % HOST)
+        self.assertTrue(answer.startswith("HTTP/1.1 200 "), answer)
+        self.assertIn("Content-Type: text/plain; charset=utf-8\r\n", answer)
+        self.assertIn("\r\nX-Frame-Options: DENY\r\n", answer)
+        self.assertIn("\r\n\r\nContact: mailto:", answer)
+
+
 class NginxAlone(NginxProxy, unittest.TestCase):
     """The server behind it is gone."""
 
@@ -322,7 +366,8 @@ class NginxTowardsTls(NginxProxy, unittest.TestCase):
         self.assertEqual(answer.status, 200, answer.body)
         self.assertHeaders(answer)
         self.ask("/auth/login", "--data", "username=ada&password=wrong")
-        self.assertEqual(self.server.events("authentication_failed")[-1]["client_ip"], CLIENT)
+        events = wait_for(lambda: self.server.events("authentication_failed"), "the event in the log")
+        self.assertEqual({event["client_ip"] for event in events}, {CLIENT})
 
     def restarted(self, text, port):
         """The proxy, before another server."""
@@ -415,6 +460,12 @@ class Fail2ban(unittest.TestCase):
     def test_every_failure_is_found_with_the_real_client_and_no_success(self):
         self.assertEqual(self.filtered(self.server.log_path), self.expected)
 
+    def test_lines_as_they_come_out_of_the_journal_are_read_too(self):
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".log") as journal:
+            journal.writelines("ot2 interlock[4711]: %s\n" % line for line in self.server.log().splitlines())
+            journal.flush()
+            self.assertEqual(self.filtered(journal.name), self.expected)
+
     def test_the_words_that_operators_search_for_are_in_the_log(self):
         for word, least in (("authentication_failed", 5), ("request_blocked", 2)):
             self.assertGreaterEqual(len(self.server.events(word)), least)
@@ -425,7 +476,9 @@ class Fail2ban(unittest.TestCase):
             with server.http() as client:
                 for _ in range(6):
                     client.get("/tasks?filter=';%20DROP%20TABLE%20tasks;%20--", headers={"X-Forwarded-For": "198.51.100.9"})
-            blocked = wait_for(lambda: server.events("ip_blocked"), "the ban")
+            wait_for(lambda: server.log().count('"endpoint":"/tasks"') == 6, "the last request in the log")
+            blocked = server.events("ip_blocked")
+            self.assertTrue(blocked)
             self.assertEqual(self.filtered(server.log_path), ["198.51.100.9"] * (len(server.events("request_blocked")) + len(blocked)))
 
     def test_the_jail_is_one_that_fail2ban_starts_with(self):

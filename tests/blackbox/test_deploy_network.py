@@ -296,7 +296,7 @@ class Vpn(Networks):
         passphrase = os.path.join(self.folder, "passphrase")
         with open(passphrase, "w", encoding="utf-8") as opened:
             opened.write("a passphrase of this test\n")
-        for words in ("authority", "server server", "client ada", "client eve", "revoke eve"):
+        for words in ("authority", "server server", "client ada", "client eve", "revoke eve", "list"):
             done = run(MAKE_PKI, folder, *words.split(), env=dict(os.environ, PKI_PASSPHRASE_FILE=passphrase))
             self.assertEqual(done.returncode, 0, (words, done.stderr))
         return folder
@@ -319,6 +319,12 @@ class Vpn(Networks):
                          [True, False, True, False, False])
         self.assertIn("id-ecPublicKey", run("openssl", "x509", "-in", folder + "/ada.crt", "-noout", "-text").stdout)
         self.assertNotEqual(run(MAKE_PKI, folder, "client", "../ada").returncode, 0)
+
+    def test_the_openvpn_files_say_what_they_must(self):
+        server, client = (set(shipped("openvpn", name + ".conf").splitlines()) for name in ("server", "client"))
+        self.assertLessEqual({"port 1194", "proto udp", "server 10.8.0.0 255.255.255.0", "keepalive 10 120", "verb 3", "persist-key",
+                              "persist-tun", "status /run/openvpn-server/status-interlock.log", "verify-client-cert require"}, server)
+        self.assertLessEqual({"remote-cert-tls server", "verify-x509-name server name", "persist-key", "persist-tun"}, client)
 
     def openvpn(self, machine, name, replacements):
         """Start the shipped file with other paths; the process and its log."""
@@ -376,6 +382,8 @@ class Vpn(Networks):
         self.assertOpen("-", "fd00:8::1", "8000")
         self.assertFiltered("-", "198.51.100.1", "8000")
         self.assertFiltered("-", "10.8.0.1", "22")
+        with open(os.path.join(self.folder, "status-interlock.log"), encoding="utf-8") as opened:
+            self.assertIn("TITLE,OpenVPN", opened.read())
         # Split tunnel: no default route.
         routes = self.outside("ip", "route") + self.outside("ip", "-6", "route")
         self.assertRegex(routes, r"10\.8\.0\.0/24 dev tun")
