@@ -13,7 +13,8 @@ import sys
 import tempfile
 import unittest
 
-from support import end_process, together, tool, wait_for
+from lab import LAB
+from support import Server, end_process, together, tool, wait_for
 from test_deploy import DEPLOY, put, run, shipped, system_tool
 
 RULES = os.path.join(DEPLOY, "nftables", "interlock.nft")
@@ -280,6 +281,43 @@ class PacketFilter(Networks):
             code, said = self.apply("keep", file=opened.name)
             self.assertEqual(code, 1, (added, said))
             self.assertEqual(self.ports(), ["443"])
+
+
+class Ban(Networks):
+    """fail2ban itself, with the shipped filter and jail, on the log of a real server and with the real packet filter."""
+
+    def test_who_keeps_failing_is_shut_out_and_an_administrator_is_not(self):
+        self.load()
+        self.listen(self.machine, "443")
+        server = Server(LAB, variables={"TRUSTED_PROXIES": "127.0.0.1"})
+        self.addCleanup(server.close)
+        server.start()
+        folder = os.path.join(self.folder, "fail2ban")
+        shutil.copytree("/etc/fail2ban", folder)
+        for name in os.listdir(os.path.join(folder, "jail.d")):
+            os.unlink(os.path.join(folder, "jail.d", name))
+        shutil.copy(os.path.join(DEPLOY, "fail2ban", "filter.d", "interlock.conf"), os.path.join(folder, "filter.d"))
+        with open(os.path.join(folder, "jail.d", "interlock.conf"), "w", encoding="utf-8") as opened:
+            opened.write(put(shipped("fail2ban", "jail.d", "interlock.conf"), "/var/log/interlock/*.log", server.log_path, 1))
+        with open(os.path.join(folder, "fail2ban.local"), "w", encoding="utf-8") as opened:
+            opened.write("[Definition]\ndbfile = None\nlogtarget = %(0)s/log\nsocket = %(0)s/socket\npidfile = %(0)s/pid\n" % {"0": folder})
+        process = self.machine.spawn(system_tool("fail2ban-server"), "-c", folder, "-s", folder + "/socket", "-p", folder + "/pid", "-f", "start",
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(end_process, process)
+
+        def status():
+            return run(*self.machine.enter, system_tool("fail2ban-client"), "-c", folder, "-s", folder + "/socket", "status", "interlock").stdout
+
+        wait_for(lambda: "Currently failed" in status(), "fail2ban", 30, 0.2)
+        self.assertOpen("198.51.100.2", "198.51.100.1", "443")
+        with server.http() as client:
+            for address in ("192.0.2.1", "198.51.100.2"):
+                for _ in range(11):
+                    headers = {"X-Forwarded-For": address, "Authorization": "Bearer x.y.z"}
+                    self.assertEqual(client.get("/tasks", headers=headers).status_code, 401)
+        wait_for(lambda: re.search(r"Banned IP list:\s+198\.51\.100\.2\n", status()), "the ban", 30, 0.2)
+        wait_for(lambda: self.probe("198.51.100.2", "198.51.100.1", "443") != "open", "the ban in the packet filter", 20)
+        self.assertOpen("192.0.2.1", "198.51.100.1", "443")
 
 
 class Vpn(Networks):
