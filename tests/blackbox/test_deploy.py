@@ -267,7 +267,9 @@ class Nginx(NginxProxy, EveryProxy, unittest.TestCase):
     def test_the_file_holds_no_warning(self):
         checked = run(system_tool("nginx"), "-t", "-c", os.path.join(self.folder, "nginx.conf"), "-e", os.path.join(self.folder, "error.log"))
         self.assertEqual(checked.returncode, 0, checked.stderr)
-        self.assertNotIn("[warn]", checked.stderr)
+        # Later versions of nginx want `http2 on;`, which this one does not know.
+        warnings = [line for line in checked.stderr.splitlines() if "[warn]" in line and '"listen ... http2" directive is deprecated' not in line]
+        self.assertEqual(warnings, [])
 
     def test_another_name_gets_no_handshake(self):
         context = ssl.create_default_context(cafile=self.chain)
@@ -282,6 +284,14 @@ class Nginx(NginxProxy, EveryProxy, unittest.TestCase):
         self.assertLess({"HTTP/2 200 ", "HTTP/2 429 ", "retry-after: 1"}, set(re.split(r"\r\n|\n|(?<=})(?=HTTP)", heads)))
         self.assertTrue('"code":"rate_limited"' in heads)
         self.assertEqual(self.ask("/health/live").status, 200, "another address is served")
+
+    def test_an_emergency_stop_is_never_refused_for_too_many_requests(self):
+        for path, limited in (("/health/live", True), ("/stop", False), ("/stop/", False)):
+            flood = [part if part != CLIENT else "127.0.0.5" for part in self.command(path, "--request", "POST", "--parallel", "--parallel-max", "20")]
+            flood[-1] += "?[1-200]"
+            said = run(*flood).stdout
+            self.assertEqual("HTTP/2 429" in said, limited, path)
+            self.assertTrue(limited or said.count("HTTP/2 401 ") == 200, path)
 
 
 class NginxAfterALoadBalancer(NginxProxy, unittest.TestCase):
