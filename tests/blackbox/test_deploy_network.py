@@ -169,6 +169,9 @@ class PacketFilter(Networks):
         for arguments in closed:
             self.assertOpen(*arguments)
         self.load()
+        # Neighbours have to find each other anew, through the filter.
+        for end in (self.machine, self.outside):
+            end("ip", "neighbour", "flush", "all")
         self.assertEqual(together(len(closed), lambda number: self.probe(*closed[number])), ["filtered"] * len(closed))
         for ends in (lan4, lan6):
             for port in ("443", "u1194", "u51820"):
