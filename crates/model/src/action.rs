@@ -70,6 +70,9 @@ pub trait Action: Send + Sync + 'static {
     const RECORDING: Recording;
     /// How fresh the caller's proof of identity must be.
     const FRESH: Fresh = Fresh::No;
+    /// The use case goes on by itself, and is recorded, when nobody waits for it any more. Where it does not, the server sees
+    /// to that.
+    const GOES_ON: bool = false;
     /// What the caller needs to hold.
     fn needs(target: &Self::Target, world: &dyn World) -> Needs;
 }
@@ -337,6 +340,7 @@ impl Action for ExecuteAction {
     type Target = DeviceActionTarget;
     const NAME: &'static str = "device.executed";
     const RECORDING: Recording = Recording::Act;
+    const GOES_ON: bool = true;
 
     fn needs(target: &DeviceActionTarget, world: &dyn World) -> Needs {
         let role = world.action_role(&target.task).unwrap_or_else(|| crate::policy::OPERATOR.to_owned());

@@ -236,6 +236,10 @@ impl<A: Action> Closing<A> {
 
 impl<A: Action> Drop for Closing<A> {
     fn drop(&mut self) {
+        // The use case has a task of its own: it records what became of it, whether or not anybody waits.
+        if A::GOES_ON && self.status.is_none() && !std::thread::panicking() {
+            return;
+        }
         // 499: the client went away before the answer.
         let status = self.status.unwrap_or(if std::thread::panicking() { 500 } else { 499 });
         self.guard.close(&self.permit, status);
@@ -278,7 +282,7 @@ async fn admit<A: Action<Target: DeserializeOwned>>(
         closing.answered(answer.status().as_u16());
         answer
     };
-    if A::RECORDING == Recording::Read {
+    if A::RECORDING == Recording::Read || A::GOES_ON {
         return Ok(handler.await);
     }
     // What changes something is carried to its end, and recorded, whether or not the client waits for it.
