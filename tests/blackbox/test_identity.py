@@ -238,6 +238,22 @@ class OnADevice(unittest.TestCase):
             self.assertTrue(any(row["actor_agent_id"] == agent for row in server.audit(action="device.executed")))
 
 
+    def test_in_owner_mode_an_agent_sees_what_is_its_own_without_a_scope(self):
+        for mode, seen in [("strict", 403), ("owner", 200)]:
+            with Server(LAB, variables={"SCOPE_MODE": mode}) as server:
+                others = server.run("later", user="admin").json()["run_id"]
+                agent, secret = new_agent(server, ["devices:execute:device/later"])
+                access, _ = pair(server, agent, secret)
+                with server.http(access) as client:
+                    own = client.post("/execute/later", json={}).json()["run_id"]
+                    self.assertEqual(client.get("/runs/" + own).status_code, seen, mode)
+                    self.assertEqual(client.get("/runs/" + others).status_code, 403 if mode == "strict" else 404)
+                    self.assertEqual(client.get("/agents").status_code, 403)
+                    self.assertEqual(client.get("/audit").status_code, 403)
+                if mode == "owner":
+                    self.assertIn("SCOPE_MODE=owner", server.log())
+
+
 class Database:
     """A database of its own on the PostgreSQL that ``INTERLOCK_TEST_POSTGRES`` names."""
 

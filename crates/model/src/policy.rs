@@ -211,6 +211,24 @@ fn refusal(grants: &Grants, needs: &Needs) -> String {
     format!("Role '{role}' required")
 }
 
+/// Scopes over things that belong to somebody.
+pub const OWNED: &[&str] = &[
+    "runs:read",
+    "runs:cancel",
+    "tasks:create",
+    "tasks:read",
+    "tasks:update",
+    "tasks:delete",
+    "events:publish",
+    "events:read",
+];
+
+/// Whether an agent may do this with its own things where scopes are not enforced for them (`SCOPE_MODE=owner`). What belongs
+/// to others stays hidden from it.
+pub fn is_own(grants: &Grants, needs: &Needs) -> bool {
+    grants.kind == PrincipalKind::Agent && matches!(needs, Needs::Scope(scope) if OWNED.contains(scope))
+}
+
 /// A decision with its reasons, for people who ask "why".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
@@ -359,6 +377,19 @@ mod tests {
         assert_eq!(decide(&grants, &needs_execute("ot2/mix", OPERATOR)), Ok(()));
         assert!(decide(&grants, &needs_execute("ot2/wash", OPERATOR)).is_err());
         assert!(!grants.holds_scope("users:manage"));
+    }
+
+    #[test]
+    fn only_agents_and_only_what_can_be_owned_go_without_a_scope() {
+        let agent = Grants::of_agent(&[], &[]);
+
+        assert!(is_own(&agent, &Needs::Scope("runs:read")));
+        for other in ["agents:manage", "audit:read", "devices:read", "metrics:read"] {
+            assert!(!is_own(&agent, &Needs::Scope(other)), "{other}");
+        }
+        assert!(!is_own(&agent, &execute(OPERATOR)));
+        assert!(!is_own(&Grants::of(&[VIEWER]), &Needs::Scope("runs:cancel")));
+        assert!(OWNED.iter().all(|scope| scope::KNOWN.contains(scope)));
     }
 
     #[test]

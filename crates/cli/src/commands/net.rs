@@ -139,6 +139,9 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
     if settings.redis.is_some() && settings.redis_down == WhenAway::Allow {
         insecure("RATE_LIMIT_REDIS_DOWN=allow: without Redis only signing in is limited");
     }
+    if settings.owner_mode {
+        insecure("SCOPE_MODE=owner: agents act on what is their own without scopes");
+    }
     if settings.tls12 {
         insecure("tls.min_version=1.2");
     }

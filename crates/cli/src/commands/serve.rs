@@ -198,6 +198,7 @@ where
         limits,
         directories,
         step_up,
+        owner_mode: settings.owner_mode,
         limiter,
         shared: shared.clone(),
     };
@@ -348,6 +349,7 @@ struct Wired<'a> {
     limiter: Limiter,
     shared: Option<Arc<Shared>>,
     step_up: StepUpPolicy,
+    owner_mode: bool,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -381,7 +383,7 @@ impl Wired<'_> {
         };
         let sessions = Arc::clone(&identity.sessions);
         let guard = Guard::new(sessions, self.recorder.clone(), world, ambient.clone());
-        let guard = Arc::new(guard.with_step_up(self.step_up));
+        let guard = Arc::new(guard.with_step_up(self.step_up).with_owner_mode(self.owner_mode));
         let news = self.shared.clone().map(|shared| shared as Arc<dyn News>);
         let mut following: Vec<Background> = vec![
             Box::pin(janitor::clean_forever(db.clone(), ambient.clone(), system(), CLEANING)),

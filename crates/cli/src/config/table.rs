@@ -203,6 +203,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Lifetime of a refresh token in days, 1 to 365; each use begins it anew.",
     ),
     setting(
+        "identity.scope_mode",
+        &["SCOPE_MODE"],
+        Kind::Text,
+        "strict",
+        "strict: scopes are enforced; owner: an agent may act on what is its own without them, for migrations.",
+    ),
+    setting(
         "identity.bootstrap_admin_secret",
         &["BOOTSTRAP_ADMIN_SECRET"],
         Kind::Secret,

@@ -55,6 +55,7 @@ pub(crate) struct ServerSettings {
     pub(crate) token_hours: i64,
     pub(crate) access_minutes: i64,
     pub(crate) refresh_days: i64,
+    pub(crate) owner_mode: bool,
     pub(crate) bootstrap_admin_secret: Option<Secret>,
     pub(crate) master_key: Option<Secret>,
     pub(crate) require_step_up: bool,
@@ -255,6 +256,7 @@ impl Config {
                 .unwrap_or(60),
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
+            owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
             master_key: self.secret("identity.master_key"),
             require_step_up: self.flag("identity.require_step_up")?,

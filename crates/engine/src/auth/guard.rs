@@ -49,6 +49,7 @@ impl Default for StepUpPolicy {
 /// Makes callers and permits.
 pub struct Guard {
     step_up: StepUpPolicy,
+    owner_mode: bool,
     sessions: Arc<Sessions>,
     recorder: Recorder,
     world: Arc<dyn World>,
@@ -64,13 +65,19 @@ impl std::fmt::Debug for Guard {
 impl Guard {
     /// A gate over these sessions and facts.
     pub fn new(sessions: Arc<Sessions>, recorder: Recorder, world: Arc<dyn World>, ambient: Ambient) -> Self {
-        Self { step_up: StepUpPolicy::default(), sessions, recorder, world, ambient }
+        Self { step_up: StepUpPolicy::default(), owner_mode: false, sessions, recorder, world, ambient }
     }
 
     /// The same gate under another policy.
     #[must_use]
     pub fn with_step_up(self, step_up: StepUpPolicy) -> Self {
         Self { step_up, ..self }
+    }
+
+    /// Lets agents do without a scope what concerns their own things only (`SCOPE_MODE=owner`), for migrations.
+    #[must_use]
+    pub fn with_owner_mode(self, owner_mode: bool) -> Self {
+        Self { owner_mode, ..self }
     }
 
     /// Whether the caller's proof of identity is fresh enough.
@@ -136,6 +143,9 @@ impl Guard {
             return Err(Refused::Stale);
         }
         let mut decided = policy::decide(caller.grants(), &needs);
+        if self.owner_mode && policy::is_own(caller.grants(), &needs) {
+            decided = Ok(());
+        }
         if needs == Needs::Person && caller.session().is_empty() {
             decided = Err(policy::Denied { message: policy::NOT_A_PERSON.to_owned() });
         }
