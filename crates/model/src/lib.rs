@@ -18,6 +18,7 @@ pub mod scope;
 pub mod screen;
 pub mod secret;
 pub mod strict_json;
+pub mod task;
 pub mod time;
 pub mod unit;
 pub mod wire;

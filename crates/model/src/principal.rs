@@ -25,6 +25,16 @@ impl AgentId {
     pub fn new(now: Timestamp, entropy: &dyn Entropy) -> Self {
         Self(*crate::RunId::new(now, entropy).as_bytes())
     }
+
+    /// From its 16 bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
 }
 
 impl fmt::Display for AgentId {
