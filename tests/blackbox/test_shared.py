@@ -192,10 +192,9 @@ class Limits(Together):
         self.assertLessEqual(sum(admitted(self.servers[:1], 100, "127.0.0.16")) + counts[0], 60)
 
 
-class Revocation(Together):
-    """What one server revokes is dead on the others."""
+class Dying(Together):
+    """How soon what one server revokes is dead on the others."""
 
-    TLS = True
     WAYS = ("token revoked", "session ended", "user disabled", "role taken", "agent deleted", "address banned")
 
     def setUp(self):
@@ -261,7 +260,8 @@ class Revocation(Together):
                 self.assertLess(time.monotonic() - begun, 20, way)
         return list(dead.values())
 
-    def measure(self, rounds, what):
+    def measure(self, rounds, what, middle=SECOND):
+        """``middle`` is the bound of the median."""
         samples = []
         for _ in range(rounds):
             for way in self.WAYS:
@@ -272,6 +272,13 @@ class Revocation(Together):
         print("\n%s: %d samples, median %.1f ms, p99 %.1f ms, longest %.1f ms (%s)"
               % (what, number, median * 1e3, high * 1e3, samples[-1][0] * 1e3, samples[-1][1]))
         self.assertLess(high, SECOND, samples[-5:])
+        self.assertLess(median, middle, samples)
+
+
+class Revocation(Dying):
+    """Servers that share a Redis as well."""
+
+    TLS = True
 
     def test_a_dead_here_is_dead_there(self):
         self.measure(12, "dead on the other servers, with Redis")
@@ -282,6 +289,35 @@ class Revocation(Together):
             self.measure(5, "dead on the other servers, without Redis")
         finally:
             self.redis.start()
+
+
+class RevocationByPostgreSQL(Dying):
+    """Servers that have nothing in common but the database hear of each other through it."""
+
+    VARIABLES = {"REDIS_URL": None}
+
+    def hearing(self, expected):
+        for server in self.servers:
+            wait_for(lambda server=server: server.metric("interlock_postgres_news_up") == expected, "news: %s" % expected, 20)
+
+    def test_a_dead_here_is_dead_there(self):
+        self.hearing(1)
+        # Who merely looks every 250 ms is late by 125 ms half of the time.
+        self.measure(8, "dead on the other servers, with PostgreSQL alone", 0.125)
+
+    def test_b_a_connection_that_was_cut_is_made_again_and_nothing_is_missed_meanwhile(self):
+        self.hearing(1)
+        url = self.first.variables["DATABASE_URL"]
+        done = subprocess.run([tool("psql"), url, "--quiet", "--tuples-only", "--no-align", "--command",
+                               "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                               "WHERE datname = current_database() AND application_name = 'interlock news'"],
+                              check=True, timeout=60, capture_output=True)
+        self.assertEqual(done.stdout.decode().strip(), str(SERVERS))
+        self.measure(1, "dead on the other servers, just after their connections were cut")
+        self.hearing(1)
+        for server in self.servers:
+            self.assertIn("news by PostgreSQL are heard again", server.log())
+        self.measure(4, "dead on the other servers, after that", 0.125)
 
 
 class Start(unittest.TestCase):

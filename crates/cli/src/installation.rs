@@ -14,7 +14,7 @@ use interlock_engine::auth::{
 use interlock_engine::identity::Identity;
 use interlock_engine::users::Users;
 use interlock_model::secret::Secret;
-use interlock_store::Store;
+use interlock_store::{Store, postgres};
 
 use crate::ambient::ambient;
 use crate::config::ServerSettings;
@@ -71,23 +71,27 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the database that the settings name.
+/// Opens the database that the settings name, and what tells other servers of it that something changed.
 ///
 /// # Errors
 /// When it cannot be opened; the text says what to do.
-pub(crate) async fn open_store(state: &Path, url: Option<&Secret>) -> anyhow::Result<Arc<dyn Store>> {
+pub(crate) async fn open_store(
+    state: &Path,
+    url: Option<&Secret>,
+) -> anyhow::Result<(Arc<dyn Store>, Option<postgres::News>)> {
     match url {
         None => {
             let path = state.join("interlock.db");
             let store = interlock_store::sqlite::Sqlite::open(&path)
                 .with_context(|| format!("open the database {}", path.display()))?;
-            Ok(Arc::new(store))
+            Ok((Arc::new(store), None))
         }
         Some(url) if url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://") => {
-            let store = interlock_store::postgres::Postgres::connect(url.expose())
+            let store = postgres::Postgres::connect(url.expose())
                 .await
                 .context("connect to the database of DATABASE_URL")?;
-            Ok(Arc::new(store))
+            let news = store.news();
+            Ok((Arc::new(store), Some(news)))
         }
         Some(_) => bail!(
             "DATABASE_URL must begin with postgres:// ; leave it unset for a SQLite file in the state folder"
@@ -185,6 +189,8 @@ pub(crate) async fn follow_key(state: PathBuf, identity: Identity) {
 pub(crate) struct Parts {
     pub(crate) ambient: Ambient,
     pub(crate) store: Arc<dyn Store>,
+    /// Of a database that servers can share.
+    pub(crate) news: Option<postgres::News>,
     pub(crate) db: Db,
     pub(crate) principals: Arc<Principals>,
     pub(crate) passwords: Passwords,
@@ -197,11 +203,11 @@ pub(crate) struct Parts {
 pub(crate) async fn open(state: &Path, url: Option<&Secret>) -> anyhow::Result<Parts> {
     prepare(state)?;
     let ambient = ambient();
-    let store = open_store(state, url).await?;
+    let (store, news) = open_store(state, url).await?;
     let db = Db::new(Arc::clone(&store), ambient.clone());
     let principals = Principals::load(Arc::clone(&store), ambient.clone()).await.context("read the users")?;
     let passwords = Passwords::start(Hasher::Production);
-    Ok(Parts { ambient, store, db, principals, passwords })
+    Ok(Parts { ambient, store, news, db, principals, passwords })
 }
 
 impl Parts {

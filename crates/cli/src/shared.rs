@@ -1,4 +1,5 @@
-//! Puts Redis behind the ports of the limiter and of the news. The only place that names all three.
+//! Puts Redis behind the port of the limiter, and Redis and PostgreSQL behind that of the news. The only place that names them
+//! all.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use interlock_engine::security::{self, Event};
 use interlock_model::rate::{Limits, Verdict};
 use interlock_server::perimeter::limits::{Away, SharedCounters};
 use interlock_shared::{Link, RedisConfig};
+use interlock_store::postgres;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -95,12 +97,64 @@ impl SharedCounters for Shared {
     }
 }
 
-impl News for Shared {
+/// Every way to tell the other servers something, all used at once: one is enough.
+pub(crate) struct Heralds {
+    redis: Option<Arc<Shared>>,
+    postgres: Option<postgres::News>,
+    heard: watch::Sender<u64>,
+}
+
+impl Heralds {
+    /// `None` where there is nobody to tell: one server on a file.
+    pub(crate) fn new(redis: Option<&Arc<Shared>>, postgres: Option<&postgres::News>) -> Option<Arc<Self>> {
+        (redis.is_some() || postgres.is_some()).then(|| {
+            let (redis, postgres) = (redis.cloned(), postgres.cloned());
+            Arc::new(Self { redis, postgres, heard: watch::Sender::new(0) })
+        })
+    }
+
+    /// Everything that must run beside the server.
+    pub(crate) fn background(self: &Arc<Self>) -> Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let mut tasks: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
+        if let Some(shared) = &self.redis {
+            tasks.push(Box::pin(Arc::clone(self).pass_on(shared.link.news())));
+        }
+        if let Some(news) = &self.postgres {
+            tasks.push(Box::pin(Arc::clone(self).pass_on(news.subscribe())));
+            tasks.push(Box::pin(news.clone().keep()));
+            tasks.push(Box::pin(observe_postgres(news.up())));
+        }
+        tasks
+    }
+
+    async fn pass_on(self: Arc<Self>, mut source: watch::Receiver<u64>) {
+        while source.changed().await.is_ok() {
+            self.heard.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+}
+
+async fn observe_postgres(mut up: watch::Receiver<bool>) {
+    loop {
+        let now = *up.borrow_and_update();
+        metrics::gauge!("interlock_postgres_news_up").set(if now { 1.0 } else { 0.0 });
+        if up.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl News for Heralds {
     fn publish(&self) {
-        self.link.publish();
+        if let Some(shared) = &self.redis {
+            shared.link.publish();
+        }
+        if let Some(news) = &self.postgres {
+            news.publish();
+        }
     }
 
     fn subscribe(&self) -> watch::Receiver<u64> {
-        self.link.news()
+        self.heard.subscribe()
     }
 }

@@ -85,6 +85,11 @@ pub fn describe() {
         "1 while the Redis of REDIS_URL answers; 0 while it does not, or none is set."
     );
     gauge!("interlock_redis_up").set(0.0);
+    metrics::describe_gauge!(
+        "interlock_postgres_news_up",
+        "1 while this server hears at once of changes by others through PostgreSQL; 0 while it must look, or has a file."
+    );
+    gauge!("interlock_postgres_news_up").set(0.0);
     describe_counter!("orchestrator_http_requests_total", "Requests answered.");
     describe_histogram!(
         "orchestrator_http_request_duration_seconds",

@@ -36,7 +36,7 @@ use crate::config::{Config, ServerSettings};
 use crate::directories;
 use crate::installation::{self, Parts};
 use crate::python;
-use crate::shared::Shared;
+use crate::shared::{Heralds, Shared};
 
 /// Longest wait for requests and runs when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -151,8 +151,9 @@ where
         Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
         None => None,
     };
-    if let Some(shared) = &shared {
-        parts.db = parts.db.clone().telling(Arc::clone(shared) as Arc<dyn News>);
+    let heralds = Heralds::new(shared.as_ref(), parts.news.as_ref());
+    if let Some(heralds) = &heralds {
+        parts.db = parts.db.clone().telling(Arc::clone(heralds) as Arc<dyn News>);
     }
     let tokens = installation::tokens(&state, &settings, &parts).await?;
     let master = installation::master_key(&state, &settings, &parts)?;
@@ -201,6 +202,7 @@ where
         owner_mode: settings.owner_mode,
         limiter,
         shared: shared.clone(),
+        heralds,
     };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let root = SystemPermit::root("system");
@@ -348,6 +350,7 @@ struct Wired<'a> {
     directories: Directories,
     limiter: Limiter,
     shared: Option<Arc<Shared>>,
+    heralds: Option<Arc<Heralds>>,
     step_up: StepUpPolicy,
     owner_mode: bool,
 }
@@ -384,7 +387,7 @@ impl Wired<'_> {
         let sessions = Arc::clone(&identity.sessions);
         let guard = Guard::new(sessions, self.recorder.clone(), world, ambient.clone());
         let guard = Arc::new(guard.with_step_up(self.step_up).with_owner_mode(self.owner_mode));
-        let news = self.shared.clone().map(|shared| shared as Arc<dyn News>);
+        let news = self.heralds.clone().map(|heralds| heralds as Arc<dyn News>);
         let mut following: Vec<Background> = vec![
             Box::pin(janitor::clean_forever(db.clone(), ambient.clone(), system(), CLEANING)),
             Box::pin(Arc::clone(principals).watch_hearing(WATCHING, news)),
@@ -400,6 +403,7 @@ impl Wired<'_> {
             .collect();
         let device = device.map(|device| self.device(device, &mut following));
         following.extend(self.shared.iter().flat_map(Shared::background));
+        following.extend(self.heralds.iter().flat_map(Heralds::background));
         let app = AppState::new(Services {
             guard,
             identity,

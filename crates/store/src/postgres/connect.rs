@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use futures::stream::StreamExt as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
-use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::broken;
+use super::error::{broken, error};
+use super::news::Messages;
 use super::url::{self, Protection, Roots};
 use crate::Error;
 
 /// Time to reach the server and sign in.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Time for the answer to a statement that does no work.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Time to wait for a free connection: longer than a statement may take, so that its error is seen first.
 const WAIT: Duration = Duration::from_mins(1);
 
@@ -27,8 +31,8 @@ const SESSION: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; 
     SET idle_in_transaction_session_timeout = '30s'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// A pool of at most `size` connections. Connects lazily.
-pub(super) fn pool(url: &str, size: usize) -> Result<Pool, Error> {
+/// What every connection has in common.
+fn settings(url: &str) -> Result<(Config, Protection), Error> {
     let (mut config, protection) = url::parse(url)?;
     if config.get_application_name().is_none() {
         config.application_name("interlock");
@@ -40,6 +44,12 @@ pub(super) fn pool(url: &str, size: usize) -> Result<Pool, Error> {
         .keepalives_idle(Duration::from_secs(30))
         // A standby would accept reads that miss our own writes.
         .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    Ok((config, protection))
+}
+
+/// A pool of at most `size` connections. Connects lazily.
+pub(super) fn pool(url: &str, size: usize) -> Result<Pool, Error> {
+    let (config, protection) = settings(url)?;
     let manage = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match protection {
         Protection::Plain => Manager::from_config(config, NoTls, manage),
@@ -56,6 +66,30 @@ pub(super) fn pool(url: &str, size: usize) -> Result<Pool, Error> {
         }))
         .build()
         .map_err(|error| Error::Database(Box::new(error)))
+}
+
+/// A connection outside of any pool, and what the server sends on it. It lives as long as the messages are polled.
+pub(super) async fn alone(url: &str) -> Result<(Client, Messages), Error> {
+    let (mut config, protection) = settings(url)?;
+    let name = format!("{} news", config.get_application_name().unwrap_or_default());
+    config.application_name(name);
+    let connecting = async {
+        Ok(match protection {
+            Protection::Plain => {
+                let (client, mut connection) = config.connect(NoTls).await.map_err(error)?;
+                let messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
+                (client, messages.boxed())
+            }
+            Protection::Tls(roots) => {
+                let tls = MakeRustlsConnect::new(tls(&roots)?);
+                let (client, mut connection) = config.connect(tls).await.map_err(error)?;
+                let messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
+                (client, messages.boxed())
+            }
+        })
+    };
+    let late = |_| broken("the database server was not reached in time");
+    tokio::time::timeout(CONNECT, connecting).await.map_err(late)?
 }
 
 fn tls(roots: &Roots) -> Result<ClientConfig, Error> {

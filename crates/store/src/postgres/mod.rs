@@ -5,11 +5,13 @@
 //! READ COMMITTED: each statement sees what was committed before it, and locks are taken before what they protect is read.
 //!
 //! Reads and writes have connections of their own, so that a read never waits for a writer. Start with `tx` for the
-//! statements, `reads` for the queries, `connect` for TLS and limits.
+//! statements, `reads` for the queries, `connect` for TLS and limits, `news` for
+//! what servers tell each other.
 
 mod connect;
 mod error;
 mod migrate;
+mod news;
 mod reads;
 mod tx;
 mod url;
@@ -21,6 +23,7 @@ use interlock_model::{RunId, Timestamp};
 use tokio_util::task::TaskTracker;
 
 use self::error::{broken, error, pool_error};
+pub use self::news::News;
 use self::tx::PgTx;
 use crate::identity::Record;
 use crate::{
@@ -39,6 +42,7 @@ pub struct Postgres {
     writers: Pool,
     readers: Pool,
     tasks: TaskTracker,
+    news: News,
 }
 
 impl std::fmt::Debug for Postgres {
@@ -66,7 +70,12 @@ impl Postgres {
         let mut client = writers.get().await.map_err(pool_error)?;
         migrate::migrate(&mut client).await?;
         drop(client);
-        Ok(Self { writers, readers, tasks: TaskTracker::new() })
+        Ok(Self { writers, readers, tasks: TaskTracker::new(), news: News::new(url) })
+    }
+
+    /// What servers of this database tell each other. It takes one connection more, from [`News::keep`] on.
+    pub fn news(&self) -> News {
+        self.news.clone()
     }
 
     async fn reader(&self) -> Result<Object, Error> {

@@ -184,3 +184,73 @@ async fn a_server_that_is_not_there_is_an_error_without_the_password() {
 
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }
+
+/// Waits until `wanted` of what a watch holds, for at most 20 s.
+async fn until<T: Copy>(watch: &mut tokio::sync::watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
+    let reached = tokio::time::timeout(std::time::Duration::from_secs(20), watch.wait_for(wanted)).await;
+    *reached.expect("in time").expect("the news go on")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_server_tells_the_others_hear_also_after_the_connection_was_cut() {
+    let fresh = Fresh::make().await;
+    let (teller, listener) = (fresh.open().await.news(), fresh.open().await.news());
+    let keeping = [tokio::spawn(teller.clone().keep()), tokio::spawn(listener.clone().keep())];
+    let (mut tells, mut listens, mut heard) = (teller.up(), listener.up(), listener.subscribe());
+    until(&mut tells, |up| *up).await;
+    until(&mut listens, |up| *up).await;
+
+    for _ in 0..20 {
+        let before = *heard.borrow_and_update();
+        teller.publish();
+        until(&mut heard, |count| *count != before).await;
+    }
+
+    // Both are cut. What is told meanwhile is not lost, and hearing goes on by itself.
+    let (mut gone, mut back) = (listener.up(), listener.up());
+    let cut = tokio::spawn(async move { until(&mut gone, |up| !*up).await });
+    administer(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'interlock news'",
+        fresh.name
+    ))
+    .await;
+    cut.await.expect("it noticed");
+    teller.publish();
+    until(&mut back, |up| *up).await;
+    until(&mut tells, |up| *up).await;
+    let before = *heard.borrow_and_update();
+    teller.publish();
+    until(&mut heard, |count| *count != before).await;
+
+    for task in keeping {
+        task.abort();
+    }
+    fresh.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_news_are_few_notifications_and_other_databases_hear_none() {
+    let (fresh, other) = (Fresh::make().await, Fresh::make().await);
+    let (teller, stranger) = (fresh.open().await.news(), other.open().await.news());
+    let keeping = [tokio::spawn(teller.clone().keep()), tokio::spawn(stranger.clone().keep())];
+    until(&mut teller.up(), |up| *up).await;
+    until(&mut stranger.up(), |up| *up).await;
+    let (mut own, foreign) = (teller.subscribe(), stranger.subscribe());
+    let (first, strange) = (*own.borrow_and_update(), *foreign.borrow());
+
+    let told = std::time::Instant::now();
+    while told.elapsed() < std::time::Duration::from_millis(200) {
+        teller.publish();
+        tokio::task::yield_now().await;
+    }
+    let most = first + u64::try_from(told.elapsed().as_millis()).expect("short") / 10 + 2;
+    let heard = until(&mut own, |count| *count != first).await;
+
+    assert!(heard <= most, "{heard} of {most}");
+    assert_eq!(*foreign.borrow(), strange);
+    for task in keeping {
+        task.abort();
+    }
+    fresh.drop().await;
+    other.drop().await;
+}
