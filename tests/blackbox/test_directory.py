@@ -5,6 +5,8 @@
 
 import json
 import os
+import re
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -205,6 +207,132 @@ class Oidc(unittest.TestCase):
     def test_the_ways_to_sign_in_are_told(self):
         with self.server.http() as http:
             self.assertEqual(http.get("/auth/methods").json(), {"password": True, "directory": False, "oidc": "/auth/oidc/login"})
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Logout(unittest.TestCase):
+    """Signing out of the provider too, and at the order of the provider. Both are the provider's own code."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.provider = told("INTERLOCK_TEST_OIDC")
+        cls.context = ssl.create_default_context(cafile=cls.provider["ca"])
+        port = free_port()
+        with httpx.Client(verify=cls.context, trust_env=False) as http:
+            answer = http.post(cls.provider["issuer"] + "/reg", json={
+                "redirect_uris": [cls.provider["redirect_uri"]], "response_types": ["code"],
+                "post_logout_redirect_uris": ["https://interlock.example/"],
+                "backchannel_logout_uri": "http://127.0.0.1:%d/auth/oidc/logout" % port, "backchannel_logout_session_required": True,
+            })
+        assert answer.status_code == 201, answer.text
+        cls.server = Server(HELLO, listen="127.0.0.1:%d" % port, variables={
+            "OIDC_ISSUER": cls.provider["issuer"],
+            "OIDC_CA_FILE": cls.provider["ca"],
+            "OIDC_CLIENT_ID": answer.json()["client_id"],
+            "OIDC_CLIENT_SECRET": answer.json()["client_secret"],
+            "OIDC_REDIRECT_URI": cls.provider["redirect_uri"],
+            "OIDC_POST_LOGOUT_REDIRECT_URI": "https://interlock.example/",
+            "OIDC_SCOPES": "openid profile email groups",
+            "OIDC_ROLE_MAP": "lab-ops=operator;site=viewer",
+            "RATE_LIMIT_ENABLED": "false",
+        })
+        cls.server.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.close()
+
+    def browser(self):
+        return httpx.Client(verify=self.context, cookies={"who": "ana"}, trust_env=False)
+
+    def sign_in(self, browser):
+        """The tokens of a sign-in with this browser."""
+        with self.server.http() as http:
+            url = http.get("/auth/oidc/login").headers["location"]
+            for _ in range(10):
+                answer = browser.get(url)
+                url = urllib.parse.urljoin(url, answer.headers["location"])
+                if url.startswith(self.provider["redirect_uri"]):
+                    break
+            back = http.get("/auth/oidc/callback?" + urllib.parse.urlsplit(url).query)
+            code = back.headers["location"].partition("#sign-in=")[2]
+            answer = http.post("/auth/oidc/exchange", json={"code": code})
+        self.assertEqual(answer.status_code, 200, answer.text)
+        return answer.json()
+
+    def status(self, tokens):
+        with self.server.http(tokens["access_token"]) as http:
+            return http.get("/auth/me").status_code
+
+    def end_at_provider(self, browser, url):
+        """Signs out at the provider as a person does: opens the page, agrees. Returns where the provider sends the browser."""
+        page = browser.get(url)
+        self.assertEqual(page.status_code, 200, page.text)
+        secret = re.search(r'name="xsrf" value="(\w+)"', page.text).group(1)
+        action = re.search(r'action="([^"]+)"', page.text).group(1)
+        done = browser.post(action, data={"xsrf": secret, "logout": "yes"})
+        self.assertEqual(done.status_code, 303, done.text)
+        return done.headers["location"]
+
+    def test_a_sign_out_at_the_provider_ends_that_session_here_and_no_other(self):
+        with self.browser() as browser, self.browser() as other:
+            mine, elsewhere = self.sign_in(browser), self.sign_in(other)
+            self.assertEqual((self.status(mine), self.status(elsewhere)), (200, 200))
+
+            self.end_at_provider(browser, self.provider["issuer"] + "/session/end")
+
+            # The provider has told us before it answered the browser.
+            self.assertEqual((self.status(mine), self.status(elsewhere)), (401, 200))
+            with self.server.http() as http:
+                refreshed = http.post("/auth/refresh", json={"refresh_token": mine["refresh_token"]})
+            self.assertEqual(refreshed.status_code, 401)
+            self.server.restart()
+            self.assertEqual((self.status(mine), self.status(elsewhere)), (401, 200))
+
+    def test_signing_out_here_leads_to_the_provider_which_ends_its_session(self):
+        with self.browser() as browser:
+            tokens, second = self.sign_in(browser), self.sign_in(browser)
+            with self.server.http(tokens["access_token"]) as http:
+                answer = http.post("/auth/logout")
+            self.assertEqual(answer.status_code, 200, answer.text)
+            self.assertEqual((self.status(tokens), self.status(second)), (401, 200))
+
+            url = answer.json()["details"]["provider_logout_url"]
+            self.assertTrue(url.startswith(self.provider["issuer"] + "/session/end?"), url)
+            self.assertEqual(self.end_at_provider(browser, url), "https://interlock.example/")
+            # The other session of the same browser was opened in the provider's session that is over now.
+            self.assertEqual(self.status(second), 401)
+
+    def test_a_local_person_is_sent_nowhere(self):
+        with self.server.http(self.server.login()) as http:
+            self.assertIsNone(http.post("/auth/logout").json()["details"])
+
+    def test_an_order_of_somebody_else_and_one_twice_end_nothing(self):
+        with self.browser() as browser:
+            tokens = self.sign_in(browser)
+            for order in ["", "x", "a.b.c", tokens["access_token"]]:
+                with self.server.http() as http:
+                    answer = http.post("/auth/oidc/logout", data={"logout_token": order})
+                self.assertEqual(answer.status_code, 400, answer.text)
+            self.assertEqual(self.status(tokens), 200)
+
+    def test_what_the_provider_wants_back_is_not_stored_in_the_clear(self):
+        with self.browser() as browser:
+            tokens = self.sign_in(browser)
+            with self.server.http(tokens["access_token"]) as http:
+                url = http.post("/auth/logout").json()["details"]["provider_logout_url"]
+        hint = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["id_token_hint"][0]
+        for name in os.listdir(self.server.state):
+            if name.startswith("interlock.db"):
+                with open(os.path.join(self.server.state, name), "rb") as file:
+                    self.assertNotIn(hint.encode(), file.read(), name)
+        self.assertNotIn(hint, self.server.log())
 
 
 if __name__ == "__main__":

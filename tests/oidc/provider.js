@@ -48,7 +48,7 @@ const provider = new Provider(issuer, {
   scopes: ['openid', 'profile', 'email', 'groups'],
   enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
   pkce: { required: () => true },
-  features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true }, rpInitiatedLogout: { enabled: true } },
+  features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true }, rpInitiatedLogout: { enabled: true }, registration: { enabled: true } },
   cookies: { keys: ['not a secret: this provider lives for one test run'] },
   findAccount: (ctx, id) => people[id] && { accountId: id, claims: () => ({ sub: id, ...people[id] }) },
   interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
@@ -71,6 +71,7 @@ const interact = async (request, response) => {
   return provider.interactionFinished(request, response, { consent: { grantId } }, { mergeWithLastSubmission: true });
 };
 
+provider.on('backchannel.error', (ctx, error, client) => console.error('sign-out is not told to', client.clientId, error.message));
 provider.on('grant.error', (ctx, error) => console.error(error.message, error.error_detail ?? ''));
 const handler = provider.callback();
 const server = https.createServer(

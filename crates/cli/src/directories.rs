@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use interlock_directory::{DirectoryError, Identity, Ldap, Oidc, PendingFlow, Step};
 use interlock_engine::Ambient;
 use interlock_engine::auth::{
-    Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebBegun, WebDirectory,
+    Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebArrival, WebBegun, WebDirectory,
 };
 use interlock_model::secret::Secret;
 
@@ -18,6 +18,8 @@ struct LdapPort(Ldap);
 struct OidcPort {
     oidc: Oidc,
     ambient: Ambient,
+    /// Where the provider sends a browser that has signed out.
+    back_to: Option<String>,
 }
 
 fn elsewhere(error: &DirectoryError) -> Elsewhere {
@@ -49,20 +51,28 @@ impl WebDirectory for OidcPort {
         Ok(WebBegun { url: begun.url, flow: begun.flow.into_stored() })
     }
 
-    async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere> {
+    async fn finish(&self, flow: Secret, query: &str) -> Result<WebArrival, Elsewhere> {
         let lost = || Elsewhere::Refused("the sign-in that was begun cannot be read".to_owned());
         let flow = PendingFlow::from_stored(&flow).ok_or_else(lost)?;
         let Ambient { clock, entropy } = &self.ambient;
         let signed_in = self.oidc.finish(clock.now(), &**entropy, flow, query).await;
-        Ok(external(signed_in.map_err(|error| elsewhere(&error))?.identity, "oidc"))
+        let signed_in = signed_in.map_err(|error| elsewhere(&error))?;
+        Ok(WebArrival {
+            external: external(signed_in.identity, "oidc"),
+            session: signed_in.session.sid,
+            proof: signed_in.session.id_token,
+        })
     }
 
     async fn signed_out(&self, token: &str) -> Result<SignedOut, Elsewhere> {
         let judged = self.oidc.back_channel_logout(self.ambient.clock.now(), token).await;
         let order = judged.map_err(|error| elsewhere(&error))?;
-        // Sessions are known here by their person: an order for one of them ends all that came from the provider.
-        let nobody = || Elsewhere::Refused("the order names nobody".to_owned());
-        Ok(SignedOut { subject: order.subject.ok_or_else(nobody)?, id: order.jti, until: order.expires })
+        Ok(SignedOut { subject: order.subject, session: order.sid, id: order.jti, until: order.expires })
+    }
+
+    async fn sign_out(&self, proof: Option<&Secret>) -> Result<Option<String>, Elsewhere> {
+        let place = self.oidc.logout_url(proof, self.back_to.as_deref(), None).await;
+        place.map_err(|error| elsewhere(&error))
     }
 }
 
@@ -75,7 +85,10 @@ pub(crate) fn directories(settings: &ServerSettings, ambient: &Ambient) -> anyho
     let oidc = settings.oidc.clone().map(Oidc::new).transpose().context("set up OpenID Connect")?;
     Ok(Directories {
         password: ldap.map(|ldap| Arc::new(LdapPort(ldap)) as Arc<dyn PasswordDirectory>),
-        web: oidc.map(|oidc| Arc::new(OidcPort { oidc, ambient: ambient.clone() }) as Arc<dyn WebDirectory>),
+        web: oidc.map(|oidc| {
+            let back_to = settings.oidc_back_to.clone();
+            Arc::new(OidcPort { oidc, ambient: ambient.clone(), back_to }) as Arc<dyn WebDirectory>
+        }),
     })
 }
 

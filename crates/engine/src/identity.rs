@@ -97,6 +97,7 @@ impl Identity {
             setup;
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
+        let master = Arc::new(master);
         let throttle = Throttle::new(database(), clocks());
         let sessions = Sessions::new(database(), clocks(), known(), tokens, system.acting("system", None));
         let arrivals = Arrivals::new(
@@ -106,9 +107,10 @@ impl Identity {
             Arc::clone(&sessions),
             recorder.clone(),
             system,
+            Arc::clone(&master),
             directories,
         );
-        let second_factor = SecondFactor::new(database(), clocks(), known(), Arc::new(master));
+        let second_factor = SecondFactor::new(database(), clocks(), known(), master);
         let sign_ins = SignIns::new(
             Arc::clone(&sessions),
             known(),

@@ -285,6 +285,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "https://this-server/auth/oidc/callback, as registered there.",
     ),
     setting(
+        "oidc.post_logout_redirect_uri",
+        &["OIDC_POST_LOGOUT_REDIRECT_URI"],
+        Kind::Text,
+        "",
+        "Where the provider sends a browser that has signed out, as registered there. Empty: it stays at the provider.",
+    ),
+    setting(
         "oidc.scopes",
         &["OIDC_SCOPES"],
         Kind::Text,

@@ -68,6 +68,8 @@ pub(crate) struct ServerSettings {
     pub(crate) metrics_token: Option<Secret>,
     pub(crate) ldap: Option<LdapConfig>,
     pub(crate) oidc: Option<OidcConfig>,
+    /// Where the provider sends a browser that has signed out.
+    pub(crate) oidc_back_to: Option<String>,
 }
 
 impl Config {
@@ -163,6 +165,15 @@ impl Config {
         }
         ldap.validate().map_err(|wrong| self.bad("ldap.url", wrong.join("; ")))?;
         Ok(Some(ldap))
+    }
+
+    fn oidc_back_to(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = self.filled("oidc.post_logout_redirect_uri") else { return Ok(None) };
+        if text.starts_with("https://") || text.starts_with("http://") {
+            Ok(Some(text))
+        } else {
+            Err(self.bad("oidc.post_logout_redirect_uri", "must be an address that begins with https://"))
+        }
     }
 
     /// The OpenID provider, if one is set.
@@ -276,6 +287,7 @@ impl Config {
             metrics_token: self.secret("metrics.token"),
             ldap: self.ldap()?,
             oidc: self.oidc()?,
+            oidc_back_to: self.oidc_back_to()?,
         };
         self.never_banned()?;
         if settings.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {

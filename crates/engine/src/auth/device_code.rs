@@ -351,7 +351,7 @@ impl DeviceCodes {
         let id = grant.id.clone();
         let opened = self
             .sessions
-            .open(opening, move |tx| {
+            .open(opening, move |tx, _| {
                 Box::pin(async move {
                     let found = identity::get::<DeviceGrant>(tx, &id).await?;
                     let found = found.filter(|grant| grant.spent_at.is_none());

@@ -18,7 +18,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::documents::{Session, Used};
-use super::sessions::{Issued, Opening};
+use super::sealing::MasterKey;
+use super::sessions::{Issued, LONGEST_ELSEWHERE, Opening};
 use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit};
 use crate::Ambient;
 use crate::audit::Recorder;
@@ -28,6 +29,12 @@ use crate::security::{self, Event};
 pub(crate) const NO_PASSWORD: &str = "external";
 /// Time to sign in at the provider.
 const FLOW: Duration = Duration::from_mins(10);
+/// Longest life of an access token: what ends with a session is kept that much longer than it can be refreshed.
+const LONGEST_ACCESS: Duration = Duration::from_hours(24);
+/// Longest proof that is put into an address, in bytes.
+const LONGEST_HINT: usize = 4096;
+/// What a proof for the provider is sealed as.
+const PROOF: &str = "provider_login";
 /// Time to fetch the tokens after that.
 const HANDOFF: Duration = Duration::from_mins(1);
 
@@ -77,16 +84,31 @@ pub trait WebDirectory: Send + Sync {
     /// Begins a sign-in.
     async fn begin(&self) -> Result<WebBegun, Elsewhere>;
     /// Ends it with the query that the browser came back with.
-    async fn finish(&self, flow: Secret, query: &str) -> Result<External, Elsewhere>;
+    async fn finish(&self, flow: Secret, query: &str) -> Result<WebArrival, Elsewhere>;
     /// Judges the provider's order to sign somebody out.
     async fn signed_out(&self, token: &str) -> Result<SignedOut, Elsewhere>;
+    /// Where a browser signs out of the provider too, if the provider has such a place. `proof` is [`WebArrival::proof`].
+    async fn sign_out(&self, proof: Option<&Secret>) -> Result<Option<String>, Elsewhere>;
 }
 
-/// An order to sign somebody out.
+/// Somebody whom a provider has signed in, and what signing out needs.
+#[derive(Debug)]
+pub struct WebArrival {
+    /// Who it is.
+    pub external: External,
+    /// The session at the provider.
+    pub session: Option<String>,
+    /// What the provider wants to see again at sign-out. A secret.
+    pub proof: Secret,
+}
+
+/// An order to sign somebody out: of this session at the provider, or of all where none is named.
 #[derive(Debug)]
 pub struct SignedOut {
     /// Whom, as [`External::subject`].
-    pub subject: String,
+    pub subject: Option<String>,
+    /// As [`WebArrival::session`]. One of the two is there.
+    pub session: Option<String>,
     /// Id of the order: it counts once.
     pub id: String,
     /// The order is over then.
@@ -170,6 +192,34 @@ impl Document for Handoff {
     }
 }
 
+/// What a session of ours has to do with one at the provider.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ProviderLogin {
+    /// Our session.
+    session: String,
+    /// Digest of the provider's session, if it has told one.
+    theirs: Option<String>,
+    /// What the provider wants to see again, sealed.
+    proof: String,
+    until: Timestamp,
+}
+
+impl Document for ProviderLogin {
+    const KIND: &'static str = "provider_login";
+
+    fn id(&self) -> String {
+        self.session.clone()
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.theirs.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.until)
+    }
+}
+
 fn digest(text: &str) -> String {
     hexadecimal(&Sha256::digest(text.as_bytes()))
 }
@@ -183,6 +233,7 @@ pub struct Arrivals {
     sessions: Arc<Sessions>,
     recorder: Recorder,
     system: Arc<SystemPermit>,
+    master: Arc<MasterKey>,
     directories: Directories,
 }
 
@@ -205,16 +256,18 @@ pub struct WebSignIn {
 
 impl Arrivals {
     /// Wires the parts.
-    pub fn new(
+    #[expect(clippy::too_many_arguments, reason = "it is wired in one place only")]
+    pub(crate) fn new(
         db: Db,
         ambient: Ambient,
         principals: Arc<Principals>,
         sessions: Arc<Sessions>,
         recorder: Recorder,
         system: SystemPermit,
+        master: Arc<MasterKey>,
         directories: Directories,
     ) -> Self {
-        Self { db, ambient, principals, sessions, recorder, system: Arc::new(system), directories }
+        Self { db, ambient, principals, sessions, recorder, system: Arc::new(system), master, directories }
     }
 
     /// Whether passwords are checked elsewhere too, and whether browsers can sign in elsewhere.
@@ -229,10 +282,22 @@ impl Arrivals {
     }
 
     /// Opens a session for somebody whom a provider has vouched for.
-    async fn arrive(&self, external: External, origin: &Origin) -> Result<Issued, SignInError> {
+    async fn arrive(&self, arrival: WebArrival, origin: &Origin) -> Result<Issued, SignInError> {
+        let WebArrival { external, session: theirs, proof } = arrival;
         let user = self.account(&external, origin).await?;
         let opening = Opening::user(&user, &self.principals.roles(), external.method, &["oidc"], origin);
-        Ok(self.sessions.open(opening, |_| Box::pin(async { Ok(()) })).await?)
+        let until = self.ambient.clock.now().plus(LONGEST_ELSEWHERE + LONGEST_ACCESS);
+        let theirs = theirs.map(|theirs| digest(&theirs));
+        let master = Arc::clone(&self.master);
+        let opened = self.sessions.open(opening, move |tx, session| {
+            Box::pin(async move {
+                let sealed = master.seal(PROOF, session, proof.expose().as_bytes());
+                let proof = sealed.map_err(|error| Error::Corrupt(error.to_string()))?;
+                let login = ProviderLogin { session: session.to_owned(), theirs, proof, until };
+                identity::insert(tx, &login).await.map(drop)
+            })
+        });
+        Ok(opened.await?)
     }
 
     /// The account, made or brought up to date with what the directory says.
@@ -334,8 +399,8 @@ impl Arrivals {
             self.note_refusal("oidc", "no_such_sign_in", origin);
             return Err(SignInError::Refused);
         };
-        let external = match web.finish(Secret::new(flow.stored), query).await {
-            Ok(external) => external,
+        let arrival = match web.finish(Secret::new(flow.stored), query).await {
+            Ok(arrival) => arrival,
             Err(Elsewhere::Refused(reason)) => {
                 self.note_refusal("oidc", &reason, origin);
                 return Err(SignInError::Refused);
@@ -346,7 +411,7 @@ impl Arrivals {
             }
         };
         let code = random_hex(&*self.ambient.entropy, 32);
-        let issued = self.arrive(external, origin).await?;
+        let issued = self.arrive(arrival, origin).await?;
         let handoff =
             Handoff { id: digest(&code), session: issued.session.id, until: now.plus(HANDOFF), used: false };
         self.db
@@ -406,18 +471,65 @@ impl Arrivals {
         if !self.sessions.use_once(used).await? {
             return Err(SignInError::Refused);
         }
-        let account = identity::read::<Account>(self.db.read(), &digest(&order.subject)).await?;
-        let Some(account) = account else { return Ok(0) };
-        let person = account.document.user;
-        let own = identity::list::<Session>(self.db.read(), Some(&person)).await?;
-        let mut ended = 0;
-        for session in own.iter().filter(|session| session.ended_at.is_none() && session.method == "oidc") {
-            let proof =
-                self.system.acting("session.ended", Some(session.id.clone())).on_behalf(&person, origin);
+        let ordered = self.ordered(&order).await?;
+        for session in &ordered {
+            let proof = self
+                .system
+                .acting("session.ended", Some(session.id.clone()))
+                .on_behalf(&session.principal, origin);
             self.sessions.end(&proof, &session.id, "manual").await?;
-            ended += 1;
         }
-        Ok(ended)
+        Ok(ordered.len())
+    }
+
+    /// The sessions that an order ends: those of the provider's session, of the person if one is named. A session of which
+    /// the provider has told no session of its own belongs to each of them.
+    async fn ordered(&self, order: &SignedOut) -> Result<Vec<Session>, Error> {
+        let store = self.db.read();
+        let theirs = order.session.as_ref().map(|session| digest(session));
+        let mut found = Vec::new();
+        if let Some(subject) = &order.subject {
+            let account = identity::read::<Account>(store, &digest(subject)).await?;
+            let Some(account) = account else { return Ok(found) };
+            for session in identity::list::<Session>(store, Some(&account.user)).await? {
+                let login = identity::read::<ProviderLogin>(store, &session.id).await?;
+                let told = login.and_then(|login| login.document.theirs);
+                if theirs.is_none() || told.is_none() || told == theirs {
+                    found.push(session.document);
+                }
+            }
+        } else if theirs.is_some() {
+            for login in identity::list::<ProviderLogin>(store, theirs.as_deref()).await? {
+                let session = identity::read::<Session>(store, &login.session).await?;
+                found.extend(session.map(|session| session.document));
+            }
+        }
+        found.retain(|session| session.ended_at.is_none() && session.method == "oidc");
+        Ok(found)
+    }
+
+    /// Where the browser of an ended session signs out of the provider too (OpenID Connect RP-Initiated Logout 1.0). `None`
+    /// for sessions of other kinds, and while the provider does not answer.
+    pub async fn sign_out_url(&self, session: &str) -> Option<String> {
+        let web = self.directories.web.as_ref()?;
+        let login = match identity::read::<ProviderLogin>(self.db.read(), session).await {
+            Ok(login) => login?.document,
+            Err(error) => {
+                tracing::warn!(%error, "the provider's session of a session could not be read");
+                return None;
+            }
+        };
+        // Without the proof the provider asks the person.
+        let proof = self.master.open(PROOF, session, &login.proof).ok();
+        let proof = proof.and_then(|proof| Some(Secret::new(std::str::from_utf8(&proof).ok()?)));
+        let proof = proof.filter(|proof| proof.expose().len() <= LONGEST_HINT);
+        match web.sign_out(proof.as_ref()).await {
+            Ok(url) => url,
+            Err(error) => {
+                tracing::warn!(%error, "the provider could not be asked where to sign out");
+                None
+            }
+        }
     }
 }
 

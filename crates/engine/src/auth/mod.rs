@@ -33,8 +33,8 @@ pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
 pub use db::{Db, Recorded};
 pub use device_code::{Begun, DecideError, DeviceCodes, INTERVAL, PollError};
 pub use elsewhere::{
-    Arrivals, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebBegun, WebDirectory,
-    WebSignIn,
+    Arrivals, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebArrival, WebBegun,
+    WebDirectory, WebSignIn,
 };
 pub(crate) use factors::reset as reset_factors;
 pub use factors::{Enrolment, FactorError, SecondFactor};

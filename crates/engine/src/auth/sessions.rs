@@ -34,7 +34,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// A person proves who it is again after this long, whatever was refreshed.
 const LONGEST: Duration = Duration::from_hours(24 * 90);
 /// The same for people of a directory: what they lose there, they lose here by then.
-const LONGEST_ELSEWHERE: Duration = Duration::from_hours(12);
+pub(super) const LONGEST_ELSEWHERE: Duration = Duration::from_hours(12);
 
 /// Tokens of a session, shown once.
 #[derive(Debug)]
@@ -230,10 +230,11 @@ impl Sessions {
         now.plus(Duration::from_secs(seconds.unsigned_abs()))
     }
 
-    /// Opens a session and issues its first tokens. `also` may store more in the same transaction.
+    /// Opens a session and issues its first tokens. `also` may store more in the same transaction; it learns the session's
+    /// id.
     pub(crate) async fn open<F>(&self, opening: Opening<'_>, also: F) -> Result<Issued, Error>
     where
-        F: for<'t> FnOnce(&'t mut dyn Tx) -> futures::future::BoxFuture<'t, Result<(), Error>>
+        F: for<'t> FnOnce(&'t mut dyn Tx, &'t str) -> futures::future::BoxFuture<'t, Result<(), Error>>
             + Send
             + 'static,
     {
@@ -273,7 +274,7 @@ impl Sessions {
         self.db
             .write(&proof, move |tx| {
                 Box::pin(async move {
-                    also(&mut *tx).await?;
+                    also(&mut *tx, &session.id).await?;
                     identity::insert(tx, &session).await?;
                     Ok::<_, Error>(Recorded { value: (), details })
                 })

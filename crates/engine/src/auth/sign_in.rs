@@ -160,7 +160,7 @@ impl SignIns {
         let now = self.ambient.clock.now();
         let opened = self
             .sessions
-            .open(opening, move |tx| Box::pin(async move { Throttle::succeed(tx, &guesser, now).await }))
+            .open(opening, move |tx, _| Box::pin(async move { Throttle::succeed(tx, &guesser, now).await }))
             .await;
         let issued = opened.inspect_err(|_| security::authentication("login", "error"))?;
         security::authentication("login", "success");
@@ -314,7 +314,7 @@ impl SignIns {
                 let now = self.ambient.clock.now();
                 let roles = self.principals.roles();
                 let opening = Opening::user(&user, &roles, external.method, amr, origin);
-                let opened = self.sessions.open(opening, move |tx| {
+                let opened = self.sessions.open(opening, move |tx, _| {
                     Box::pin(async move { Throttle::succeed(tx, &guesser, now).await })
                 });
                 Ok(opened.await?)
@@ -456,7 +456,7 @@ impl SignIns {
         let out = Arc::clone(&taken);
         let opened = self
             .sessions
-            .open(opening, move |tx| {
+            .open(opening, move |tx, _| {
                 Box::pin(async move {
                     Throttle::succeed(&mut *tx, &guesser, now).await?;
                     let seen = note_seen(tx, id, &means, now).await?;

@@ -14,7 +14,9 @@ use interlock_model::wire::{LoginAnswer, Operation, WhoAmIAnswer};
 
 use interlock_model::screen::Place;
 use serde::Deserialize;
+use serde_json::json;
 
+use super::agents::no_store;
 use crate::body::{Credentials, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
@@ -59,7 +61,7 @@ async fn refresh(
 
 /// The tokens of a person's session, never to be stored on the way.
 pub(super) fn login_answer(issued: Issued) -> Response {
-    super::agents::no_store(Json(LoginAnswer {
+    no_store(Json(LoginAnswer {
         access_token: issued.access.expose().to_owned(),
         refresh_token: issued.refresh.as_ref().map(|token| token.expose().to_owned()),
         token_type: "bearer".to_owned(),
@@ -69,10 +71,7 @@ pub(super) fn login_answer(issued: Issued) -> Response {
     }))
 }
 
-async fn logout(
-    grant: Granted<LogOut>,
-    State(identity): State<Identity>,
-) -> Result<Json<Operation>, ApiError> {
+async fn logout(grant: Granted<LogOut>, State(identity): State<Identity>) -> Result<Response, ApiError> {
     if grant.caller().session().is_empty() {
         // Nothing would end, and the caller would believe the opposite.
         return Err(ApiError::client(
@@ -82,7 +81,10 @@ async fn logout(
         ));
     }
     identity.sessions.sign_out(&grant).await?;
-    Ok(Json(Operation::done("Signed out; the token is dead", None)))
+    // Ours is ended whatever the provider does.
+    let elsewhere = identity.arrivals.sign_out_url(grant.caller().session()).await;
+    let details = elsewhere.map(|url| json!({ "provider_logout_url": url }));
+    Ok(no_store(Json(Operation::done("Signed out; the token is dead", details))))
 }
 
 async fn who_am_i(grant: Granted<WhoAmI>) -> Json<WhoAmIAnswer> {

@@ -1,7 +1,7 @@
 //! Signing in with the browser at an OpenID provider.
 //!
 //! The browser is sent away with a cookie that only these paths get, comes back with a code, and is sent on to the page with
-//! a text that fetches the tokens once. No token is ever in a URL.
+//! a text that fetches the tokens once. No token of ours is ever in a URL.
 
 use std::sync::Arc;
 

@@ -196,11 +196,14 @@ function forget() {
 }
 
 const signOut = (options) => token && request('POST', '/auth/logout', options).catch(() => null);
-on('sign-out', 'click', () => {
-	signOut();
+on('sign-out', 'click', async () => {
+	const ended = signOut();
 	endSession('You are signed out.');
 	me = null;
 	forget();
+	// Whoever came from a provider signs out there too, unless somebody has signed in here meanwhile.
+	const { details } = await (await ended)?.json().catch(() => null) ?? {};
+	if (details?.provider_logout_url && !token) location.assign(details.provider_logout_url);
 });
 // A closed tab has lost its token; revoking it leaves none behind that still works.
 addEventListener('pagehide', (event) => event.persisted || signOut({ keepalive: true }));
