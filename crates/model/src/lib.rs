@@ -13,6 +13,7 @@ pub mod principal;
 pub mod rate;
 pub mod rule;
 pub mod run;
+pub mod schedule;
 pub mod schema;
 pub mod scope;
 pub mod screen;
