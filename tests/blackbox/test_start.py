@@ -65,7 +65,8 @@ class Refusals(unittest.TestCase):
             self.refused("missing.pem", variables={"TLS_CERT_FILE": missing, "TLS_KEY_FILE": good_key})
 
     def test_a_client_authority_that_is_missing_is_not_ignored(self):
-        self.refused("TLS_CLIENT_CA_FILE", options=["--tls", "internal"], variables={"TLS_CLIENT_CA_FILE": "/nonexistent/ca.pem"})
+        self.refused("/nonexistent/ca.pem", options=["--tls", "internal"], variables={"TLS_CLIENT_CA_FILE": "/nonexistent/ca.pem"})
+        self.refused("TLS_CLIENT_CA_FILE", variables={"TLS_CLIENT_CA_FILE": "/nonexistent/ca.pem"})
 
     def test_plain_http_for_the_network(self):
         for listen in ("0.0.0.0:0", "[::]:0"):

@@ -157,6 +157,16 @@ impl Client {
         self.change(Method::POST, &["agents", &id.to_string(), "credentials"], &[], Some(&json!(new))).await
     }
 
+    /// Registers whom an agent's client certificates name.
+    pub async fn set_agent_certificates(
+        &self,
+        id: AgentId,
+        names: &[String],
+    ) -> Result<AgentView, ClientError> {
+        let body = json!({ "names": names });
+        self.change(Method::PUT, &["agents", &id.to_string(), "certificates"], &[], Some(&body)).await
+    }
+
     /// The caller's API keys, or everybody's for those who manage them; ended ones too.
     pub async fn api_keys(&self) -> Result<Vec<ApiKeyView>, ClientError> {
         self.get(&["auth", "keys"], &[]).await

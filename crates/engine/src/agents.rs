@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_model::action::{
-    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentKeys, SetAgentSecret, UpdateAgent,
+    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentCertificates, SetAgentKeys, SetAgentSecret,
+    UpdateAgent,
 };
 use interlock_model::id::random_hex;
 use interlock_model::policy;
@@ -21,8 +22,8 @@ use serde_json::{Value, json};
 use crate::Ambient;
 use crate::auth::documents::{Agent, AgentSecret};
 use crate::auth::{
-    BadKey, Caller, Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
-    accept_secret, check_keys, new_agent_secret,
+    BadKey, BadName, Caller, Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded,
+    SystemPermit, accept_secret, check_keys, check_names, new_agent_secret,
 };
 use crate::security::{self, Event};
 
@@ -65,6 +66,9 @@ pub enum AgentError {
     /// The keys are not accepted.
     #[error(transparent)]
     Keys(#[from] BadKey),
+    /// The names are not accepted.
+    #[error(transparent)]
+    Names(#[from] BadName),
     /// Somebody else changed it meanwhile.
     #[error("the agent was changed at the same time; look and try again")]
     Conflict,
@@ -245,6 +249,7 @@ impl Agents {
             disabled: false,
             secrets: Vec::new(),
             keys: Vec::new(),
+            certificate_names: Vec::new(),
             tokens_valid_from: now,
             created_at: now,
             created_by: permit.caller().name().to_owned(),
@@ -432,6 +437,25 @@ impl Agents {
         .await
     }
 
+    /// Registers whom the agent's certificates name, in place of the names before.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn set_certificate_names(
+        &self,
+        permit: &Permit<SetAgentCertificates>,
+        names: &[String],
+    ) -> Result<Agent, AgentError> {
+        let names = check_names(names)?;
+        self.checked_target(permit.caller(), permit.target().agent_id)?;
+        self.change(permit, permit.target().agent_id, move |agent| {
+            let details = json!({ "certificate_names": names });
+            agent.certificate_names = names;
+            details
+        })
+        .await
+    }
+
     async fn change<P, F>(&self, proof: &P, id: AgentId, edit: F) -> Result<Agent, AgentError>
     where
         P: Proof + ?Sized,
@@ -481,6 +505,7 @@ impl Agents {
                 disabled: false,
                 secrets: Vec::new(),
                 keys: Vec::new(),
+                certificate_names: Vec::new(),
                 tokens_valid_from: now,
                 created_at: now,
                 created_by: "system".to_owned(),

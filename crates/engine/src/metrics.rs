@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use interlock_model::policy::PrincipalKind;
 use interlock_model::screen::Family;
-use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use crate::auth::TokenKind;
 use crate::security::Event;
@@ -67,6 +67,15 @@ pub fn describe() {
     {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
+    describe_counter!("interlock_tls_reloads_total", "Certificates and lists read again.");
+    for result in ["done", "failed"] {
+        counter!("interlock_tls_reloads_total", "result" => result).absolute(0);
+    }
+    describe_gauge!(
+        "interlock_tls_expires_timestamp_seconds",
+        Unit::Seconds,
+        "When a certificate or revocation list in force ends, in seconds since 1970."
+    );
     describe_counter!(
         "interlock_observed_patterns_total",
         "Texts that look like an attack and were let through."

@@ -27,6 +27,8 @@ pub enum Event {
     ScopeUsageUnusual,
     /// The account for emergencies was used.
     BreakGlassUsed,
+    /// A client certificate was not taken, or was missing where one is required.
+    CertificateRefused,
     /// An authenticated caller lacks the right.
     AuthorizationDenied,
     /// A limit was passed.
@@ -51,7 +53,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::TokenReuseDetected,
         Self::DormantAgentActive,
         Self::ScopeUsageUnusual,
@@ -59,6 +61,7 @@ impl Event {
         Self::AuthenticationSucceeded,
         Self::AuthenticationFailed,
         Self::AccountLocked,
+        Self::CertificateRefused,
         Self::TokenIssued,
         Self::TokenRevoked,
         Self::AuthorizationDenied,
@@ -79,6 +82,7 @@ impl Event {
             Self::AuthenticationSucceeded => "authentication_succeeded",
             Self::AuthenticationFailed => "authentication_failed",
             Self::AccountLocked => "account_locked",
+            Self::CertificateRefused => "certificate_refused",
             Self::TokenIssued => "token_issued",
             Self::TokenRevoked => "token_revoked",
             Self::TokenReuseDetected => "token_reuse_detected",
@@ -107,6 +111,7 @@ impl Event {
             | Self::SharedStateBack
             | Self::PatternObserved => "low",
             Self::AuthenticationFailed
+            | Self::CertificateRefused
             | Self::ScopeUsageUnusual
             | Self::AuthorizationDenied
             | Self::RateLimitExceeded => "medium",

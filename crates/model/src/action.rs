@@ -300,6 +300,8 @@ actions! {
     DeleteAgent = "agent.deleted", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Make or set an agent's secret.
     SetAgentSecret = "agent.credentials_created", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
+    /// Register whom an agent's certificates name.
+    SetAgentCertificates = "agent.certificates_set", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Register an agent's public keys.
     SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// End every token of somebody.

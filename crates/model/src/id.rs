@@ -96,6 +96,14 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
+/// SHA-256 of bytes as people compare it: pairs of upper-case hexadecimal digits with colons between.
+pub fn fingerprint(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    let digits = hexadecimal(&sha2::Sha256::digest(bytes)).to_ascii_uppercase();
+    let pairs: Vec<&str> = (0..digits.len() / 2).map(|at| &digits[2 * at..2 * at + 2]).collect();
+    pairs.join(":")
+}
+
 /// `count` random bytes as lower-case hexadecimal.
 pub fn random_hex(entropy: &dyn Entropy, count: usize) -> String {
     let mut bytes = vec![0; count];

@@ -277,7 +277,7 @@ pub struct AgentView {
     pub created_at: Timestamp,
     /// `active` or `disabled`.
     pub status: String,
-    /// It has a secret or a key.
+    /// It has a secret, a key, or a certificate that names it.
     pub has_credentials: bool,
     /// When it last signed in.
     pub last_seen_at: Option<Timestamp>,
@@ -285,6 +285,9 @@ pub struct AgentView {
     pub secrets: Vec<AgentSecretView>,
     /// How many public keys are registered.
     pub keys: usize,
+    /// Whom its certificates name (RFC 8705).
+    #[serde(default)]
+    pub certificate_names: Vec<String>,
 }
 
 /// A secret as an administrator may see it: everything but the secret.

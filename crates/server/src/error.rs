@@ -123,9 +123,11 @@ impl From<TokenError> for ApiError {
     fn from(error: TokenError) -> Self {
         let challenge = match error {
             TokenError::Missing => "Bearer",
-            TokenError::Invalid | TokenError::Expired | TokenError::Revoked | TokenError::Principal => {
-                "Bearer error=\"invalid_token\""
-            }
+            TokenError::Invalid
+            | TokenError::Expired
+            | TokenError::Revoked
+            | TokenError::Principal
+            | TokenError::Certificate => "Bearer error=\"invalid_token\"",
         };
         let mut refusal =
             Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid authentication credentials");

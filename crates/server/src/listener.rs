@@ -14,33 +14,36 @@ use axum::Router;
 use interlock_model::Entropy;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ConnectionLimits, ServerConfig};
 use crate::connection::{Activity, Connection};
 use crate::perimeter::limits::counted;
+use crate::tls::{Keeper, Presented};
 
 /// The other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Socket address.
     pub address: SocketAddr,
     /// The connection is encrypted by us.
     pub tls: bool,
+    /// The certificate that it has shown.
+    pub certificate: Option<Arc<Presented>>,
 }
 
 impl Default for Peer {
     fn default() -> Self {
-        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), tls: false }
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Self { address, tls: false, certificate: None }
     }
 }
 
 /// A bound listener and how it speaks.
 pub struct Listener {
     tcp: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<Keeper>>,
     limits: ConnectionLimits,
     trusted_proxies: Vec<IpNet>,
     entropy: Arc<dyn Entropy>,
@@ -113,7 +116,7 @@ impl Listener {
     /// Takes a bound socket. `entropy` is for the ids of requests that no handler sees.
     pub fn new(
         tcp: TcpListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Arc<Keeper>>,
         config: &ServerConfig,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
@@ -143,7 +146,6 @@ impl Listener {
     /// connections themselves end in `tasks`.
     pub async fn serve(self, router: Router, stop: CancellationToken, tasks: TaskTracker) {
         let open = Arc::new(Mutex::new(Open::default()));
-        let acceptor = self.tls.clone().map(TlsAcceptor::from);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -172,12 +174,12 @@ impl Listener {
                 activity,
                 entropy: Arc::clone(&self.entropy),
             };
-            let acceptor = acceptor.clone();
+            let keeper = self.tls.clone();
             tasks.spawn(async move {
                 let evicted = place.activity.evicted.clone();
                 let _ = stream.set_nodelay(true);
                 tokio::select! {
-                    () = connection.run(stream, acceptor) => {}
+                    () = connection.run(stream, keeper) => {}
                     () = evicted.cancelled() => {}
                 }
                 drop(place);

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::ServerConfig;
 use crate::perimeter::Answers;
 use crate::perimeter::limits::Limiter;
+use crate::tls::Keeper;
 
 /// The services of one server. Cheap to clone: every request does so several times.
 #[derive(Clone)]
@@ -80,6 +81,8 @@ pub struct Services {
     pub limits: Arc<Limiter>,
     /// Settings.
     pub config: Arc<ServerConfig>,
+    /// The certificates in force, where the listener speaks TLS.
+    pub certificates: Option<Arc<Keeper>>,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
     /// Randomness, for request ids.

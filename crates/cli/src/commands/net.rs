@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use interlock_engine::security::{self, Event};
 use interlock_server::config::ScreeningMode;
 use interlock_server::perimeter::limits::WhenAway;
-use interlock_server::tls;
+use interlock_server::tls::{self, Keeper, Sources};
 use serde_json::json;
 
 use super::serve::Ready;
@@ -75,25 +75,36 @@ impl NetArgs {
     }
 }
 
-pub(super) fn certificate(
+/// The certificates in force, and the authority that clients have to be told of.
+pub(super) fn certificates(
     settings: &ServerSettings,
     state: &Path,
-) -> anyhow::Result<(Option<Arc<rustls::ServerConfig>>, Option<PathBuf>)> {
-    use interlock_model::Clock as _;
-    let now = crate::ambient::SystemClock.now();
-    match &settings.tls {
-        TlsMode::Off => Ok((None, None)),
-        TlsMode::Files { certificate, key } => {
-            Ok((Some(tls::load(certificate, key, settings.tls12, now)?), None))
-        }
+) -> anyhow::Result<(Option<Arc<Keeper>>, Option<PathBuf>)> {
+    let mut sources = match &settings.tls {
+        TlsMode::Off => return Ok((None, None)),
+        TlsMode::Files { certificate, key } => Sources::files(certificate.clone(), key.clone()),
         TlsMode::Internal => {
             let names: Vec<String> = tls::loopback_names(settings.bind)
                 .into_iter()
                 .chain(settings.allowed_hosts.iter().map(|host| host.trim_matches(['[', ']']).to_owned()))
                 .collect();
-            let files = tls::internal(&state.join("tls"), &names, now)?;
-            Ok((Some(tls::load(&files.certificate, &files.key, settings.tls12, now)?), Some(files.ca_file)))
+            Sources::internal(&state.join("tls"), names)
         }
+    };
+    sources.tls12 = settings.tls12;
+    sources.clients.clone_from(&settings.tls_clients);
+    let ca_file = sources.authority();
+    let keeper = Keeper::open(sources, Arc::new(crate::ambient::SystemClock))?;
+    Ok((Some(keeper), ca_file))
+}
+
+/// Looks at the certificates again at every SIGHUP, until dropped.
+pub(super) async fn look_when_told(keeper: Arc<Keeper>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Without the signal the files are still looked at every few seconds.
+    let Ok(mut told) = signal(SignalKind::hangup()) else { return };
+    while told.recv().await.is_some() {
+        keeper.look();
     }
 }
 
@@ -141,6 +152,9 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
     }
     if settings.owner_mode {
         insecure("SCOPE_MODE=owner: agents act on what is their own without scopes");
+    }
+    if settings.tls_clients.as_ref().is_some_and(|clients| clients.revocations.is_none()) {
+        insecure("TLS_CLIENT_CA_FILE without TLS_CLIENT_CRL_FILE: no client certificate can be revoked");
     }
     if settings.tls12 {
         insecure("tls.min_version=1.2");

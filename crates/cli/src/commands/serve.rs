@@ -24,7 +24,7 @@ use interlock_model::secret::Secret;
 use interlock_server::config::{ConnectionLimits, ServerConfig};
 use interlock_server::listener::Listener;
 use interlock_server::perimeter::limits::{Limiter, SharedCounters, WhenAway};
-use interlock_server::tls;
+use interlock_server::tls::{self, Keeper};
 use interlock_server::{AppState, DeviceServices, Services};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -143,7 +143,7 @@ where
     installation::prepare(&state)?;
 
     // What can fail without touching the device comes first: certificate, port, database, keys.
-    let (tls_config, ca_file) = net::certificate(&settings, &state)?;
+    let (certificates, ca_file) = net::certificates(&settings, &state)?;
     let address = SocketAddr::new(settings.bind, settings.port);
     let tcp = TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?;
     let mut parts = installation::open(&state, settings.database_url.as_ref()).await?;
@@ -176,7 +176,7 @@ where
         .filter(|title| !title.is_empty())
         .or_else(|| host.as_ref().map(|host| host.status().title))
         .unwrap_or_else(|| "Interlock".to_owned());
-    let server = server_config(&settings, &title, host.as_ref(), tls_config.is_some());
+    let server = server_config(&settings, &title, host.as_ref(), certificates.is_some());
 
     let redis = shared.as_ref().map(|shared| shared.place().to_owned());
     let (recorder, recording) = audit::recorder(Arc::clone(&parts.store), parts.ambient.clone());
@@ -203,6 +203,7 @@ where
         limiter,
         shared: shared.clone(),
         heralds,
+        certificates: certificates.clone(),
     };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let root = SystemPermit::root("system");
@@ -225,11 +226,15 @@ where
         tokio::spawn(task);
     }
     tokio::spawn(Arc::clone(&app.limits).save_forever(counters.clone(), SAVING));
+    if let Some(keeper) = certificates {
+        tokio::spawn(Arc::clone(&keeper).watch());
+        tokio::spawn(net::look_when_told(keeper));
+    }
     if settings.jwt_secret.is_none() {
         tokio::spawn(installation::follow_key(state.clone(), app.identity.clone()));
     }
 
-    let listener = Listener::new(tcp, tls_config, &app.config, Arc::clone(&app.entropy));
+    let listener = Listener::new(tcp, app.certificates.clone(), &app.config, Arc::clone(&app.entropy));
     let bound = listener.address()?;
     let scheme = if app.config.tls { "https" } else { "http" };
     let catalogue = host.as_ref().map(Host::catalogue);
@@ -353,6 +358,7 @@ struct Wired<'a> {
     heralds: Option<Arc<Heralds>>,
     step_up: StepUpPolicy,
     owner_mode: bool,
+    certificates: Option<Arc<Keeper>>,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -414,6 +420,7 @@ impl Wired<'_> {
             recorder: self.recorder,
             limits: Arc::new(self.limiter),
             config: Arc::new(server),
+            certificates: self.certificates,
             clock: Arc::clone(&ambient.clock),
             entropy: Arc::clone(&ambient.entropy),
             metrics,

@@ -130,6 +130,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("tls.cert_file", &["TLS_CERT_FILE"], Kind::Text, "", "Certificate chain in PEM form."),
     setting("tls.key_file", &["TLS_KEY_FILE"], Kind::Text, "", "Private key in PEM form."),
+    setting(
+        "tls.client_ca_file",
+        &["TLS_CLIENT_CA_FILE"],
+        Kind::Text,
+        "",
+        "Authorities of client certificates, PEM. Empty: none are asked for.",
+    ),
+    setting(
+        "tls.client_crl_file",
+        &["TLS_CLIENT_CRL_FILE"],
+        Kind::Text,
+        "",
+        "Revocation lists of those authorities, PEM, one for each. Empty: no client certificate is ever revoked.",
+    ),
+    setting(
+        "tls.client_auth",
+        &["TLS_CLIENT_AUTH"],
+        Kind::Text,
+        "required",
+        "With tls.client_ca_file: required, or optional: whoever shows no certificate is served too.",
+    ),
     setting("tls.min_version", &[], Kind::Text, "1.3", "1.3, or 1.2 for old clients."),
     setting("limits.enabled", &["RATE_LIMIT_ENABLED"], Kind::Flag, "true", "Rate limits."),
     setting(
@@ -425,10 +446,7 @@ pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
 }
 
 /// Variables of the wire contract whose function does not exist yet, and that function.
-const NOT_YET: &[(&str, &str)] = &[
-    ("TLS_CLIENT_CA_FILE", "client certificates"),
-    ("AUDIT_RETENTION_DAYS", "audit retention (everything is kept)"),
-];
+const NOT_YET: &[(&str, &str)] = &[("AUDIT_RETENTION_DAYS", "audit retention (everything is kept)")];
 
 /// What a variable would do that is not there yet.
 pub(crate) fn not_yet(name: &str) -> Option<&'static str> {

@@ -8,6 +8,7 @@ use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap};
 use interlock_model::secret::Secret;
 use interlock_server::config::{Hsts, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
+use interlock_server::tls::ClientSources;
 use interlock_shared::RedisConfig;
 use ipnet::IpNet;
 
@@ -48,6 +49,7 @@ pub(crate) struct ServerSettings {
     pub(crate) legacy_errors: bool,
     pub(crate) tls: TlsMode,
     pub(crate) tls12: bool,
+    pub(crate) tls_clients: Option<ClientSources>,
     pub(crate) rate: RateLimits,
     pub(crate) screening: Screening,
     pub(crate) jwt_secret: Option<Secret>,
@@ -239,6 +241,7 @@ impl Config {
             legacy_errors: self.choice("server.error_format", &[("problem", false), ("legacy", true)])?,
             tls: self.tls()?,
             tls12: self.choice("tls.min_version", &[("1.3", false), ("1.2", true)])?,
+            tls_clients: self.tls_clients()?,
             rate: RateLimits {
                 enabled: self.flag("limits.enabled")?,
                 per_minute: u32::try_from(self.integer("limits.requests_per_minute", 1, 10_000_000)?)
@@ -302,7 +305,28 @@ impl Config {
                 ),
             ));
         }
+        if settings.tls == TlsMode::Off && settings.tls_clients.is_some() {
+            return Err(self.bad(
+                "tls.client_ca_file",
+                "client certificates need TLS: give --tls-cert and --tls-key, or --tls internal",
+            ));
+        }
         Ok(settings)
+    }
+
+    /// Which client certificates are taken.
+    fn tls_clients(&self) -> Result<Option<ClientSources>, ConfigError> {
+        let required = self.choice("tls.client_auth", &[("required", true), ("optional", false)])?;
+        let revocations = self.filled("tls.client_crl_file").map(PathBuf::from);
+        match self.filled("tls.client_ca_file") {
+            Some(authorities) => {
+                Ok(Some(ClientSources { authorities: authorities.into(), revocations, required }))
+            }
+            None if revocations.is_some() => {
+                Err(self.bad("tls.client_crl_file", "does nothing without tls.client_ca_file"))
+            }
+            None => Ok(None),
+        }
     }
 
     /// Networks that are never banned: the allow-list and the trusted proxies.
@@ -426,6 +450,9 @@ mod tests {
             [("BLOCK_SUSPICIOUS_TEXT", "observe")],
             [("BAN_ALLOW", "lab.example")],
             [("TLS_CERT_FILE", "cert.pem")],
+            [("TLS_CLIENT_CA_FILE", "ca.pem")],
+            [("TLS_CLIENT_CRL_FILE", "crl.pem")],
+            [("TLS_CLIENT_AUTH", "sometimes")],
             [("ACCESS_TOKEN_EXPIRE_HOURS", "0")],
             [("METRICS_TOKEN", "short")],
             [("REDIS_URL", "redis://redis.example:6379/1")],

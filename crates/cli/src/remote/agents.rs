@@ -59,6 +59,13 @@ pub(crate) enum AgentCommand {
         #[arg(long, value_parser = duration)]
         expires_in: Option<std::time::Duration>,
     },
+    /// Register whom its client certificates name, in place of what was registered; it signs in with them then
+    Certificates {
+        /// Id or name
+        agent: String,
+        /// Alternative names, such as dns:mixer.lab.example or uri:spiffe://lab.example/mixer; none takes the right away
+        names: Vec<String>,
+    },
 }
 
 /// What to change.
@@ -113,6 +120,10 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
             let done = client.delete_agent(id).await?;
             ui.one(&done, || Facts::new().with("deleted", line(&agent)), &id.to_string())
         }
+        AgentCommand::Certificates { agent, names } => {
+            let id = find(&client, &agent).await?;
+            tell(ui, &client.set_agent_certificates(id, &names).await?)
+        }
         AgentCommand::RotateSecret { agent, overlap, expires_in } => {
             let id = find(&client, &agent).await?;
             let new = NewAgentSecret {
@@ -162,7 +173,7 @@ fn table(agents: &[AgentView]) -> Table {
     let mut table = Table::new(&["ID", "NAME", "SCOPES", "SECRETS", "SEEN"]);
     for agent in agents {
         let seen = agent.last_seen_at.map_or_else(|| "never".to_owned(), time);
-        let proofs = (agent.secrets.len() + agent.keys).to_string();
+        let proofs = (agent.secrets.len() + agent.keys + agent.certificate_names.len()).to_string();
         table.row([agent.id.to_string(), agent.name.clone(), scopes(agent), proofs, seen]);
     }
     table
@@ -184,6 +195,9 @@ fn tell(ui: &Ui, agent: &AgentView) -> Result<(), Failure> {
                 .map_or_else(|| ", never used".to_owned(), |at| format!(", used {}", time(at)));
             facts =
                 facts.with("secret", format!("{} of {}{until}{used}", secret.id, time(secret.created_at)));
+        }
+        for name in &agent.certificate_names {
+            facts = facts.with("certificate", name);
         }
         if agent.keys > 0 {
             facts = facts.with("public keys", agent.keys.to_string());

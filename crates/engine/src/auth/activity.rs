@@ -171,6 +171,7 @@ mod tests {
             disabled: false,
             secrets: vec![],
             keys: vec![],
+            certificate_names: vec![],
             tokens_valid_from: at(0),
             created_at: at(0),
             created_by: "system".into(),
@@ -192,6 +193,7 @@ mod tests {
                 client_ip: [127, 0, 0, 1].into(),
                 request_id: "r".into(),
                 user_agent: String::new(),
+                certificate: None,
             },
         }
     }

@@ -26,6 +26,9 @@ pub struct Agent {
     /// Public keys (RFC 7517) for `private_key_jwt`.
     #[serde(default)]
     pub keys: Vec<Value>,
+    /// Names of certificates for `tls_client_auth`, as [`super::ClientCertificate`] writes them.
+    #[serde(default)]
+    pub certificate_names: Vec<String>,
     /// Tokens issued under another value are dead.
     pub tokens_valid_from: Timestamp,
     /// When it was made.
@@ -85,7 +88,7 @@ pub struct Session {
     pub principal: String,
     /// Name for people.
     pub name: String,
-    /// How it proved who it is: `password`, `secret`, `private_key_jwt`, `device_code`, `oidc`, `ldap`, ….
+    /// How it proved who it is: `password`, `secret`, `private_key_jwt`, `tls_client_auth`, `device_code`, `oidc`, `ldap`, ….
     pub method: String,
     /// Factors (RFC 8176).
     pub amr: Vec<String>,
@@ -121,6 +124,9 @@ pub struct Session {
     /// Ended before that.
     #[serde(default)]
     pub ended_at: Option<Timestamp>,
+    /// The certificate that its tokens are good with (RFC 8705 section 3).
+    #[serde(default)]
+    pub certificate: Option<super::Bound>,
     /// Why: `manual rotated reuse credentials agent_disabled`.
     #[serde(default)]
     pub ended_reason: Option<String>,

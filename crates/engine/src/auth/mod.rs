@@ -8,6 +8,7 @@ mod activity;
 mod assertion;
 mod bcrypt_hash;
 mod blocked;
+mod certificate;
 mod db;
 mod device_code;
 pub mod documents;
@@ -30,6 +31,7 @@ pub(crate) use account::note_length;
 pub use account::{Account, AccountError};
 pub use assertion::{BadKey, check_keys};
 pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
+pub use certificate::{BadName, Bound, ClientCertificate, check_names};
 pub use db::{Db, Recorded};
 pub use device_code::{Begun, DecideError, DeviceCodes, INTERVAL, PollError};
 pub use elsewhere::{
@@ -67,6 +69,8 @@ pub struct Origin {
     pub request_id: String,
     /// As sent, shortened, without control characters.
     pub user_agent: String,
+    /// The certificate that the client has shown on this connection.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// An authenticated principal with the rights it has at this moment.

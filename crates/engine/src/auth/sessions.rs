@@ -22,7 +22,7 @@ use super::activity::Activity;
 use super::documents::{Agent, ApiKey, Session};
 use super::elsewhere::NO_PASSWORD;
 use super::tokens::{Claims, Issue, TokenKind};
-use super::{Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
+use super::{Bound, Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
 use crate::Ambient;
 use crate::security::{self, Event};
 
@@ -261,6 +261,7 @@ impl Sessions {
             access_jti: self.fresh_jti(),
             expires_at: self.end_of(kind, with_refresh, now),
             ended_at: None,
+            certificate: origin.certificate.as_ref().map(|certificate| certificate.bound().clone()),
             ended_reason: None,
         };
         let issued = self.issue(session)?;
@@ -382,6 +383,7 @@ impl Sessions {
             longest: self.tokens.longest_session(),
             from: (origin.client_ip.to_string(), origin.user_agent.clone()),
             authenticated: authenticated.is_some(),
+            certificate: origin.certificate.as_ref().map(|certificate| certificate.bound().clone()),
         };
         let proof =
             self.system.acting("token.refreshed", Some(claims.sub.clone())).on_behalf(&claims.sub, origin);
@@ -528,11 +530,15 @@ impl Sessions {
         let present = self.present(&claims).ok()?;
         let grants = self.derive(&claims, &present);
         let scope: Vec<&str> = grants.scopes().iter().map(Scope::as_str).collect();
-        Some(json!({
+        let mut answer = json!({
             "active": true, "scope": scope.join(" "), "client_id": claims.client_id, "username": claims.name,
             "token_type": claims.kind.name(), "exp": claims.exp, "iat": claims.iat, "nbf": claims.nbf,
             "sub": claims.sub, "aud": claims.aud, "iss": claims.iss, "jti": claims.jti,
-        }))
+        });
+        if let Some(cnf) = &claims.cnf {
+            answer["cnf"] = json!(cnf);
+        }
+        Some(answer)
     }
 
     /// The owner of a token as it is now, if the token is not revoked.
@@ -573,6 +579,12 @@ impl Sessions {
         let verified = self.verified(credential)?;
         let claims = &verified.claims;
         Tokens::check_time(claims, self.ambient.clock.now())?;
+        if let Some(bound) = &claims.cnf {
+            let shown = origin.certificate.as_ref().ok_or(TokenError::Certificate)?;
+            if shown.thumbprint() != bound.thumbprint {
+                return Err(TokenError::Certificate);
+            }
+        }
         let present = self.present(claims)?;
         let generation = self.principals.generation();
         let mut derived = verified.derived.lock().unwrap_or_else(PoisonError::into_inner);
@@ -688,6 +700,8 @@ struct Rotation {
     from: (String, String),
     /// The client has proved who it is.
     authenticated: bool,
+    /// The certificate that it shows.
+    certificate: Option<Bound>,
 }
 
 impl Rotation {
@@ -697,6 +711,16 @@ impl Rotation {
         if session.ended_at.is_some() {
             return Err(TokenError::Revoked.into());
         }
+        // The session of a certificate goes on with that certificate, or with its successor (RFC 8705 section 4).
+        let fits = match (&session.certificate, &self.certificate) {
+            (None, _) => true,
+            (Some(_), Some(_)) if self.authenticated => true,
+            (Some(bound), Some(shown)) => bound.is_followed_by(shown),
+            (Some(_), None) => false,
+        };
+        if !fits {
+            return Err(TokenError::Certificate.into());
+        }
         let details = |session: &Session, repeated: bool| json!({ "token_type": "refresh", "jti": session.access_jti, "session": session.id, "repeated": repeated });
         let last_moment = session.created_at.plus(self.longest);
         if session.refresh_jti.as_ref() == Some(&self.jti) {
@@ -705,6 +729,7 @@ impl Rotation {
             session.issued_at = self.now;
             session.expires_at = self.end.min(last_moment);
             (session.client_ip, session.user_agent) = self.from;
+            session.certificate = self.certificate;
             let session = Versioned { document: session, version };
             if identity::update(tx, &session).await? != Put::Done {
                 return Err(Error::Corrupt("a session changed under its own lock".to_owned()).into());

@@ -73,7 +73,7 @@ pub struct SignedIn {
     pub roles: Vec<String>,
 }
 
-/// How an agent proves who it is.
+/// How an agent proves who it is, where it is not the certificate of its connection (RFC 8705 section 2.1).
 #[derive(Debug)]
 pub enum AgentProof {
     /// Its secret.
@@ -387,6 +387,10 @@ impl SignIns {
                 let keys = agent.as_ref().map_or(&[][..], |agent| &agent.keys);
                 assertion::verify(text.expose(), &account, audience, keys, now).map(Means::Assertion)
             }
+            None if let Some(shown) = &origin.certificate => {
+                let registered = agent.as_ref().map_or(&[][..], |agent| &agent.certificate_names);
+                shown.names_any(registered).then_some(Means::Certificate)
+            }
             secret => {
                 // No secret costs and answers like a wrong one.
                 let guess = match secret {
@@ -449,7 +453,7 @@ impl SignIns {
             }
         };
         let now = self.ambient.clock.now();
-        let method = if matches!(means, Means::Secret(_)) { "secret" } else { "private_key_jwt" };
+        let method = means.name();
         let opening = Opening { with_refresh, ..Opening::agent(&agent, scopes, method, origin) };
         let id = agent.id;
         let taken = Arc::new(std::sync::Mutex::new(None));
@@ -545,6 +549,18 @@ enum Means {
     /// Id of the secret.
     Secret(String),
     Assertion(Assertion),
+    Certificate,
+}
+
+impl Means {
+    /// As sessions and the audit trail call it.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Secret(_) => "secret",
+            Self::Assertion(_) => "private_key_jwt",
+            Self::Certificate => "tls_client_auth",
+        }
+    }
 }
 
 /// What the transaction says of an assertion that was used before.
@@ -569,7 +585,7 @@ async fn note_seen(
         Means::Secret(used) => {
             found.secrets.iter().any(|secret| secret.id == *used && recent(secret.last_used_at))
         }
-        Means::Assertion(_) => true,
+        Means::Assertion(_) | Means::Certificate => true,
     };
     if recent(found.last_seen_at) && used_lately {
         return Ok(None);

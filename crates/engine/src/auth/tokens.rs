@@ -200,6 +200,14 @@ impl TokenKind {
     }
 }
 
+/// What a token is good together with (RFC 8705 section 3.1).
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Confirmation {
+    /// SHA-256 of a client certificate, in base64url.
+    #[serde(rename = "x5t#S256")]
+    pub thumbprint: String,
+}
+
 /// What a token says (RFC 9068 names where it has one).
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Claims {
@@ -244,6 +252,9 @@ pub struct Claims {
     pub aud: String,
     /// The principal's `tokens_valid_from` at issue, microseconds: when that moves, the token is dead.
     pub epo: i64,
+    /// The client certificate that it is good with; in access tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
 }
 
 /// Why a token is not accepted. To the outside every reason looks the same.
@@ -260,6 +271,8 @@ pub enum TokenError {
     Revoked,
     /// Its owner is unknown, disabled, or has changed credentials.
     Principal,
+    /// It is bound to a certificate, and the client shows none or another.
+    Certificate,
 }
 
 impl TokenError {
@@ -271,6 +284,7 @@ impl TokenError {
             Self::Expired => "expired_token",
             Self::Revoked => "revoked_token",
             Self::Principal => "unknown_or_disabled_principal",
+            Self::Certificate => "other_certificate",
         }
     }
 }
@@ -388,6 +402,12 @@ impl Tokens {
             iss: self.issuer.clone(),
             aud: self.audience.clone(),
             epo: session.epoch.micros(),
+            // A refresh token is bound by its session: a renewed certificate goes on with it.
+            cnf: session
+                .certificate
+                .as_ref()
+                .filter(|_| kind == TokenKind::Access)
+                .map(|bound| Confirmation { thumbprint: bound.thumbprint.clone() }),
         };
         let current = self.keys.current.load();
         let mut header = Header::new(current.algorithm);
@@ -520,6 +540,7 @@ mod tests {
             access_jti: "access".into(),
             expires_at: now,
             ended_at: None,
+            certificate: None,
             ended_reason: None,
         }
     }

@@ -257,6 +257,7 @@ pub(crate) fn origin() -> Origin {
         client_ip: "10.0.0.7".parse().expect("an address"),
         request_id: "req-1".to_owned(),
         user_agent: String::new(),
+        certificate: None,
     }
 }
 

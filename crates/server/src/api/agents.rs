@@ -12,7 +12,8 @@ use interlock_engine::auth::documents::Agent;
 use interlock_engine::auth::{AgentProof, Issued, Origin};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{
-    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentKeys, SetAgentSecret, UpdateAgent,
+    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentCertificates, SetAgentKeys, SetAgentSecret,
+    UpdateAgent,
 };
 use interlock_model::scope::{self, Scope};
 use interlock_model::screen::Place;
@@ -37,6 +38,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::DELETE, "/agents/{agent_id}", delete_agent)
         .route(Method::POST, "/agents/{agent_id}/credentials", set_agent_secret)
         .route(Method::PUT, "/agents/{agent_id}/keys", set_agent_keys)
+        .route(Method::PUT, "/agents/{agent_id}/certificates", set_agent_certificates)
 }
 
 /// Keeps what holds a token or a secret out of every cache.
@@ -127,7 +129,9 @@ fn view(agent: &Agent) -> AgentView {
         webhook_url: agent.webhook_url.clone(),
         created_at: agent.created_at,
         status: if agent.disabled { "disabled" } else { "active" }.to_owned(),
-        has_credentials: !agent.secrets.is_empty() || !agent.keys.is_empty(),
+        has_credentials: !agent.secrets.is_empty()
+            || !agent.keys.is_empty()
+            || !agent.certificate_names.is_empty(),
         last_seen_at: agent.last_seen_at,
         secrets: agent
             .secrets
@@ -140,6 +144,7 @@ fn view(agent: &Agent) -> AgentView {
             })
             .collect(),
         keys: agent.keys.len(),
+        certificate_names: agent.certificate_names.clone(),
     }
 }
 
@@ -292,4 +297,23 @@ async fn set_agent_keys(
     JsonBody(body): JsonBody<NewKeys>,
 ) -> Result<Json<AgentView>, ApiError> {
     Ok(Json(view(&identity.agents.set_keys(&grant, body.keys).await?)))
+}
+
+#[derive(Debug, Deserialize)]
+struct NewNames {
+    names: Vec<String>,
+}
+
+impl Screened for NewNames {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        self.names.iter().for_each(|name| look(Place::Id, name));
+    }
+}
+
+async fn set_agent_certificates(
+    grant: Granted<SetAgentCertificates>,
+    State(identity): State<Identity>,
+    JsonBody(body): JsonBody<NewNames>,
+) -> Result<Json<AgentView>, ApiError> {
+    Ok(Json(view(&identity.agents.set_certificate_names(&grant, &body.names).await?)))
 }

@@ -305,6 +305,9 @@ fn base(state: &AppState, headers: &HeaderMap) -> String {
 async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Value> {
     let base = base(&state, &headers);
     let (issuer, audience) = state.identity.sessions.tokens().names();
+    let certificates = state.certificates.as_ref().is_some_and(|keeper| keeper.takes_client_certificates());
+    let mut methods = vec!["client_secret_basic", "client_secret_post", "private_key_jwt"];
+    methods.extend(certificates.then_some("tls_client_auth"));
     Json(json!({
         "issuer": issuer,
         "interlock_audience": audience,
@@ -315,9 +318,10 @@ async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Val
         "device_authorization_endpoint": format!("{base}/oauth/device_authorization"),
         "grant_types_supported": ["client_credentials", "refresh_token", DEVICE_CODE],
         "response_types_supported": [],
-        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "token_endpoint_auth_methods_supported": methods,
         "token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
-        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "revocation_endpoint_auth_methods_supported": methods,
+        "tls_client_certificate_bound_access_tokens": certificates,
         "introspection_endpoint_auth_methods_supported": ["bearer"],
         "scopes_supported": scope::KNOWN,
     }))

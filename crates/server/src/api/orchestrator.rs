@@ -11,8 +11,10 @@ use interlock_model::action::{Installation, ReadMetrics};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+use super::service::add_certificate;
 use crate::routes::{ApiRouter, PublicReason, bearer};
 use crate::state::AppState;
+use crate::tls::Condition;
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::GET, "/", PublicReason::Banner, orchestrator_banner)
@@ -42,7 +44,17 @@ async fn checks(state: &AppState) -> Vec<Check> {
     let database = state.evidence.storage_is_up().await;
     let millis = begun.elapsed().as_secs_f64() * 1000.0;
     let fresh = state.identity.principals.is_fresh();
-    vec![
+    let certificate = state.certificates.as_ref().map(|keeper| {
+        let (condition, expires_at) = keeper.condition();
+        Check {
+            name: "certificate",
+            healthy: condition != Condition::Over,
+            message: condition.name(),
+            details: json!({ "expires_at": expires_at }),
+            millis: 0.0,
+        }
+    });
+    let mut checks = vec![
         Check { name: "api", healthy: true, message: "answering", details: json!({}), millis: 0.0 },
         Check {
             name: "database",
@@ -51,7 +63,9 @@ async fn checks(state: &AppState) -> Vec<Check> {
             details: json!({ "revocations_fresh": fresh }),
             millis,
         },
-    ]
+    ];
+    checks.extend(certificate);
+    checks
 }
 
 async fn orchestrator_health(
@@ -97,8 +111,8 @@ async fn orchestrator_ready(State(state): State<AppState>) -> Response {
     let fresh = state.identity.principals.is_fresh();
     let ready = database && fresh;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
-        "status": if ready { "ready" } else { "not ready" }, "api": true, "database": database, "revocations": fresh,
-    });
+    let word = if ready { "ready" } else { "not ready" };
+    let mut body = json!({ "status": word, "api": true, "database": database, "revocations": fresh });
+    add_certificate(&state, &mut body);
     (status, Json(body)).into_response()
 }

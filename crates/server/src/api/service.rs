@@ -89,8 +89,19 @@ async fn ready(State(state): State<AppState>) -> Response {
     let database = state.evidence.storage_is_up().await && state.identity.principals.is_fresh();
     let device = Devices::from_ref(&state).is_serving();
     let status = if database && device { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "status": if database && device { "ready" } else { "not ready" }, "api": true, "database": database, "device": device });
+    let word = if database && device { "ready" } else { "not ready" };
+    let mut body = json!({ "status": word, "api": true, "database": database, "device": device });
+    add_certificate(&state, &mut body);
     (status, Json(body)).into_response()
+}
+
+/// How the server's certificate stands; every handshake shows its end anyway. It does not make a server unready: clients that
+/// know better than to trust it are better off with an error that says so.
+pub(super) fn add_certificate(state: &AppState, answer: &mut Value) {
+    if let Some(keeper) = &state.certificates {
+        let (condition, expires_at) = keeper.condition();
+        answer["certificate"] = json!({ "status": condition.name(), "expires_at": expires_at });
+    }
 }
 
 async fn metrics(

@@ -22,7 +22,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use interlock_engine::auth::Origin;
+use interlock_engine::security::{self, Event};
 use interlock_model::Entropy;
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -33,6 +36,7 @@ use tower::ServiceExt as _;
 use crate::config::ConnectionLimits;
 use crate::gate::{self, Gate, MAX_HEAD, Paced, Refused, Verdict};
 use crate::listener::Peer;
+use crate::tls::{self, Keeper, Presented};
 
 pub(crate) use bodies::TooSlow;
 use bodies::{Fate, Given, Taken};
@@ -120,34 +124,51 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Serves it to its end.
-    pub(crate) async fn run(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+    pub(crate) async fn run(self, stream: TcpStream, keeper: Option<Arc<Keeper>>) {
         let stream = Paced::new(
             stream,
             self.limits.least_rate,
             self.limits.patience,
             Arc::clone(&self.activity.taken),
         );
-        let Some(acceptor) = acceptor else {
-            return self.http1(stream, false).await;
+        let plain = Peer { address: self.address, tls: false, certificate: None };
+        let Some(keeper) = keeper else {
+            return self.http1(stream, plain).await;
         };
-        match tokio::time::timeout(self.limits.handshake, acceptor.accept(stream)).await {
+        let (config, generation) = keeper.config();
+        let accepting = TlsAcceptor::from(config).accept(stream);
+        match tokio::time::timeout(self.limits.handshake, accepting).await {
             Ok(Ok(stream)) => {
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    self.http2(stream).await;
+                let session = stream.get_ref().1;
+                let certificate = match session.peer_certificates() {
+                    None => None,
+                    Some(chain) => match Presented::new(chain, &keeper, generation) {
+                        Some(shown) => Some(Arc::new(shown)),
+                        None => return refused(self.address, "unreadable"),
+                    },
+                };
+                let peer = Peer { tls: true, certificate, ..plain };
+                if session.alpn_protocol() == Some(b"h2") {
+                    self.http2(stream, peer).await;
                 } else {
-                    self.http1(stream, true).await;
+                    self.http1(stream, peer).await;
                 }
             }
-            Ok(Err(error)) => tracing::debug!(%error, client = %self.address, "a TLS handshake failed"),
+            Ok(Err(error)) => {
+                if let Some(reason) = tls::why_refused(&error) {
+                    refused(self.address, reason);
+                }
+                tracing::debug!(%error, client = %self.address, "a TLS handshake failed");
+            }
             Err(_) => tracing::debug!(client = %self.address, "a TLS handshake took too long"),
         }
     }
 
-    async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, tls: bool) {
+    async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
         let verdict = Arc::new(Verdict::default());
         let log = gate::Log { peer: self.address.ip().to_canonical(), entropy: Arc::clone(&self.entropy) };
         let stream = Gate::new(stream, Arc::clone(&verdict), log);
-        let service = self.service(tls);
+        let service = self.service(peer);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let number = self.activity.begun.fetch_add(1, Ordering::AcqRel) + 1;
             service.clone().answer(request, verdict.on(number))
@@ -169,8 +190,8 @@ impl Connection {
         self.log_end(ended);
     }
 
-    async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let service = self.service(true);
+    async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
+        let service = self.service(peer);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             self.activity.begun.fetch_add(1, Ordering::AcqRel);
             service.clone().answer(request, None)
@@ -208,14 +229,25 @@ impl Connection {
         }
     }
 
-    fn service(&self, tls: bool) -> Service {
+    fn service(&self, peer: Peer) -> Service {
         Service {
             router: self.router.clone(),
-            peer: Peer { address: self.address, tls },
+            peer,
             activity: Arc::clone(&self.activity),
             slow: (self.limits.least_rate, self.limits.patience),
         }
     }
+}
+
+/// Tells that somebody came with a client certificate that is not taken, or without one where one is required.
+fn refused(client: SocketAddr, reason: &'static str) {
+    let origin = Origin {
+        client_ip: client.ip().to_canonical(),
+        request_id: String::new(),
+        user_agent: String::new(),
+        certificate: None,
+    };
+    security::event(Event::CertificateRefused, None, Some(&origin), json!({ "reason": reason }));
 }
 
 /// Counts a request until its answer's head is ready.

@@ -112,6 +112,7 @@ impl From<AgentError> for ApiError {
             AgentError::Overlap => Self::field(&["body", "overlap_seconds"], "range", text),
             AgentError::Expiry => Self::field(&["body", "expires_at"], "range", text),
             AgentError::Keys(_) => Self::field(&["body", "keys"], "key", text),
+            AgentError::Names(_) => Self::field(&["body", "names"], "name", text),
             AgentError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
             AgentError::Overloaded => busy(),
             AgentError::Store(cause) => Self::storage(&cause),

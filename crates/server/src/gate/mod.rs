@@ -162,8 +162,12 @@ impl Log {
     /// Counts and logs; returns the id under which.
     fn refused(&self, reason: Reason) -> String {
         let request_id = format!("req-{}", interlock_model::id::random_hex(&*self.entropy, 12));
-        let origin =
-            Origin { client_ip: self.peer, request_id: request_id.clone(), user_agent: String::new() };
+        let origin = Origin {
+            client_ip: self.peer,
+            request_id: request_id.clone(),
+            user_agent: String::new(),
+            certificate: None,
+        };
         blocked(&origin, reason.name());
         request_id
     }

@@ -237,6 +237,15 @@ pub(super) const OPERATIONS: &[Entry] = &[
         "Agent",
     ),
     (
+        "PUT",
+        "/agents/{agent_id}/certificates",
+        "set_agent_certificates",
+        "Agents",
+        "Register whom its client certificates name, for tls_client_auth",
+        "CertificateNames",
+        "Agent",
+    ),
+    (
         "POST",
         "/oauth/token",
         "oauth_token",
@@ -441,6 +450,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("last_seen_at", "time?"),
             ("secrets", "[object]"),
             ("keys", "integer"),
+            ("certificate_names", "[string]"),
         ],
         &[],
     ),
@@ -453,6 +463,7 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     ("AgentSecret", &[("agent_id", "string"), ("agent_secret", "string?"), ("message", "string")], &[]),
     ("AgentKeys", &[("keys", "[object]")], &[]),
+    ("CertificateNames", &[("names", "[string]")], &[]),
     (
         "TokenForm",
         &[("grant_type", "string")],

@@ -17,14 +17,16 @@ pub struct Client {
     pub ip: IpAddr,
     /// The client's own connection was encrypted.
     pub secure: bool,
+    /// A listed proxy stands between: the connection, and its certificate, are the proxy's.
+    pub proxied: bool,
 }
 
 /// Resolves the client of a request.
-pub fn resolve(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+pub fn resolve(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     let socket = peer.address.ip().to_canonical();
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     if !is_trusted(socket) {
-        return Client { ip: socket, secure: peer.tls };
+        return Client { ip: socket, secure: peer.tls, proxied: false };
     }
     let forwarded = headers
         .get_all("x-forwarded-for")
@@ -55,7 +57,7 @@ pub fn resolve(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
             .is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"https")),
         None => peer.tls,
     };
-    Client { ip, secure }
+    Client { ip, secure, proxied: true }
 }
 
 fn parse(hop: &str) -> Option<IpAddr> {
@@ -77,7 +79,7 @@ mod tests {
     }
 
     fn peer(address: &str) -> Peer {
-        Peer { address: address.parse().expect("address"), tls: false }
+        Peer { address: address.parse().expect("address"), ..Peer::default() }
     }
 
     #[test]
@@ -87,9 +89,12 @@ mod tests {
             ("x-real-ip", "1.2.3.4"),
             ("x-forwarded-proto", "https"),
         ]);
-        let client = resolve(peer("203.0.113.7:1"), &forged, &["127.0.0.0/8".parse().expect("net")]);
+        let client = resolve(&peer("203.0.113.7:1"), &forged, &["127.0.0.0/8".parse().expect("net")]);
 
-        assert_eq!(client, Client { ip: "203.0.113.7".parse().expect("address"), secure: false });
+        assert_eq!(
+            client,
+            Client { ip: "203.0.113.7".parse().expect("address"), secure: false, proxied: false }
+        );
     }
 
     #[test]
@@ -103,7 +108,7 @@ mod tests {
             ("[2001:db8::1]", "2001:db8::1"),
             ("::ffff:203.0.113.7", "203.0.113.7"),
         ] {
-            let resolved = resolve(peer("127.0.0.1:1"), &headers(&[("x-forwarded-for", chain)]), &trusted);
+            let resolved = resolve(&peer("127.0.0.1:1"), &headers(&[("x-forwarded-for", chain)]), &trusted);
             assert_eq!(resolved.ip, client.parse::<IpAddr>().expect("address"), "{chain}");
         }
     }
@@ -118,8 +123,8 @@ mod tests {
         ]);
 
         assert_eq!(
-            resolve(peer("127.0.0.1:1"), &sent, &trusted),
-            Client { ip: "203.0.113.7".parse().expect("address"), secure: true }
+            resolve(&peer("127.0.0.1:1"), &sent, &trusted),
+            Client { ip: "203.0.113.7".parse().expect("address"), secure: true, proxied: true }
         );
     }
 }

@@ -38,9 +38,9 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// The whole perimeter.
 pub async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
+    let peer = request.extensions_mut().remove::<Peer>().unwrap_or_default();
     // Client address first: every later step counts, logs and refuses by it.
-    let client = address::resolve(peer, request.headers(), &state.config.trusted_proxies);
+    let client = address::resolve(&peer, request.headers(), &state.config.trusted_proxies);
     // Then a name for the request, which every answer carries.
     let refused = request.extensions_mut().remove::<Refused>();
     let request_id = match &refused {
@@ -51,6 +51,11 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
         client_ip: client.ip,
         request_id: request_id.clone(),
         user_agent: printable(request.headers().get(header::USER_AGENT)),
+        certificate: peer
+            .certificate
+            .as_ref()
+            .filter(|_| !client.proxied)
+            .map(|shown| Arc::clone(shown.identity())),
     });
     request.extensions_mut().insert(Arc::clone(&origin));
     let template = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none()).cloned();
@@ -61,7 +66,10 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     let path = request.uri().path().to_owned();
 
     let limited = limit(&state, &path, &origin).await;
-    let entered = limited.and_then(|()| enter(&state, &client, &origin, &request, refused.as_ref()));
+    let entered = limited.and_then(|()| {
+        let met = Met { peer: &peer, client: &client, refused: refused.as_ref() };
+        enter(&state, &met, &origin, &request)
+    });
     let mut response = match entered {
         Err(refusal) => refusal.into_response(),
         Ok(Entered::Answered(answer)) => answer,
@@ -94,6 +102,14 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
 #[error("a handler panicked; the line before this one says where")]
 struct Panicked;
 
+/// What is known of a request below HTTP.
+struct Met<'a> {
+    peer: &'a Peer,
+    client: &'a address::Client,
+    /// What the gate found.
+    refused: Option<&'a Refused>,
+}
+
 enum Entered {
     /// Go on; the slot is held until the answer's head is ready.
     Admitted(Option<tokio::sync::OwnedSemaphorePermit>),
@@ -116,26 +132,24 @@ async fn limit(state: &AppState, path: &str, origin: &Origin) -> Result<(), ApiE
 }
 
 /// Everything else that may refuse a request before its route sees it.
-fn enter(
-    state: &AppState,
-    client: &address::Client,
-    origin: &Origin,
-    request: &Request,
-    refused: Option<&Refused>,
-) -> Result<Entered, ApiError> {
+fn enter(state: &AppState, met: &Met<'_>, origin: &Origin, request: &Request) -> Result<Entered, ApiError> {
     let path = request.uri().path();
     let exempt = state.limits.is_exempt(path);
     // What cannot be read in one way only; the gate has logged it.
-    if let Some(refused) = refused {
+    if let Some(refused) = met.refused {
         return Err(protocol::refusal(refused.reason));
     }
     protocol::check(request, origin)?;
+    // A certificate that was good in the handshake may have been revoked since.
+    if met.peer.certificate.as_ref().is_some_and(|shown| !shown.is_good(state.clock.now())) {
+        return Err(protocol::certificate_over(origin));
+    }
     // Load shedding; the emergency stop and probes are never shed.
     let slot = if exempt { None } else { Some(state.limits.slot()?) };
     // Trusted host (DNS rebinding); before the redirect, which repeats the name.
     hosts::check(request, &state.config.allowed_hosts)?;
     // Plain HTTP where it is not wanted, then cross-origin preflight.
-    if state.config.force_https && !client.secure {
+    if state.config.force_https && !met.client.secure {
         return hosts::to_https(request).map(Entered::Answered);
     }
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {

@@ -5,6 +5,8 @@
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use interlock_engine::auth::Origin;
+use interlock_engine::security::{self, Event};
+use serde_json::json;
 
 use crate::error::ApiError;
 use crate::gate::{self, MAX_FIELDS, Reason};
@@ -30,6 +32,16 @@ pub(super) fn refusal(reason: Reason) -> ApiError {
 
 fn bad(detail: &'static str) -> ApiError {
     ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", detail)
+}
+
+/// What a client is told whose certificate has ended or was revoked since its handshake.
+pub(super) fn certificate_over(origin: &Origin) -> ApiError {
+    security::event(Event::CertificateRefused, None, Some(origin), json!({ "reason": "over" }));
+    ApiError::client(
+        StatusCode::FORBIDDEN,
+        "client_certificate",
+        "The client certificate of this connection is not valid any more. Connect again with one that is.",
+    )
 }
 
 /// Checks what the libraries let through.

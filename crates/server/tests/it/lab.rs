@@ -290,6 +290,7 @@ impl Lab {
             recorder: recorder.clone(),
             limits: Arc::new(Limiter::new(config.rate, config.connections.in_flight, &*ambient.clock)),
             config: Arc::new(config),
+            certificates: None,
             clock: Arc::clone(&ambient.clock),
             entropy: Arc::clone(&ambient.entropy),
             // Not installed: every test reads its own.
@@ -315,7 +316,7 @@ impl Lab {
     }
 
     pub(crate) fn ask(&self, method: Method, path: &str) -> Ask<'_> {
-        let peer = Peer { address: SocketAddr::from(([10, 0, 0, 7], 4711)), tls: false };
+        let peer = Peer { address: SocketAddr::from(([10, 0, 0, 7], 4711)), ..Peer::default() };
         Ask {
             lab: self,
             method,

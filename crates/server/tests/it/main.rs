@@ -29,6 +29,7 @@ mod sessions;
 mod sign_in;
 mod stop;
 mod storage;
+mod tls;
 mod tokens;
 mod users;
 mod vectors;

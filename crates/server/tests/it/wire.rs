@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use interlock_server::listener::Listener;
-use interlock_server::tls;
+use interlock_server::tls::{Keeper, Sources};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
@@ -37,29 +37,34 @@ pub(crate) async fn serve(lab: &Lab) -> Served {
 
 /// Listens on loopback with TLS, for HTTP/2 and HTTP/1.1.
 pub(crate) async fn serve_tls(lab: &Lab) -> Served {
-    listen(lab, Some(tempfile::tempdir().expect("a folder"))).await
+    let folder = tempfile::tempdir().expect("a folder");
+    let sources = Sources::internal(folder.path(), vec!["localhost".to_owned()]);
+    let keeper = Keeper::open(sources, Arc::clone(&lab.clock) as _).expect("certificates");
+    Served { certificates: Some(folder), ..listen(lab, Some(keeper)).await }
 }
 
-async fn listen(lab: &Lab, certificates: Option<TempDir>) -> Served {
-    let config = certificates.as_ref().map(|folder| {
-        let files = tls::internal(folder.path(), &["localhost".to_owned()], epoch()).expect("a certificate");
-        tls::load(&files.certificate, &files.key, false, epoch()).expect("a configuration")
-    });
+/// Listens on loopback with these certificates, if any.
+pub(crate) async fn listen(lab: &Lab, keeper: Option<Arc<Keeper>>) -> Served {
+    let app = lab.app.edited(|services| services.certificates.clone_from(&keeper));
     let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = Listener::new(tcp, config, &lab.app.config, Arc::clone(&lab.app.entropy));
+    let listener = Listener::new(tcp, keeper, &app.config, Arc::clone(&app.entropy));
     let served = Served {
         address: listener.address().expect("an address"),
         stop: CancellationToken::new(),
         connections: TaskTracker::new(),
-        certificates,
+        certificates: None,
     };
-    tokio::spawn(listener.serve(lab.router.clone(), served.stop.clone(), served.connections.clone()));
+    tokio::spawn(listener.serve(
+        interlock_server::router(app),
+        served.stop.clone(),
+        served.connections.clone(),
+    ));
     served
 }
 
 /// A verifier for certificates that are valid at the time of the tests' clock, not of this machine's.
 #[derive(Debug)]
-struct Epoch;
+pub(crate) struct Epoch;
 
 impl rustls::time_provider::TimeProvider for Epoch {
     fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
@@ -127,7 +132,7 @@ impl Reply {
 }
 
 /// Splits answers, each with its `Content-Length`.
-fn replies(text: &str) -> Vec<Reply> {
+pub(crate) fn replies(text: &str) -> Vec<Reply> {
     let (mut found, mut rest) = (Vec::new(), text);
     while !rest.is_empty() {
         let (head, after) = rest.split_once("\r\n\r\n").unwrap_or_else(|| panic!("half an answer: {text}"));

@@ -11,7 +11,12 @@ use interlock_model::time::TestClock;
 use super::*;
 
 fn origin(ip: &str) -> Origin {
-    Origin { client_ip: ip.parse().expect("address"), request_id: "req-1".into(), user_agent: String::new() }
+    Origin {
+        client_ip: ip.parse().expect("address"),
+        request_id: "req-1".into(),
+        user_agent: String::new(),
+        certificate: None,
+    }
 }
 
 /// 60 a minute and 1000 an hour, at a time of day.
