@@ -153,6 +153,16 @@ words! {
         Fixed = "fixed",
     }
 
+    /// What becomes of due times that nobody was there for, when the first server is back.
+    Misfire {
+        /// One run, for the latest of them.
+        RunOnce = "run_once",
+        /// One run for each of them.
+        RunAll = "run_all",
+        /// None; the next due time counts.
+        Skip = "skip",
+    }
+
     /// What made a run.
     Trigger {
         /// A due time.
@@ -199,6 +209,21 @@ words! {
         Used = "used",
         /// The run ended before anybody decided.
         Withdrawn = "withdrawn",
+    }
+}
+
+impl TaskRunId {
+    /// The first attempt for a due time: the same whoever computes it, so that a due time is one run.
+    ///
+    /// `digest` is a SHA-256 over task and due time. The id sorts by the due time (a UUID of version 8, RFC 9562).
+    pub fn of_due(due: Timestamp, digest: &[u8; 32]) -> Self {
+        let mut bytes = [0_u8; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        let millis = u64::try_from(due.micros() / 1000).unwrap_or(0).to_be_bytes();
+        bytes[..6].copy_from_slice(&millis[2..]);
+        bytes[6] = (bytes[6] & 0x0f) | 0x80;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(bytes)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod bans;
 pub mod identity;
 pub mod keys;
+pub mod orchestrator;
 pub mod runs;
 pub mod users;
 pub mod writes;
@@ -62,6 +63,25 @@ macro_rules! conformance_suite {
             audit::details_read_back_to_the_same_hash,
             audit::a_stranger_cannot_stop_the_record_with_odd_texts,
             audit::rows_are_filtered_and_paged,
+            orchestrator::a_task_is_read_back_and_changed,
+            orchestrator::a_dedupe_key_belongs_to_one_living_task,
+            orchestrator::tasks_are_filtered_and_paged,
+            orchestrator::a_due_time_is_fired_by_one_of_many,
+            orchestrator::a_run_lines_up_once,
+            orchestrator::a_run_is_claimed_by_one_of_many,
+            orchestrator::priorities_order_the_queue_and_starve_nobody,
+            orchestrator::a_late_finish_is_fenced_off,
+            orchestrator::a_dead_workers_runs_are_rescued,
+            orchestrator::a_failed_run_is_tried_again,
+            orchestrator::a_concurrency_key_is_held_by_one_run,
+            orchestrator::waiting_runs_are_held_delayed_and_withdrawn,
+            orchestrator::every_run_is_listed_once_newest_first,
+            orchestrator::a_reader_of_events_misses_nothing,
+            orchestrator::an_event_finds_its_listeners_and_is_kept_for_their_runs,
+            orchestrator::a_window_admits_one_trigger,
+            orchestrator::an_approval_is_decided_once_and_used_once,
+            orchestrator::an_answer_is_kept_under_its_key,
+            orchestrator::old_runs_are_deleted_in_batches,
             writes::a_rolled_back_write_leaves_no_trace,
             writes::a_repeatable_write_that_is_undone_takes_nobody_with_it,
             writes::a_failed_statement_cannot_be_committed,

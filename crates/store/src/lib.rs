@@ -26,8 +26,10 @@ pub mod conformance;
 mod filter;
 pub mod identity;
 pub mod migrations;
+pub mod orchestrator;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -303,6 +305,8 @@ pub trait Store: Send + Sync {
     async fn records(&self, kind: &str, owner: Option<&str>) -> Result<Vec<Record>, Error>;
     /// Identity records that changed after `mark`, in the order of their marks, at most `limit`.
     async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error>;
+    /// Reads of the orchestrator; see [`orchestrator::ask`].
+    async fn ask(&self, question: orchestrator::Question) -> Result<(), Error>;
     /// Answers if the database does.
     async fn ping(&self) -> Result<(), Error>;
     /// Ends writers and connections after what was begun is durable.
@@ -357,8 +361,10 @@ pub trait Tx: Send {
     /// texts becomes U+FFFD.
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error>;
 
-    /// Deletes keys, revocations and identity records that have expired at `now`; returns how many.
-    /// Deletes keys, revocations and bans that have expired at `now`; returns how many.
+    /// Tasks, their queue, runs, events and approvals.
+    fn orchestrator(&mut self) -> orchestrator::Changes<'_>;
+
+    /// Deletes keys, revocations, identity records and bans that have expired at `now`; returns how many.
     async fn delete_expired(&mut self, now: Timestamp) -> Result<u64, Error>;
 }
 

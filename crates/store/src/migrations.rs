@@ -30,6 +30,7 @@ pub struct Applied {
 pub const SQLITE: &[Step] = &[
     Step { name: "0001_first", sql: include_str!("../migrations/sqlite/0001_first.sql") },
     Step { name: "0002_identity", sql: include_str!("../migrations/sqlite/0002_identity.sql") },
+    Step { name: "0003_orchestrator", sql: include_str!("../migrations/sqlite/0003_orchestrator.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -37,6 +38,7 @@ pub const SQLITE: &[Step] = &[
 pub const POSTGRES: &[Step] = &[
     Step { name: "0001_first", sql: include_str!("../migrations/postgres/0001_first.sql") },
     Step { name: "0002_identity", sql: include_str!("../migrations/postgres/0002_identity.sql") },
+    Step { name: "0003_orchestrator", sql: include_str!("../migrations/postgres/0003_orchestrator.sql") },
 ];
 
 /// What is recorded for a step.

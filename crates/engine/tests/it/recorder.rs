@@ -89,6 +89,10 @@ impl Store for Gated {
         self.inner.records_since(mark, limit).await
     }
 
+    async fn ask(&self, question: interlock_store::orchestrator::Question) -> Result<(), StoreError> {
+        self.inner.ask(question).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }

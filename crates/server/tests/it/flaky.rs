@@ -139,6 +139,10 @@ impl Store for Flaky {
         self.readable()?.records_since(mark, limit).await
     }
 
+    async fn ask(&self, question: interlock_store::orchestrator::Question) -> Result<(), Error> {
+        self.readable()?.ask(question).await
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.readable()?.ping().await
     }

@@ -13,6 +13,7 @@ mod error;
 mod migrate;
 mod news;
 mod reads;
+mod sql;
 mod tx;
 mod url;
 
@@ -26,6 +27,7 @@ use self::error::{broken, error, pool_error};
 pub use self::news::News;
 use self::tx::PgTx;
 use crate::identity::Record;
+use crate::orchestrator::{Question, Reads};
 use crate::{
     AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
     UserRow, Verdict, Work,
@@ -153,6 +155,12 @@ impl Store for Postgres {
 
     async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error> {
         reads::records_since(&self.reader().await?, mark, limit).await
+    }
+
+    async fn ask(&self, question: Question) -> Result<(), Error> {
+        let client = self.reader().await?;
+        let mut reading = sql::Reading(&client);
+        question(Reads::new(&mut reading)).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

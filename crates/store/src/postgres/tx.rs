@@ -14,6 +14,7 @@ use super::error::{broken, error};
 use super::reads;
 use crate::codec::{self, refuse_nul};
 use crate::identity::{Put, Record};
+use crate::orchestrator::Changes;
 use crate::{BanRow, Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// "ilkusers" as a number: the advisory lock on users as a whole.
@@ -44,7 +45,21 @@ impl<'c> PgTx<'c> {
         self.transaction
     }
 
-    fn noted<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
+    /// The connection inside its transaction.
+    pub(super) fn transaction(&self) -> &Transaction<'c> {
+        &self.transaction
+    }
+
+    /// As [`PgTx::change`], for shared statements.
+    pub(super) async fn change_with(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
+        self.change(statement, parameters).await
+    }
+
+    pub(super) fn noted<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
         self.failed |= outcome.is_err();
         outcome
     }
@@ -450,6 +465,10 @@ impl Tx for PgTx<'_> {
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error> {
         let outcome = self.append(draft).await;
         self.noted(outcome)
+    }
+
+    fn orchestrator(&mut self) -> Changes<'_> {
+        Changes::new(self)
     }
 
     async fn delete_expired(&mut self, now: Timestamp) -> Result<u64, Error> {

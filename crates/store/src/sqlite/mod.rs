@@ -10,18 +10,21 @@ mod error;
 mod open;
 mod readers;
 mod reads;
+mod sql;
 mod tx;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
 
 use self::readers::Readers;
 use self::writer::{Piece, Writer};
 use crate::identity::Record;
+use crate::orchestrator::{Question, Reads};
 use crate::{
     AuditFilter, BanRow, Error, KeyRow, Page, Paged, RepeatableWork, Revocation, RunFilter, RunRow, Store,
     StoredEvent, UserRow, Work,
@@ -140,6 +143,17 @@ impl Store for Sqlite {
 
     async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error> {
         self.readers.read(move |connection| reads::records_since(connection, mark, limit)).await
+    }
+
+    async fn ask(&self, question: Question) -> Result<(), Error> {
+        self.readers
+            .read(move |connection| {
+                let mut reading = sql::Reading(connection);
+                question(Reads::new(&mut reading)).now_or_never().unwrap_or_else(|| {
+                    Err(error::broken("a read awaited something that is not its connection"))
+                })
+            })
+            .await
     }
 
     async fn ping(&self) -> Result<(), Error> {

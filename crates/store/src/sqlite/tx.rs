@@ -9,6 +9,7 @@ use super::error::{broken, error};
 use super::reads;
 use crate::codec::{self, refuse_nul};
 use crate::identity::{Put, Record};
+use crate::orchestrator::Changes;
 use crate::{BanRow, Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// The newest audit entry.
@@ -55,6 +56,18 @@ impl<'c> SqliteTx<'c> {
 
     fn noting<T>(&mut self, body: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         let outcome = body(self);
+        self.trace.failed |= outcome.is_err();
+        outcome
+    }
+
+    /// Runs shared statements; `touched` tells from their answer whether there may be something to undo.
+    pub(super) fn touching<T>(
+        &mut self,
+        body: impl FnOnce(&Connection) -> Result<T, Error>,
+        touched: impl FnOnce(&T) -> bool,
+    ) -> Result<T, Error> {
+        let outcome = body(self.connection);
+        self.trace.touched |= outcome.as_ref().map_or(true, touched);
         self.trace.failed |= outcome.is_err();
         outcome
     }
@@ -370,6 +383,10 @@ impl Tx for SqliteTx<'_> {
 
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error> {
         self.noting(|tx| tx.append(draft))
+    }
+
+    fn orchestrator(&mut self) -> Changes<'_> {
+        Changes::new(self)
     }
 
     async fn delete_expired(&mut self, now: Timestamp) -> Result<u64, Error> {

@@ -1,0 +1,90 @@
+//! What must be thrown away, a batch at a time, so that nobody waits long for it. And answers that are given again.
+
+use interlock_model::Timestamp;
+
+use super::{Changes, Reads};
+use crate::Error;
+use crate::sql::values;
+
+impl Changes<'_> {
+    /// Deletes at most `limit` runs that ended before `before`.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn delete_runs(&mut self, before: Timestamp, limit: u32) -> Result<u64, Error> {
+        self.sql
+            .change(
+                "DELETE FROM task_runs WHERE id IN (SELECT id FROM task_runs WHERE finished_at < ?1 ORDER BY finished_at LIMIT ?2)",
+                values![before, limit],
+            )
+            .await
+    }
+
+    /// Deletes at most `limit` questions that were made before `before` and stand for nothing any more, and as many answers
+    /// that have expired at `now`.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn delete_settled(
+        &mut self,
+        before: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, Error> {
+        let questions = self
+            .sql
+            .change(
+                "DELETE FROM approvals WHERE id IN (SELECT id FROM approvals WHERE created_at < ?1 \
+                 AND state NOT IN ('pending', 'approved') LIMIT ?2)",
+                values![before, limit],
+            )
+            .await?;
+        let answers = self
+            .sql
+            .change(
+                "DELETE FROM answers WHERE (actor, key) IN (SELECT actor, key FROM answers WHERE expires_at < ?1 LIMIT ?2)",
+                values![now, limit],
+            )
+            .await?;
+        Ok(questions + answers)
+    }
+
+    /// Keeps the answer to a request under its key until `expires`; `false` if there is one already.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn keep_answer(
+        &mut self,
+        actor: &str,
+        key: &str,
+        digest: &[u8; 32],
+        answer: &str,
+        (now, expires): (Timestamp, Timestamp),
+    ) -> Result<bool, Error> {
+        self.sql
+            .change_one(
+                "INSERT INTO answers (actor, key, digest, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+                 ON CONFLICT (actor, key) DO UPDATE SET digest = excluded.digest, answer = excluded.answer, \
+                 expires_at = excluded.expires_at WHERE answers.expires_at < ?6",
+                values![actor, key, digest, answer, expires, now],
+            )
+            .await
+    }
+}
+
+impl Reads<'_> {
+    /// The answer that was given under a key, and the digest of its request.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn answer(
+        &mut self,
+        actor: &str,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Option<([u8; 32], String)>, Error> {
+        let query = "SELECT digest, answer FROM answers WHERE actor = ?1 AND key = ?2 AND expires_at >= ?3";
+        let row = self.sql.row(query, values![actor, key, now]).await?;
+        row.map(|row| Ok((row.bytes(0)?, row.text(1)?.to_owned()))).transpose()
+    }
+}
