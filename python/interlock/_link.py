@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 
-_CHUNK = 1 << 18
+# What a pipe holds. A larger buffer is never filled, and is mapped and unmapped anew at each read.
+_CHUNK = 1 << 16
 _FIRST_PRIVATE_DESCRIPTOR = 10
 _INTERRUPT_PAUSE_SECONDS = 0.5
 _decode = json.JSONDecoder().decode
