@@ -20,7 +20,7 @@ import time
 from . import __version__
 from ._context import ctx
 from ._declare import BadParameters, RuleNotKept, registry
-from ._link import Link, claim_streams, die_with_parent, flush_prints, silence_output
+from ._link import Link, claim_streams, die_with_parent, flush_prints, kill_marked, silence_output
 from ._live import BetweenCalls, LiveRun, make_private, send
 from ._report import error_of
 from ._wire import encode
@@ -65,6 +65,7 @@ class Worker:
         self.limits = {}
         self.artifact_directory = None
         self.guarded = None
+        self.guarded_mark = None
         self.asynchronous = None
         self.handlers = {"hello": self.hello, "start": self.start, "call": self.call, "ping": self.ping,
                          "safe_state": self.safe_state, "guard": self.guard, "exit": self.exit}
@@ -213,8 +214,10 @@ class Worker:
     # standby
 
     def guard(self, command):
-        """Remember which process group to kill if the host disappears, and since when its leader runs."""
+        """Remember which process group to kill if the host disappears, since when its leader runs, and its mark."""
         pid = command.get("worker_pid")
+        mark = command.get("worker_mark")
+        self.guarded_mark = mark if isinstance(mark, str) and mark else None
         self.guarded = (pid, _start_time(pid)) if isinstance(pid, int) and pid > 1 else None
 
     def host_lost(self):
@@ -227,6 +230,8 @@ class Worker:
                     os.killpg(pid, signal.SIGKILL)
                 except OSError:
                     pass
+        if self.guarded_mark is not None:
+            kill_marked(self.guarded_mark)
         silence_output()
         self.run_safe_hooks("host_lost")
 

@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod environment;
 mod error;
+mod escaped;
 mod folder;
 mod host;
 mod journal;

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::Limits;
+use crate::escaped::{self, Mark};
 use crate::lines::{LineReader, LogReader};
 use crate::wire::{self, Message};
 
@@ -30,27 +31,35 @@ const CLOSED_WAIT: Duration = Duration::from_millis(200);
 
 /// The process groups that an emergency stop kills, without asking anybody.
 #[derive(Default)]
-pub(crate) struct Registry(Mutex<Vec<(Pid, bool)>>);
+pub(crate) struct Registry(Mutex<Vec<Entry>>);
+
+struct Entry {
+    pid: Pid,
+    mark: Mark,
+    exempt: bool,
+}
 
 impl Registry {
-    fn list(&self) -> MutexGuard<'_, Vec<(Pid, bool)>> {
+    fn list(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills every group that is not exempt. Ids in the list are never those of other processes: an entry is removed
-    /// before its process is reaped, under this lock.
+    /// Kills every group that is not exempt, then what has left those groups. Ids in the list are never those of other
+    /// processes: an entry is removed before its process is reaped, under this lock.
     pub(crate) fn kill_all(&self) {
-        for (pid, exempt) in self.list().iter() {
-            if !exempt {
-                kill_group(*pid);
-            }
-        }
+        let list = self.list();
+        let killed = list.iter().filter(|entry| !entry.exempt);
+        let marks = killed.map(|entry| {
+            kill_group(entry.pid);
+            entry.mark.clone()
+        });
+        escaped::kill(marks.collect());
     }
 
     /// A process that waits to run the safe-state hook, or runs it after a kill, is not killed by [`Self::kill_all`].
     fn set_exempt(&self, pid: Pid, exempt: bool) {
-        if let Some(entry) = self.list().iter_mut().find(|entry| entry.0 == pid) {
-            entry.1 = exempt;
+        if let Some(entry) = self.list().iter_mut().find(|entry| entry.pid == pid) {
+            entry.exempt = exempt;
         }
     }
 }
@@ -85,6 +94,7 @@ enum Death {
 pub(crate) struct Proc {
     child: Child,
     pid: Pid,
+    mark: Mark,
     registry: Arc<Registry>,
     stdin: Option<pipe::Sender>,
     outbox: Vec<u8>,
@@ -109,10 +119,12 @@ impl Proc {
         registry: &Arc<Registry>,
         exempt: bool,
     ) -> io::Result<Self> {
+        let mark = Mark::new();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.envs([mark.variable()]);
         let mut child = command.spawn()?;
         let pid = Pid::from_child(&child);
-        registry.list().push((pid, exempt));
+        registry.list().push(Entry { pid, mark: mark.clone(), exempt });
         let mut parts = || -> io::Result<_> {
             let stdin = child.stdin.take().map(OwnedFd::from).map(pipe::Sender::from_owned_fd);
             let stdout = child.stdout.take().map(OwnedFd::from).map(pipe::Receiver::from_owned_fd);
@@ -123,6 +135,7 @@ impl Proc {
             Ok((stdin, stdout, stderr, death)) => Ok(Self {
                 child,
                 pid,
+                mark,
                 registry: Arc::clone(registry),
                 stdin,
                 outbox: Vec::new(),
@@ -139,7 +152,7 @@ impl Proc {
             }),
             Err(error) => {
                 kill_group(pid);
-                registry.list().retain(|entry| entry.0 != pid);
+                registry.list().retain(|entry| entry.pid != pid);
                 let _ = child.wait();
                 Err(error)
             }
@@ -148,6 +161,11 @@ impl Proc {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its id and the mark of everything that it starts, for the standby that may have to kill them.
+    pub(crate) fn to_guard(&self) -> (u32, &str) {
+        (self.child.id(), self.mark.as_str())
     }
 
     /// Queues a line; writes at once what the pipe takes.
@@ -291,7 +309,7 @@ impl Proc {
         }
     }
 
-    /// Kills the whole group. Death follows as an event.
+    /// Kills the whole group. Death follows as an event; what has left the group is killed after it.
     pub(crate) fn kill(&self) {
         if !self.reaped {
             kill_group(self.pid);
@@ -302,9 +320,10 @@ impl Proc {
     pub(crate) fn reap(&mut self) -> Option<ExitStatus> {
         let mut list = self.registry.list();
         kill_group(self.pid);
-        list.retain(|entry| entry.0 != self.pid);
+        list.retain(|entry| entry.pid != self.pid);
         let status = self.child.try_wait().ok().flatten();
         self.reaped = status.is_some();
+        escaped::kill(vec![self.mark.clone()]);
         status
     }
 

@@ -290,8 +290,9 @@ pub(crate) fn safe_state(reason: Reason) -> Vec<u8> {
     line(&json!({"type": "safe_state", "reason": reason.as_str()}))
 }
 
-pub(crate) fn guard(worker_pid: Option<u32>) -> Vec<u8> {
-    line(&json!({"type": "guard", "worker_pid": worker_pid}))
+pub(crate) fn guard(worker: Option<(u32, &str)>) -> Vec<u8> {
+    let (pid, mark) = worker.unzip();
+    line(&json!({"type": "guard", "worker_pid": pid, "worker_mark": mark}))
 }
 
 pub(crate) fn exit() -> Vec<u8> {

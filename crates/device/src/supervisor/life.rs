@@ -71,11 +71,11 @@ impl Supervisor {
     /// Makes a process the worker.
     pub(super) fn adopt(&mut self, proc: Proc, phase: Phase) {
         let pid = proc.id();
+        if let Some(standby) = &mut self.standby {
+            standby.proc.send(&wire::guard(Some(proc.to_guard())));
+        }
         self.worker = Some(Worker { proc, phase, dying: None, born: Instant::now(), tail: VecDeque::new() });
         self.shared.view().worker.pid = Some(pid);
-        if let Some(standby) = &mut self.standby {
-            standby.proc.send(&wire::guard(Some(pid)));
-        }
     }
 
     /// The worker, or the standby that is on its way to be one, has loaded the file.

@@ -20,7 +20,7 @@ impl Supervisor {
         self.standby_retry.at = None;
         match self.spawn(Role::Standby) {
             Ok(mut proc) => {
-                proc.send(&wire::guard(self.worker.as_ref().map(|worker| worker.proc.id())));
+                proc.send(&wire::guard(self.worker.as_ref().map(|worker| worker.proc.to_guard())));
                 let deadline = Instant::now() + self.shared.config.load_deadline;
                 self.standby = Some(Standby { proc, ready: None, deadline });
             }

@@ -6,7 +6,12 @@ use interlock_device::Host;
 use interlock_model::device::{Journaled, Outcome};
 
 use crate::helper::Helper;
-use crate::lab::{Lab, bounded, call, eventually, lives, spawn, standby_is_ready};
+use crate::lab::{CHILDREN, Lab, bounded, call, eventually, lives, spawn, standby_is_ready};
+
+fn kill_9(pid: u32) {
+    let target = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(target, rustix::process::Signal::KILL).unwrap();
+}
 
 #[tokio::test]
 async fn a_worker_that_dies_in_a_call_is_told_and_replaced() {
@@ -37,8 +42,7 @@ async fn an_idle_worker_that_dies_is_replaced_by_way_of_the_hook() {
     standby_is_ready(&host).await;
     let pid = host.status().worker.pid.unwrap();
 
-    let target = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(target, rustix::process::Signal::KILL).unwrap();
+    kill_9(pid);
 
     eventually("replaced", || {
         let status = host.status();
@@ -68,8 +72,7 @@ async fn a_standby_that_dies_is_replaced_and_nobody_notices() {
     let standby: Vec<u32> = children.collect();
     assert_eq!(standby.len(), 1, "{standby:?}");
 
-    let target = rustix::process::Pid::from_raw(i32::try_from(standby[0]).unwrap()).unwrap();
-    rustix::process::kill_process(target, rustix::process::Signal::KILL).unwrap();
+    kill_9(standby[0]);
 
     eventually("noticed", || !host.status().worker.standby).await;
     assert!(matches!(bounded(host.call(call("echo"))).await, Outcome::Returned { .. }));
@@ -164,6 +167,33 @@ async fn the_process_of_a_killed_host_is_gone() {
     helper.kill();
 
     eventually("its death", || !lives(pid)).await;
+}
+
+#[tokio::test]
+async fn what_a_crashed_worker_started_dies_with_it() {
+    let lab = Lab::new(CHILDREN);
+    let host = lab.start().await;
+    let running = spawn(&host, call("children"));
+    let children = lab.children().await;
+
+    kill_9(host.status().worker.pid.unwrap());
+
+    assert!(matches!(bounded(running).await.unwrap(), Outcome::Crashed { .. }));
+    eventually("the children's death", || !children.iter().any(|child| lives(*child))).await;
+}
+
+#[tokio::test]
+async fn what_the_worker_of_a_killed_host_started_is_gone() {
+    // Without a hook for the safe state there is no standby, and the worker itself has to do it.
+    for lab in [Lab::with_file(CHILDREN), Lab::new(CHILDREN)] {
+        let helper = Helper::start(&lab, &[]);
+        helper.call("children");
+        let children = lab.children().await;
+
+        helper.kill();
+
+        eventually("the children's death", || !children.iter().any(|child| lives(*child))).await;
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,25 @@ def hold() -> int:
     return 7
 "#;
 
+/// An action that starts three programs which ignore signals: one stays in the process group of the worker, one leaves it, one
+/// leaves it as a daemon does. Stands alone or behind [`ACTIONS`].
+pub(crate) const CHILDREN: &str = r#"
+import os, subprocess
+from interlock import task
+
+@task
+def children():
+    stays = "trap '' INT TERM HUP; while :; do sleep 600; done"
+    forks = "(setsid sh -c \"trap '' HUP; echo \$\$; sleep 600; true\" </dev/null 2>/dev/null &)"
+    child = subprocess.Popen(["sh", "-c", stays])
+    own = subprocess.Popen(["sh", "-c", stays], start_new_session=True)
+    daemon = subprocess.Popen(["sh", "-c", forks], stdout=subprocess.PIPE)
+    pids = [child.pid, own.pid, int(daemon.stdout.readline())]
+    with open(os.path.join(os.environ["LAB"], "notes"), "a") as notes:
+        notes.write("children %s\n" % " ".join(map(str, pids)))
+    child.wait()
+"#;
+
 /// The folder and configuration of one test.
 pub(crate) struct Lab {
     pub(crate) folder: TempDir,
@@ -122,6 +141,15 @@ impl Lab {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workers/fake.py");
         lab.config.worker_command = Some(vec![python().into(), script.into(), mode.into()]);
         lab
+    }
+
+    /// Waits for [`CHILDREN`] and returns their ids.
+    pub(crate) async fn children(&self) -> Vec<u32> {
+        let noted = || self.notes().iter().find_map(|note| note.strip_prefix("children ").map(str::to_owned));
+        eventually("children", || noted().is_some()).await;
+        let pids: Vec<u32> = noted().unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
+        assert!(pids.len() == 3 && pids.iter().all(|pid| lives(*pid)));
+        pids
     }
 
     pub(crate) async fn start(&self) -> Host {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use interlock_device::{Host, ReleaseError};
 use interlock_model::device::{Journaled, NotStarted, Outcome, Rung};
 
-use crate::lab::{Lab, bounded, call, drain, eventually, lives, rungs, spawn, standby_is_ready};
+use crate::lab::{CHILDREN, Lab, bounded, call, drain, eventually, lives, rungs, spawn, standby_is_ready};
 
 const STOPPED: Outcome = Outcome::NotStarted { reason: NotStarted::EmergencyStop };
 
@@ -211,26 +211,14 @@ async fn a_stop_without_a_hook_is_confirmed_by_the_kill_alone() {
 
 #[tokio::test]
 async fn what_the_action_started_dies_with_it() {
-    let lab = Lab::new(
-        r#"
-@task
-def children():
-    import subprocess
-    child = subprocess.Popen(["sh", "-c", "trap '' INT TERM HUP; while :; do sleep 600; done"])
-    note("child %d" % child.pid)
-    child.wait()
-"#,
-    );
+    let lab = Lab::new(CHILDREN);
     let host = lab.start().await;
     let running = spawn(&host, call("children"));
-    eventually("a child", || lab.notes().iter().any(|note| note.starts_with("child "))).await;
-    let notes = lab.notes();
-    let pid: u32 = notes.iter().find_map(|note| note.strip_prefix("child ")).unwrap().parse().unwrap();
-    assert!(lives(pid));
+    let children = lab.children().await;
 
     bounded(host.emergency_stop("mo", None)).await;
 
-    eventually("the child's death", || !lives(pid)).await;
+    eventually("the children's death", || !children.iter().any(|child| lives(*child))).await;
     bounded(running).await.unwrap();
 }
 
