@@ -33,7 +33,7 @@ const redirect_uris = ['https://interlock.example/auth/oidc/callback'];
 const post_logout_redirect_uris = ['https://interlock.example/'];
 const common = { redirect_uris, post_logout_redirect_uris, response_types: ['code'], grant_types: ['authorization_code'] };
 // The first one has every sign that must be encoded in a header.
-const secrets = { basic_secret: 'a secret: of/the+client & more', post_secret: 'another secret' };
+const secrets = { basic_secret: 'a secret: of/the+client & more', post_secret: 'another secret', workload_secret: 'a third secret' };
 const clientKey = JSON.parse(readFileSync(`${dir}/client.jwk`, 'utf8'));
 
 const provider = new Provider(issuer, {
@@ -43,12 +43,20 @@ const provider = new Provider(issuer, {
     { ...common, client_id: 'post', client_secret: secrets.post_secret, token_endpoint_auth_method: 'client_secret_post', id_token_signed_response_alg: 'PS256' },
     { ...common, client_id: 'public', token_endpoint_auth_method: 'none', id_token_signed_response_alg: 'ES256', application_type: 'web' },
     { ...common, client_id: 'keyed', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', id_token_signed_response_alg: 'EdDSA', jwks: { keys: [clientKey] } },
+    // Programs: they get signed access tokens (RFC 9068) for whatever they name as resource.
+    { client_id: 'nightly', client_secret: secrets.workload_secret, redirect_uris: [], response_types: [], grant_types: ['client_credentials'] },
+    { client_id: 'stranger', client_secret: secrets.workload_secret, redirect_uris: [], response_types: [], grant_types: ['client_credentials'] },
   ],
   claims: { openid: ['sub'], profile: ['name', 'preferred_username'], email: ['email', 'email_verified'], groups: ['groups'] },
   scopes: ['openid', 'profile', 'email', 'groups'],
   enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
   pkce: { required: () => true },
-  features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true }, rpInitiatedLogout: { enabled: true }, registration: { enabled: true } },
+  features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true }, rpInitiatedLogout: { enabled: true }, registration: { enabled: true },
+    clientCredentials: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      getResourceServerInfo: (ctx, resource) => ({ scope: '', audience: resource, accessTokenFormat: 'jwt', accessTokenTTL: 300, jwt: { sign: { alg: 'ES256' } } }),
+    } },
   cookies: { keys: ['not a secret: this provider lives for one test run'] },
   findAccount: (ctx, id) => people[id] && { accountId: id, claims: () => ({ sub: id, ...people[id] }) },
   interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },

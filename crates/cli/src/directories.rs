@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use interlock_directory::{DirectoryError, Identity, Ldap, Oidc, PendingFlow, Step};
+use interlock_directory::{DirectoryError, Identity, Ldap, Oidc, PendingFlow, Step, Workloads};
 use interlock_engine::Ambient;
 use interlock_engine::auth::{
     Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebArrival, WebBegun, WebDirectory,
+    Workload, WorkloadDirectory,
 };
 use interlock_model::secret::Secret;
 
@@ -20,6 +21,11 @@ struct OidcPort {
     ambient: Ambient,
     /// Where the provider sends a browser that has signed out.
     back_to: Option<String>,
+}
+
+struct WorkloadPort {
+    workloads: Workloads,
+    ambient: Ambient,
 }
 
 fn elsewhere(error: &DirectoryError) -> Elsewhere {
@@ -76,6 +82,20 @@ impl WebDirectory for OidcPort {
     }
 }
 
+#[async_trait]
+impl WorkloadDirectory for WorkloadPort {
+    async fn identify(&self, token: &Secret) -> Result<Workload, Elsewhere> {
+        let identified = self.workloads.validate(self.ambient.clock.now(), token.expose()).await;
+        let identity = identified.map_err(|error| elsewhere(&error))?;
+        Ok(Workload {
+            agent: identity.principal,
+            subject: identity.subject,
+            once: identity.once,
+            until: identity.expires,
+        })
+    }
+}
+
 /// The directories that the settings name. Connects to nothing.
 ///
 /// # Errors
@@ -83,7 +103,12 @@ impl WebDirectory for OidcPort {
 pub(crate) fn directories(settings: &ServerSettings, ambient: &Ambient) -> anyhow::Result<Directories> {
     let ldap = settings.ldap.clone().map(Ldap::new).transpose().context("set up LDAP")?;
     let oidc = settings.oidc.clone().map(Oidc::new).transpose().context("set up OpenID Connect")?;
+    let trusts = settings.workloads.clone();
+    let workloads = Some(trusts).filter(|trusts| !trusts.is_empty()).map(Workloads::new).transpose()?;
     Ok(Directories {
+        workloads: workloads.map(|workloads| {
+            Arc::new(WorkloadPort { workloads, ambient: ambient.clone() }) as Arc<dyn WorkloadDirectory>
+        }),
         password: ldap.map(|ldap| Arc::new(LdapPort(ldap)) as Arc<dyn PasswordDirectory>),
         web: oidc.map(|oidc| {
             let back_to = settings.oidc_back_to.clone();
@@ -103,6 +128,20 @@ pub(crate) async fn try_ldap(
 ) -> anyhow::Result<Vec<Step>> {
     let config = settings.ldap.clone().context("LDAP_URL is not set: there is no LDAP directory to try")?;
     Ok(Ldap::new(config)?.test(name, password).await)
+}
+
+/// Tries the token of a program and returns every step.
+///
+/// # Errors
+/// When a setting cannot be used.
+pub(crate) async fn try_workload(
+    settings: &ServerSettings,
+    ambient: &Ambient,
+    token: &Secret,
+) -> anyhow::Result<Vec<Step>> {
+    anyhow::ensure!(!settings.workloads.is_empty(), "WORKLOADS_FILE is not set: no issuer is trusted");
+    let workloads = Workloads::new(settings.workloads.clone())?;
+    Ok(workloads.test(ambient.clock.now(), token.expose()).await)
 }
 
 /// Tries the OpenID provider as far as it goes without a browser, and returns every step and where a browser would go.

@@ -1,7 +1,7 @@
 //! Workload identity: a token that a cloud or a build service gave to a program, exchanged for a principal of ours.
 //!
 //! Only says which principal a token stands for. Whether that principal exists, is enabled and may do something is for the
-//! engine; so is remembering `jti` where a token must count once.
+//! engine; so is remembering the id of a token that counts once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use url::Url;
 
 use crate::oidc::http::Http;
 use crate::oidc::{self, Algorithm, Cached, Keys, Parsed, TokenFault, Wanted};
-use crate::{DirectoryError, Refusal};
+use crate::step::Trace;
+use crate::{DirectoryError, Refusal, Step};
 
 /// Who may come from one issuer.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct WorkloadTrust {
     pub algorithms: Vec<Algorithm>,
     /// Longest time from issue to end of a token, at most 24 h.
     pub longest: Duration,
+    /// Each token counts once, and must have an id.
+    pub once: bool,
     /// Authorities to trust for the issuer's keys, as PEM. Without it, those of this machine.
     pub ca_pem: Option<String>,
 }
@@ -52,8 +55,8 @@ pub struct WorkloadIdentity {
     pub principal: String,
     /// `oidc:<issuer>#<sub>`, for the audit trail.
     pub subject: String,
-    /// Id of the token, if it has one.
-    pub jti: Option<String>,
+    /// Where each token counts once: its id.
+    pub once: Option<String>,
     /// End of the token: nothing that is made from it should last longer.
     pub expires: Timestamp,
 }
@@ -119,6 +122,22 @@ impl Workloads {
             .await
             .unwrap_or_else(|_| Err(DirectoryError::unavailable("the issuer's keys did not come in time")))
     }
+
+    /// Tries a token, for people.
+    pub async fn test(&self, now: Timestamp, token: &str) -> Vec<Step> {
+        let mut trace = Trace::default();
+        trace.begin("token");
+        match self.validate(now, token).await {
+            Ok(identity) => {
+                let end = identity.expires.seconds() - now.seconds();
+                trace.pass(format!("{}, for {end} s more", identity.subject));
+                trace.begin("agent");
+                trace.pass(identity.principal);
+            }
+            Err(error) => trace.fail(&error),
+        }
+        trace.into_steps()
+    }
 }
 
 impl Issuer {
@@ -163,6 +182,10 @@ impl Issuer {
         if claims.contains_key("events") {
             return Err(TokenFault::Kind.into());
         }
+        let jti = oidc::text(&claims, "jti").filter(|jti| (1..=255).contains(&jti.len()));
+        if trust.once && jti.is_none() {
+            return Err(TokenFault::Claim.into());
+        }
         let subject = oidc::subject(&claims)?;
         let rule = trust.rules.iter().find(|rule| {
             fits(&rule.subject, &subject)
@@ -174,7 +197,7 @@ impl Issuer {
         Ok(WorkloadIdentity {
             principal: rule.principal.clone(),
             subject: oidc::subject_of(&trust.issuer, &subject),
-            jti: oidc::text(&claims, "jti").map(str::to_owned),
+            once: jti.filter(|_| trust.once).map(str::to_owned),
             expires,
         })
     }
@@ -292,6 +315,7 @@ mod tests {
                 }],
                 algorithms: vec![Algorithm::Rs256],
                 longest: Duration::from_hours(1),
+                once: false,
                 ca_pem: None,
             };
             change(&mut trust);

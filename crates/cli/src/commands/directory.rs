@@ -1,4 +1,5 @@
-//! `interlock directory test`: tries a sign-in against LDAP or the OpenID provider and shows each step.
+//! `interlock directory test`: tries a sign-in against LDAP or the OpenID provider, or the token of a program, and shows each
+//! step.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -20,8 +21,8 @@ pub(crate) enum DirectoryCommand {
 /// Options of `directory test`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct TestArgs {
-    /// ldap or oidc
-    #[arg(value_parser = ["ldap", "oidc"])]
+    /// ldap, oidc or workload
+    #[arg(value_parser = ["ldap", "oidc", "workload"])]
     kind: String,
     /// Sign-in name to try (LDAP)
     #[arg(long)]
@@ -29,6 +30,9 @@ pub(crate) struct TestArgs {
     /// Read the password from this file; without it no password is tried
     #[arg(long)]
     password_file: Option<PathBuf>,
+    /// Read the token from this file (workload)
+    #[arg(long)]
+    token_file: Option<PathBuf>,
     /// Settings file, TOML
     #[arg(long, env = "INTERLOCK_CONFIG")]
     config: Option<PathBuf>,
@@ -42,15 +46,22 @@ pub(crate) async fn directory(command: DirectoryCommand, as_json: bool) -> anyho
     let DirectoryCommand::Test(args) = command;
     let net = NetArgs { config: args.config.clone(), ..NetArgs::default() };
     let settings = net.settings()?.server()?;
-    let (steps, browser) = if args.kind == "ldap" {
-        let user = args.user.as_deref().context("give the name to try with --user")?;
-        let password = args.password_file.as_ref().map(|path| {
-            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            Ok::<_, anyhow::Error>(Secret::new(text.trim_end_matches(['\r', '\n'])))
-        });
-        (directories::try_ldap(&settings, user, password.transpose()?.as_ref()).await?, None)
-    } else {
-        directories::try_oidc(&settings, &crate::ambient::ambient()).await?
+    let secret = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        Ok::<_, anyhow::Error>(Secret::new(text.trim_end_matches(['\r', '\n'])))
+    };
+    let ambient = crate::ambient::ambient();
+    let (steps, browser) = match args.kind.as_str() {
+        "ldap" => {
+            let user = args.user.as_deref().context("give the name to try with --user")?;
+            let password = args.password_file.as_ref().map(secret).transpose()?;
+            (directories::try_ldap(&settings, user, password.as_ref()).await?, None)
+        }
+        "workload" => {
+            let token = args.token_file.as_ref().context("give the token to try with --token-file")?;
+            (directories::try_workload(&settings, &ambient, &secret(token)?).await?, None)
+        }
+        _ => directories::try_oidc(&settings, &ambient).await?,
     };
     let good = !steps.iter().any(|step| step.outcome == Outcome::Failed);
     if as_json {

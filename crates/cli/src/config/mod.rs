@@ -5,6 +5,7 @@
 
 mod table;
 mod typed;
+mod workloads;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -342,6 +342,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Authorities to trust, PEM; empty: this machine's.",
     ),
     setting(
+        "workloads.file",
+        &["WORKLOADS_FILE"],
+        Kind::Text,
+        "",
+        "TOML file that says which tokens of clouds and build services stand for which agent. Empty: none.",
+    ),
+    setting(
         "identity.master_key",
         &["MASTER_KEY"],
         Kind::Secret,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap};
+use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
 use interlock_model::secret::Secret;
 use interlock_server::config::{Hsts, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
@@ -69,13 +69,15 @@ pub(crate) struct ServerSettings {
     pub(crate) redis_down: WhenAway,
     pub(crate) metrics_token: Option<Secret>,
     pub(crate) ldap: Option<LdapConfig>,
+    /// Programs that may come with a token of their surroundings.
+    pub(crate) workloads: Vec<WorkloadTrust>,
     pub(crate) oidc: Option<OidcConfig>,
     /// Where the provider sends a browser that has signed out.
     pub(crate) oidc_back_to: Option<String>,
 }
 
 impl Config {
-    fn bad(&self, key: &'static str, reason: impl Into<String>) -> ConfigError {
+    pub(super) fn bad(&self, key: &'static str, reason: impl Into<String>) -> ConfigError {
         ConfigError::Value { key, origin: self.origin(key), reason: reason.into() }
     }
 
@@ -139,7 +141,7 @@ impl Config {
         }
     }
 
-    fn filled(&self, key: &'static str) -> Option<String> {
+    pub(super) fn filled(&self, key: &'static str) -> Option<String> {
         Some(self.text(key).trim().to_owned()).filter(|text| !text.is_empty())
     }
 
@@ -289,6 +291,7 @@ impl Config {
             )?,
             metrics_token: self.secret("metrics.token"),
             ldap: self.ldap()?,
+            workloads: self.workloads()?,
             oidc: self.oidc()?,
             oidc_back_to: self.oidc_back_to()?,
         };

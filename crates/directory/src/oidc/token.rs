@@ -100,7 +100,8 @@ impl Algorithm {
         }
     }
 
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    /// By its name in `alg`.
+    pub fn named(name: &str) -> Option<Self> {
         // RFC 9864 gives EdDSA with this curve a name of its own.
         let name = if name == "Ed25519" { "EdDSA" } else { name };
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)

@@ -30,6 +30,7 @@ fn trust(provider: &Provider) -> WorkloadTrust {
         ],
         algorithms: vec![Algorithm::Es256],
         longest: Duration::from_hours(1),
+        once: true,
         ca_pem: None,
     }
 }
@@ -51,7 +52,7 @@ async fn a_workload_becomes_the_principal_of_its_rule() {
 
     let identity = workloads.validate(NOW, &token(&provider, |_, _| {})).await.expect("known");
 
-    assert_eq!((identity.principal.as_str(), identity.jti.as_deref()), ("ci", Some("j")));
+    assert_eq!((identity.principal.as_str(), identity.once.as_deref()), ("ci", Some("j")));
     assert_eq!(identity.subject, format!("oidc:{}#repo:acme/lab:ref:refs/heads/main", provider.issuer));
     assert_eq!(identity.expires.seconds(), NOW.seconds() + 300);
     let other = token(&provider, |_, claims| claims["sub"] = json!("system:serviceaccount:lab:runner"));
@@ -76,6 +77,9 @@ async fn each_check_of_a_workload_s_token_counts() {
         ("iat", json!(now + 31), Refusal::Token(TokenFault::NotYet)),
         ("nbf", json!(now + 31), Refusal::Token(TokenFault::NotYet)),
         ("events", json!({}), Refusal::Token(TokenFault::Kind)),
+        ("jti", json!(""), Refusal::Token(TokenFault::Claim)),
+        ("jti", json!(7), Refusal::Token(TokenFault::Claim)),
+        ("jti", json!("j".repeat(256)), Refusal::Token(TokenFault::Claim)),
     ] {
         let token = token(&provider, |_, claims| claims[name] = value.clone());
         assert_eq!(refused(workloads.validate(NOW, &token).await), refusal, "{name} {value}");

@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::documents::{Session, Used};
 use super::sealing::MasterKey;
 use super::sessions::{Issued, LONGEST_ELSEWHERE, Opening};
-use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit};
+use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit, WorkloadDirectory};
 use crate::Ambient;
 use crate::audit::Recorder;
 use crate::security::{self, Event};
@@ -122,11 +122,15 @@ pub struct Directories {
     pub password: Option<Arc<dyn PasswordDirectory>>,
     /// For browsers.
     pub web: Option<Arc<dyn WebDirectory>>,
+    /// For programs.
+    pub workloads: Option<Arc<dyn WorkloadDirectory>>,
 }
 
 impl std::fmt::Debug for Directories {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Directories(password: {}, web: {})", self.password.is_some(), self.web.is_some())
+        let Self { password, web, workloads } = self;
+        let (password, web, workloads) = (password.is_some(), web.is_some(), workloads.is_some());
+        write!(f, "Directories(password: {password}, web: {web}, workloads: {workloads})")
     }
 }
 
@@ -273,6 +277,10 @@ impl Arrivals {
     /// Whether passwords are checked elsewhere too, and whether browsers can sign in elsewhere.
     pub fn offers(&self) -> (bool, bool) {
         (self.directories.password.is_some(), self.directories.web.is_some())
+    }
+
+    pub(super) fn workloads(&self) -> Option<&Arc<dyn WorkloadDirectory>> {
+        self.directories.workloads.as_ref()
     }
 
     /// Whether this account's password is to be checked by a directory: it is not known here, or has no password here.

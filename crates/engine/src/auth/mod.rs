@@ -26,6 +26,7 @@ mod sign_in;
 mod throttle;
 mod tokens;
 mod totp;
+mod workload;
 
 pub(crate) use account::note_length;
 pub use account::{Account, AccountError};
@@ -53,6 +54,7 @@ pub use sessions::{Issued, RefreshError, Sessions};
 pub use sign_in::{AgentProof, SignInError, SignIns, SignedIn};
 pub use throttle::{LockedNetwork, Lockout, Throttle};
 pub use tokens::{Keys, KeysError, Lifetimes, TokenError, TokenKind, Tokens};
+pub use workload::{Workload, WorkloadDirectory};
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -78,6 +78,10 @@ pub(crate) struct Opening<'a> {
     /// When that was; now if nothing is said.
     pub(crate) auth_time: Option<Timestamp>,
     pub(crate) with_refresh: bool,
+    /// Nothing of the session lasts longer than this.
+    pub(crate) until: Option<Timestamp>,
+    /// Who else says who this is, for the audit trail.
+    pub(crate) vouched_by: Option<String>,
     pub(crate) origin: &'a Origin,
     /// Name of the act in the audit trail.
     pub(crate) action: &'static str,
@@ -104,6 +108,8 @@ impl<'a> Opening<'a> {
             amr: amr.iter().map(|&factor| factor.to_owned()).collect(),
             auth_time: None,
             with_refresh: true,
+            until: None,
+            vouched_by: None,
             origin,
             action: "device.login",
         }
@@ -123,6 +129,8 @@ impl<'a> Opening<'a> {
             amr: vec![method.to_owned()],
             auth_time: None,
             with_refresh: true,
+            until: None,
+            vouched_by: None,
             origin,
             action: "agent.authenticated",
         }
@@ -240,6 +248,7 @@ impl Sessions {
     {
         let now = self.ambient.clock.now();
         let Opening { kind, origin, action, with_refresh, .. } = opening;
+        let end = self.end_of(kind, with_refresh, now);
         let session = Session {
             id: self.fresh_jti(),
             kind,
@@ -259,17 +268,20 @@ impl Sessions {
             refresh_jti: with_refresh.then(|| self.fresh_jti()),
             previous_jti: None,
             access_jti: self.fresh_jti(),
-            expires_at: self.end_of(kind, with_refresh, now),
+            expires_at: opening.until.map_or(end, |until| until.min(end)),
             ended_at: None,
             certificate: origin.certificate.as_ref().map(|certificate| certificate.bound().clone()),
             ended_reason: None,
         };
         let issued = self.issue(session)?;
         let session = issued.session.clone();
-        let details = json!({
+        let mut details = json!({
             "result": "success", "method": session.method, "token_type": "access", "jti": session.access_jti,
             "session": session.id,
         });
+        if let Some(who) = opening.vouched_by {
+            details["vouched_by"] = json!(who);
+        }
         let subject = Some(session.principal.clone());
         let proof = self.system.acting(action, subject).on_behalf(&session.principal, origin);
         self.db
@@ -308,7 +320,9 @@ impl Sessions {
         };
         let access = sign(TokenKind::Access, &session.access_jti)?;
         let refresh = session.refresh_jti.as_ref().map(|jti| sign(TokenKind::Refresh, jti)).transpose()?;
-        Ok(Issued { access, refresh, expires_in: self.tokens.access_seconds(session.kind), session })
+        let left = session.expires_at.seconds() - session.issued_at.seconds();
+        let expires_in = self.tokens.access_seconds(session.kind).min(left);
+        Ok(Issued { access, refresh, expires_in, session })
     }
 
     /// Exchanges a refresh token for a new pair. `authenticated` is the agent that has proved who it is with this very

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
-use interlock_model::{AgentId, Timestamp};
+use interlock_model::{AgentId, Clock, Timestamp};
 use interlock_store::identity::{self, Put};
 use interlock_store::{Error, Tx, UserRow};
 use serde_json::{Value, json};
@@ -442,6 +442,18 @@ impl SignIns {
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
         let Proved { agent, means, guesser } = self.prove(agent_id, proof, origin).await?;
+        let arrival = AgentArrival { agent, means, guesser: Some(guesser), until: None, with_refresh };
+        self.admit_agent(arrival, wanted, origin).await
+    }
+
+    /// Opens a session for an agent that has proved who it is.
+    pub(super) async fn admit_agent(
+        &self,
+        arrival: AgentArrival,
+        wanted: Option<&[Scope]>,
+        origin: &Origin,
+    ) -> Result<Issued, SignInError> {
+        let AgentArrival { agent, means, guesser, until, with_refresh } = arrival;
         let scopes = match wanted {
             None => agent.scopes.clone(),
             Some(wanted) => {
@@ -453,8 +465,9 @@ impl SignIns {
             }
         };
         let now = self.ambient.clock.now();
-        let method = means.name();
-        let opening = Opening { with_refresh, ..Opening::agent(&agent, scopes, method, origin) };
+        let vouched_by = means.vouched_by();
+        let opening = Opening::agent(&agent, scopes, means.name(), origin);
+        let opening = Opening { with_refresh, until, vouched_by, ..opening };
         let id = agent.id;
         let taken = Arc::new(std::sync::Mutex::new(None));
         let out = Arc::clone(&taken);
@@ -462,7 +475,9 @@ impl SignIns {
             .sessions
             .open(opening, move |tx, _| {
                 Box::pin(async move {
-                    Throttle::succeed(&mut *tx, &guesser, now).await?;
+                    if let Some(guesser) = &guesser {
+                        Throttle::succeed(&mut *tx, guesser, now).await?;
+                    }
                     let seen = note_seen(tx, id, &means, now).await?;
                     *out.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = seen;
                     Ok(())
@@ -497,8 +512,8 @@ impl SignIns {
     ) -> Result<AgentId, SignInError> {
         let Proved { agent, means, guesser } = self.prove(agent_id, proof, origin).await?;
         self.throttle.succeeded(guesser).await?;
-        if let Means::Assertion(assertion) = means {
-            self.sessions.use_once(assertion.used()).await?.then_some(()).ok_or(SignInError::Refused)?;
+        if let Some(used) = means.used() {
+            self.sessions.use_once(used).await?.then_some(()).ok_or(SignInError::Refused)?;
         }
         Ok(agent.id)
     }
@@ -519,7 +534,25 @@ impl SignIns {
         }
     }
 
-    fn note_agent_failure(&self, id: Option<AgentId>, origin: &Origin, reason: &'static str, event: Event) {
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.ambient.clock
+    }
+
+    pub(super) fn principals(&self) -> &Principals {
+        &self.principals
+    }
+
+    pub(super) fn note_agent_failure(
+        &self,
+        id: Option<AgentId>,
+        origin: &Origin,
+        reason: &'static str,
+        event: Event,
+    ) {
         security::authentication("credentials", "failed");
         let known = id.and_then(|id| self.principals.agent(id)).map(|agent| agent.id.to_string());
         let details = json!({ "reason": reason, "method": "credentials" });
@@ -545,11 +578,28 @@ struct Proved {
     guesser: Guesser,
 }
 
-enum Means {
+/// An agent that has proved who it is.
+pub(super) struct AgentArrival {
+    pub(super) agent: Arc<Agent>,
+    pub(super) means: Means,
+    /// The guess that this was, where it could have been one.
+    pub(super) guesser: Option<Guesser>,
+    /// Nothing lasts longer than this.
+    pub(super) until: Option<Timestamp>,
+    pub(super) with_refresh: bool,
+}
+
+/// How an agent has proved who it is.
+pub(super) enum Means {
     /// Id of the secret.
     Secret(String),
     Assertion(Assertion),
     Certificate,
+    /// Its surroundings say so; their token may count once.
+    Workload {
+        subject: String,
+        once: Option<Used>,
+    },
 }
 
 impl Means {
@@ -559,6 +609,23 @@ impl Means {
             Self::Secret(_) => "secret",
             Self::Assertion(_) => "private_key_jwt",
             Self::Certificate => "tls_client_auth",
+            Self::Workload { .. } => "workload",
+        }
+    }
+
+    fn vouched_by(&self) -> Option<String> {
+        match self {
+            Self::Workload { subject, .. } => Some(subject.clone()),
+            Self::Secret(_) | Self::Assertion(_) | Self::Certificate => None,
+        }
+    }
+
+    /// What is spent by this.
+    fn used(&self) -> Option<Used> {
+        match self {
+            Self::Assertion(assertion) => Some(assertion.used()),
+            Self::Workload { once, .. } => once.clone(),
+            Self::Secret(_) | Self::Certificate => None,
         }
     }
 }
@@ -573,8 +640,8 @@ async fn note_seen(
     means: &Means,
     now: Timestamp,
 ) -> Result<Option<(Agent, i64)>, Error> {
-    if let Means::Assertion(assertion) = means
-        && identity::insert::<Used>(tx, &assertion.used()).await? != Put::Done
+    if let Some(used) = means.used()
+        && identity::insert::<Used>(tx, &used).await? != Put::Done
     {
         return Err(Error::Corrupt(REPLAYED.to_owned()));
     }
@@ -585,7 +652,7 @@ async fn note_seen(
         Means::Secret(used) => {
             found.secrets.iter().any(|secret| secret.id == *used && recent(secret.last_used_at))
         }
-        Means::Assertion(_) | Means::Certificate => true,
+        Means::Assertion(_) | Means::Certificate | Means::Workload { .. } => true,
     };
     if recent(found.last_seen_at) && used_lately {
         return Ok(None);

@@ -48,7 +48,7 @@ async fn fresh() -> (TempDir, Arc<Book>, Bench) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = Arc::new(Sqlite::open_in(folder.path()).expect("a database"));
     let book = Arc::new(Book::default());
-    let directories = Directories { password: Some(Arc::clone(&book) as _), web: None };
+    let directories = Directories { password: Some(Arc::clone(&book) as _), ..Directories::default() };
     let bench = Bench::with(store, Scripted::prompt(), 1, directories).await;
     (folder, book, bench)
 }

@@ -23,6 +23,12 @@ use crate::routes::{ApiRouter, Granted, PublicReason};
 use crate::state::AppState;
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+const ASSERTION: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// What the token of a program may be called (RFC 8693 section 3): it is a JWT in any case.
+const SUBJECT_TOKENS: [&str; 3] =
+    ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token", ACCESS_TOKEN];
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
@@ -76,6 +82,10 @@ fn subject_of(assertion: &str) -> Option<String> {
 }
 
 impl Client {
+    fn authenticates(&self) -> bool {
+        self.client_secret.is_some() || self.client_assertion.is_some()
+    }
+
     /// Exactly one way of authentication.
     fn shown(self, headers: &HeaderMap) -> Result<Shown, ApiError> {
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
@@ -125,8 +135,48 @@ struct TokenRequest {
     scope: Option<String>,
     refresh_token: Option<Secret>,
     device_code: Option<Secret>,
+    assertion: Option<Secret>,
+    #[serde(flatten)]
+    exchange: Exchange,
     #[serde(flatten)]
     client: Client,
+}
+
+/// What a token exchange says beside the client (RFC 8693 section 2.1).
+#[derive(Debug, Deserialize)]
+struct Exchange {
+    subject_token: Option<Secret>,
+    subject_token_type: Option<String>,
+    requested_token_type: Option<String>,
+    actor_token: Option<Secret>,
+    audience: Option<String>,
+    resource: Option<String>,
+}
+
+impl Exchange {
+    /// The token to exchange.
+    fn subject(self, audience: &str) -> Result<Secret, ApiError> {
+        let token = self.subject_token.ok_or_else(|| invalid("subject_token is required."))?;
+        if !self.subject_token_type.is_some_and(|kind| SUBJECT_TOKENS.contains(&kind.as_str())) {
+            return Err(invalid("subject_token_type must be that of a JWT, an ID token or an access token."));
+        }
+        if self.requested_token_type.is_some_and(|kind| kind != ACCESS_TOKEN) {
+            return Err(invalid(
+                "Only access tokens are given: requested_token_type must be that or be left out.",
+            ));
+        }
+        if self.actor_token.is_some() {
+            return Err(invalid("Nobody acts for another here: actor_token is not taken."));
+        }
+        if self.resource.is_some() || self.audience.is_some_and(|wanted| wanted != audience) {
+            return Err(ApiError::oauth(
+                StatusCode::BAD_REQUEST,
+                "invalid_target",
+                "Tokens are for this installation only: leave resource and audience out.",
+            ));
+        }
+        Ok(token)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -186,9 +236,7 @@ async fn oauth_token(
         }
         "refresh_token" => {
             let token = request.refresh_token.ok_or_else(|| invalid("refresh_token is required."))?;
-            let named = request.client.client_secret.is_some()
-                || request.client.client_assertion.is_some()
-                || headers.contains_key(header::AUTHORIZATION);
+            let named = request.client.authenticates() || headers.contains_key(header::AUTHORIZATION);
             let client = if named {
                 let Shown { id, proof, by_header } = request.client.shown(&headers)?;
                 let proved = identity.sign_ins.authenticate_client(&id, proof, &origin).await;
@@ -211,6 +259,24 @@ async fn oauth_token(
             let issued = identity.device_codes.poll(&code, client, &origin).await.map_err(poll_error)?;
             Ok(no_store(Json(token_answer(&issued))))
         }
+        grant @ (ASSERTION | EXCHANGE) if identity.sign_ins.takes_workloads() => {
+            let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
+            let token = if grant == ASSERTION {
+                request.assertion.ok_or_else(|| invalid("assertion is required."))?
+            } else {
+                request.exchange.subject(identity.sessions.tokens().names().1)?
+            };
+            if request.client.authenticates() || headers.contains_key(header::AUTHORIZATION) {
+                return Err(invalid("The token says who the client is: leave its own credentials out."));
+            }
+            let opened = identity.sign_ins.workload(&token, wanted.as_deref(), &origin).await;
+            let issued = opened.map_err(workload_error)?;
+            let mut answer = token_answer(&issued);
+            if grant == EXCHANGE {
+                answer["issued_token_type"] = json!(ACCESS_TOKEN);
+            }
+            Ok(no_store(Json(answer)))
+        }
         _ => Err(ApiError::oauth(
             StatusCode::BAD_REQUEST,
             "unsupported_grant_type",
@@ -224,6 +290,21 @@ fn wanted_scopes(text: &str) -> Result<Vec<scope::Scope>, ApiError> {
     scope::parse_all(&texts).map_err(|_| {
         ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "A scope is malformed or unknown")
     })
+}
+
+fn workload_error(error: SignInError) -> ApiError {
+    match error {
+        SignInError::Refused => {
+            ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", "The grant is not in force")
+        }
+        SignInError::Elsewhere => ApiError::client(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "The keys of the token's issuer cannot be had at the moment.",
+        )
+        .after(5),
+        other => client_error(other, false),
+    }
 }
 
 fn client_error(error: SignInError, by_header: bool) -> ApiError {
@@ -308,6 +389,10 @@ async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Val
     let certificates = state.certificates.as_ref().is_some_and(|keeper| keeper.takes_client_certificates());
     let mut methods = vec!["client_secret_basic", "client_secret_post", "private_key_jwt"];
     methods.extend(certificates.then_some("tls_client_auth"));
+    let mut grants = vec!["client_credentials", "refresh_token", DEVICE_CODE];
+    if state.identity.sign_ins.takes_workloads() {
+        grants.extend([ASSERTION, EXCHANGE]);
+    }
     Json(json!({
         "issuer": issuer,
         "interlock_audience": audience,
@@ -316,7 +401,7 @@ async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Val
         "introspection_endpoint": format!("{base}/oauth/introspect"),
         "jwks_uri": format!("{base}/oauth/jwks"),
         "device_authorization_endpoint": format!("{base}/oauth/device_authorization"),
-        "grant_types_supported": ["client_credentials", "refresh_token", DEVICE_CODE],
+        "grant_types_supported": grants,
         "response_types_supported": [],
         "token_endpoint_auth_methods_supported": methods,
         "token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
