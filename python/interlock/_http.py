@@ -4,6 +4,7 @@ import collections
 import http.client
 import ipaddress
 import json
+import os
 import select
 import socket
 import ssl
@@ -29,10 +30,11 @@ class Transport:
     timeout   seconds for one request in all, connecting and re-sending included
     ca_file   PEM file of the only authority to trust, for a private one; the system's authorities otherwise
     verify    False accepts any certificate: whoever is on the network can then read and change everything
+    client_cert  PEM file of our certificate and its key, or a pair of files, for servers that ask for one
     """
 
     def __init__(self, base_url, timeout=30.0, ca_file=None, verify=True, user_agent="interlock-python",
-                 allow_plain_http=False):
+                 allow_plain_http=False, client_cert=None):
         parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("base_url must look like https://robot.example.org:8000, not %r" % (base_url,))
@@ -48,7 +50,7 @@ class Transport:
         self.user_agent = user_agent
         self.allow_plain_http = allow_plain_http
         self._options = (ca_file, verify)
-        self._context = _tls_context(ca_file, verify) if parts.scheme == "https" else None
+        self._context = _tls_context(ca_file, verify, client_cert) if parts.scheme == "https" else None
         self._connection = None
         self._lock = threading.RLock()
 
@@ -197,8 +199,10 @@ class Transport:
                                 code="connection_lost")
 
 
-def _tls_context(ca_file, verify):
+def _tls_context(ca_file, verify, client_cert):
     context = ssl.create_default_context(cafile=ca_file)
+    if client_cert:
+        context.load_cert_chain(*([client_cert] if isinstance(client_cert, (str, bytes, os.PathLike)) else client_cert))
     if hasattr(ssl, "TLSVersion"):
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not verify:

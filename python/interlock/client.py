@@ -23,6 +23,12 @@ _MAX_LISTED = 12
 _OPTIONS = ("simulate", "check", "idempotency_key")
 
 
+def _client_cert():
+    """The client certificate that the environment names."""
+    files = [os.environ[name] for name in ("INTERLOCK_CLIENT_CERT", "INTERLOCK_CLIENT_KEY") if os.environ.get(name)]
+    return files if os.environ.get("INTERLOCK_CLIENT_CERT") else None
+
+
 class Client:
     """A connection to a device server.
 
@@ -35,12 +41,14 @@ class Client:
     timeout             seconds for one request in all; runs may take as long as they like
     verify              False switches certificate verification off; only for a test
     allow_plain_http    True lets credentials travel unencrypted to another machine
+    client_cert         PEM file of our TLS certificate with its key, or a pair of files; INTERLOCK_CLIENT_CERT and
+                        INTERLOCK_CLIENT_KEY when left out
 
     Signs in when it is first used. Raises ``LookupError`` when no server is known.
     """
 
     def __init__(self, base_url=None, ca_file=None, username=None, password=None, token=None, context=None,
-                 timeout=30.0, verify=True, allow_plain_http=False):
+                 timeout=30.0, verify=True, allow_plain_http=False, client_cert=None):
         from . import __version__
         target = find_target(base_url, ca_file, token, context)
         username = username or os.environ.get("INTERLOCK_USERNAME") or None
@@ -48,7 +56,7 @@ class Client:
         if (username is None) != (password is None):
             raise ValueError("username and password belong together")
         transport = Transport(target.url, timeout, target.ca_file, verify, "interlock-python/%s" % __version__,
-                              allow_plain_http)
+                              allow_plain_http, client_cert or _client_cert())
         self.base_url = transport.base_url
         self._session = Session(transport, username or target.username, password,
                                 None if password is not None and token is None else target.token)

@@ -1,16 +1,18 @@
 """Client certificates and files that change while the server runs, with certificates that openssl made."""
 
+import json
 import os
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import unittest
 
 import httpx
 
 from lab import LAB
-from support import ADMIN_PASSWORD, Server, certificate, tool, wait_for
+from support import ADMIN_PASSWORD, ROOT, Case, Server, certificate, program, tool, wait_for
 
 CA_SETTINGS = """
 [ca]
@@ -155,6 +157,99 @@ class MutualTls(unittest.TestCase):
         self.assertIn('interlock_tls_reloads_total{result="failed"}', metrics)
         self.assertIn('interlock_tls_expires_timestamp_seconds{what="server"}', metrics)
         self.assertTrue(self.is_served(shown))
+
+    def test_the_command_line_and_the_sdk_show_their_certificate(self):
+        certificate_file, key_file = self.authority.issue("laptop")
+        variables = {"PATH": os.environ["PATH"], "HOME": self.folder, "INTERLOCK_URL": self.server.ready["url"],
+                     "INTERLOCK_CA_FILE": self.chain, "PYTHONPATH": os.path.join(ROOT, "python")}
+        shown = {"INTERLOCK_CLIENT_CERT": certificate_file, "INTERLOCK_CLIENT_KEY": key_file}
+
+        def run(command, extra, said=None):
+            done = subprocess.run(command, env={**variables, **extra}, input=said, capture_output=True, text=True, timeout=60)
+            return done.returncode, done.stdout + done.stderr
+
+        login = [program(), "login", "--user", "admin", "--password-stdin"]
+        self.assertEqual(run(login, {}, ADMIN_PASSWORD + "\n")[0], 8)
+        code, said = run(login, shown, ADMIN_PASSWORD + "\n")
+        self.assertEqual(code, 0, said)
+        self.assertEqual(run([program(), "whoami"], shown)[0], 0)
+        code, said = run([program(), "whoami"], {**shown, "INTERLOCK_CLIENT_KEY": self.key})
+        self.assertEqual(code, 2, said)
+        source = "from interlock import Client; print(type(Client(username='admin', password=%r).device()).__name__)" % ADMIN_PASSWORD
+        code, said = run([sys.executable, "-c", source], shown)
+        self.assertEqual((code, said.strip()), (0, "Device"))
+        self.assertNotEqual(run([sys.executable, "-c", source], {})[0], 0)
+
+
+class Trust(Case):
+    """The installation's own authority, from the server to a machine that has never heard of it."""
+
+    SOURCE = LAB
+    OPTIONS = ["--tls", "internal"]
+
+    def interlock(self, *arguments, code=0):
+        home = os.path.join(self.server.folder, self.id())
+        variables = {"PATH": os.environ["PATH"], "HOME": home, "INTERLOCK_CONFIG_DIR": home}
+        done = subprocess.run([program(), *arguments], env=variables, capture_output=True, text=True, timeout=60,
+                              stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stdout, done.stderr
+
+    def fingerprint(self):
+        """What the server's banner says."""
+        with open(self.server.out_path, encoding="utf-8") as opened:
+            return next(line.split()[2] for line in opened if "CA print" in line)
+
+    def test_show_tells_the_same_here_and_over_the_network(self):
+        here = json.loads(self.interlock("trust", "show", "--state", self.server.state, "-o", "json")[0])
+        there = json.loads(self.interlock("trust", "show", self.server.ready["url"], "-o", "json")[0])
+        self.assertEqual(here, there)
+        self.assertEqual(here["authority"]["fingerprint"], self.fingerprint())
+        self.assertIn("127.0.0.1", here["server"]["names"])
+        openssl_says = subprocess.run([tool("openssl"), "x509", "-in", self.server.ready["ca_file"], "-noout", "-fingerprint", "-sha256"],
+                                      check=True, capture_output=True, text=True, timeout=30).stdout
+        self.assertIn(self.fingerprint(), openssl_says)
+
+    def test_export_is_the_authority_that_clients_can_use(self):
+        exported = self.interlock("trust", "export", "--state", self.server.state)[0]
+        with open(self.server.ready["ca_file"], encoding="utf-8") as opened:
+            self.assertEqual(exported.split(), opened.read().split())
+        path = os.path.join(self.server.folder, "exported.pem")
+        self.interlock("trust", "export", "--state", self.server.state, "--out", path)
+        answer = httpx.get(self.server.ready["url"] + "/health/live", verify=ssl.create_default_context(cafile=path))
+        self.assertEqual(answer.status_code, 200)
+        self.interlock("trust", "export", "--state", self.server.folder, code=3)
+
+    def test_install_wants_the_right_fingerprint(self):
+        url = self.server.ready["url"]
+        self.interlock("trust", "install", url, code=2)
+        self.interlock("trust", "install", url, "--yes", code=2)
+        wrong = self.fingerprint()[:-2] + ("00" if self.fingerprint()[-2:] != "00" else "01")
+        self.interlock("trust", "install", url, "--fingerprint", wrong, code=8)
+        self.interlock("--url", url, "status", code=8)
+        self.interlock("trust", "install", url, "--fingerprint", "SHA256:" + self.fingerprint().lower())
+        self.interlock("--url", url, "api", "GET", "/health/live")
+
+    def test_install_for_the_whole_machine(self):
+        # In a mount namespace of its own: this machine's authorities stay as they are.
+        script = """set -e
+        mount -t tmpfs none /usr/local/share/ca-certificates
+        cp -a /etc/ssl/certs "$1/certs"
+        mount --bind "$1/certs" /etc/ssl/certs
+        if curl -sf "$2/health/live" >/dev/null; then echo trusted too early; exit 1; fi
+        "$3" trust install "$2" --fingerprint "$4" --system
+        curl -sf "$2/health/live"
+        """
+        for name in ("curl", "unshare", "update-ca-certificates"):
+            tool(name)
+        done = subprocess.run(["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash", self.server.folder,
+                               self.server.ready["url"], program(), self.fingerprint()], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("alive", done.stdout)
+
+    def test_an_address_that_is_no_such_server(self):
+        self.interlock("trust", "show", "http://127.0.0.1:1", code=2)
+        self.interlock("trust", "show", "https://127.0.0.1:1", code=8)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use interlock_model::secret::Secret;
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Url};
+use reqwest::{Certificate, Identity, Url};
 
 use crate::renewal::{Renewal, signed};
 use crate::{Client, ClientError, TokenStore};
@@ -21,6 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Builder {
     url: String,
     ca: Option<Vec<u8>>,
+    identity: Option<Vec<u8>>,
     token: Option<Secret>,
     renewal: Option<Arc<dyn TokenStore>>,
     answer_timeout: Option<Duration>,
@@ -37,6 +38,12 @@ impl Builder {
     /// Trusts only the authorities in this PEM text. Without it, those of the system.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(pem.into());
+        self
+    }
+
+    /// Shows this client certificate to servers that ask for one: the chain and its key as one PEM text.
+    pub fn identity_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some(pem.into());
         self
     }
 
@@ -92,14 +99,29 @@ impl Builder {
             if let Some(pem) = &self.ca {
                 http = http.tls_certs_only(authorities(pem)?);
             }
+            if let Some(pem) = &self.identity {
+                let identity = Identity::from_pem(pem).map_err(|_| {
+                    ClientError::Settings(
+                        "the client certificate and its key cannot be used: both are wanted in PEM form"
+                            .to_owned(),
+                    )
+                })?;
+                http = http.identity(identity);
+            }
         }
         let shown = shown(&address);
-        let http = http.build().map_err(|_| ClientError::Tls {
-            url: shown.clone(),
-            reason: if self.ca.is_some() {
-                "the CA file holds a certificate that cannot be used".to_owned()
-            } else {
-                "this machine trusts no certificate authority".to_owned()
+        let http = http.build().map_err(|_| match (&self.identity, &self.ca) {
+            (Some(_), _) => ClientError::Settings(
+                "the client certificate does not belong to its key, or one of them or the CA file cannot be used"
+                    .to_owned(),
+            ),
+            (None, ca) => ClientError::Tls {
+                url: shown.clone(),
+                reason: if ca.is_some() {
+                    "the CA file holds a certificate that cannot be used".to_owned()
+                } else {
+                    "this machine trusts no certificate authority".to_owned()
+                },
             },
         })?;
         let headers = self.token.as_ref().map(signed).transpose()?.unwrap_or_default();

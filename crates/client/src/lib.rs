@@ -15,6 +15,7 @@ mod follow;
 mod identity;
 mod renewal;
 mod sse;
+pub mod trust;
 
 pub use account::{Accepted, Enrolment, Factor, Factors, Invitation, Invited, Proof, RecoveryCodes};
 pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};

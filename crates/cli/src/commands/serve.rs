@@ -500,6 +500,9 @@ pub(crate) fn banner(told: &Ready) -> String {
     let _ = writeln!(text, "  {page}{}{path}", told.url);
     if let Some(ca) = &told.ca_file {
         let _ = writeln!(text, "  CA file   {}", ca.display());
+        if let Ok(fingerprint) = tls::fingerprint(ca) {
+            let _ = writeln!(text, "  CA print  {fingerprint}");
+        }
     }
     let _ = writeln!(text, "  State     {}", told.state.display());
     if let Some(redis) = &told.redis {

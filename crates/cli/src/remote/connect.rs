@@ -70,6 +70,7 @@ impl Target {
         if let Some(path) = &self.ca_file {
             builder = builder.ca_pem(read_ca(path)?);
         }
+        builder = contexts::identified(builder)?;
         if let Some(token) = &self.token {
             builder = builder.token(token.clone());
         }
@@ -93,7 +94,7 @@ impl Session {
 }
 
 /// Whether two addresses name the same server.
-fn same(one: &str, two: &str) -> bool {
+pub(super) fn same(one: &str, two: &str) -> bool {
     matches!((server_address(one), server_address(two)), (Ok(one), Ok(two)) if one == two)
 }
 

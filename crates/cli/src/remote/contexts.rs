@@ -9,7 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use interlock_client::{Client, TokenPair, TokenStore};
+use interlock_client::{Builder, Client, TokenPair, TokenStore};
 use interlock_model::secret::Secret;
 use interlock_model::wire::LoginAnswer;
 use interlock_model::{Clock as _, Timestamp};
@@ -169,6 +169,7 @@ pub(crate) fn client(url: &str, ca_file: Option<&Path>, token: Option<&Secret>) 
     if let Some(path) = ca_file {
         builder = builder.ca_pem(read_ca(path)?);
     }
+    builder = identified(builder)?;
     if let Some(token) = token {
         builder = builder.token(token.clone());
     }
@@ -209,6 +210,38 @@ pub(crate) fn renew(name: &str, answer: &LoginAnswer) -> Result<(), Failure> {
             context.take(answer);
         }
     })
+}
+
+/// Shows the client certificate that `INTERLOCK_CLIENT_CERT` and `INTERLOCK_CLIENT_KEY` name, to servers that ask for one.
+pub(crate) fn identified(builder: Builder) -> Result<Builder, Failure> {
+    let Some(certificate) = process_variable("INTERLOCK_CLIENT_CERT").map(PathBuf::from) else {
+        return Ok(builder);
+    };
+    let read = |path: &Path, name: &str| {
+        fs::read(path).map_err(|error| Failure::file("cannot read", path, &error, format!("check {name}")))
+    };
+    let mut text = read(&certificate, "INTERLOCK_CLIENT_CERT")?;
+    // Many tools keep both in one file.
+    if let Some(key) = process_variable("INTERLOCK_CLIENT_KEY").map(PathBuf::from) {
+        text.push(b'\n');
+        text.extend(read(&key, "INTERLOCK_CLIENT_KEY")?);
+    }
+    Ok(builder.identity_pem(text))
+}
+
+/// Keeps the certificate of an authority that was confirmed, beside the contexts.
+pub(crate) fn keep_authority(name: &str, pem: &str) -> Result<PathBuf, Failure> {
+    let folder = folder(&process_variable)?.join("authorities");
+    let path = folder.join(format!("{name}.pem"));
+    let kept = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).and_then(|()| {
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, pem)?;
+        fs::rename(&fresh, &path)
+    });
+    kept.map_err(|error| {
+        Failure::file("cannot write", &path, &error, "check the disk and who owns the folder")
+    })?;
+    Ok(fs::canonicalize(&path).unwrap_or(path))
 }
 
 /// The text of a CA file.

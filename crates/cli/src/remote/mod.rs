@@ -31,6 +31,7 @@ mod status;
 mod stop;
 mod terminal;
 mod text;
+mod trust;
 mod ui;
 mod user_import;
 mod users;
@@ -117,6 +118,9 @@ pub(crate) enum Command {
     /// Look at and change what protects the server from its network
     #[command(subcommand)]
     Security(bans::SecurityCommand),
+    /// Look at an installation's own authority, and trust it
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
     /// Choose between servers
     #[command(subcommand, alias = "contexts")]
     Context(context::ContextCommand),
@@ -157,6 +161,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Invitation(command) => Box::pin(invitations::invitation(&ui, global, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
         Command::Security(command) => Box::pin(bans::security(&ui, global, command)).await,
+        Command::Trust(command) => Box::pin(trust::trust(&ui, global, command)).await,
         Command::Context(command) => context::context(&ui, command),
         Command::Api(args) => Box::pin(api::api(&ui, global, args)).await,
     };

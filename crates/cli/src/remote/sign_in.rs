@@ -145,7 +145,7 @@ fn wants_second_factor(failure: &Failure) -> bool {
 }
 
 /// The host's name, made different from those that are taken.
-fn fresh_name(host: &str, all: &contexts::Contexts) -> String {
+pub(super) fn fresh_name(host: &str, all: &contexts::Contexts) -> String {
     let host = host.trim_matches(['[', ']']);
     let plain: String = host
         .chars()

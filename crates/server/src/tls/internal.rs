@@ -62,7 +62,12 @@ pub fn internal(directory: &Path, names: &[String], now: Timestamp) -> Result<In
     let fresh = files.key.exists()
         && fs::read_to_string(&names_file).is_ok_and(|stored| stored == wanted)
         && read_chain(&files.certificate)
-            .and_then(|chain| validity(&files.certificate, &chain[0]))
+            .and_then(|chain| {
+                // The authority comes along, so that `interlock trust` can see it.
+                let whole = chain.len() == 2;
+                let missing = || TlsError::Empty { path: files.certificate.clone(), what: "authority" };
+                whole.then(|| validity(&files.certificate, &chain[0])).ok_or_else(missing)?
+            })
             .is_ok_and(|(starts, ends)| starts <= now && ends.seconds() - now.seconds() > 30 * DAY);
     if !fresh {
         let authority_key = KeyPair::from_pem(&String::from_utf8_lossy(&read(&ca_key)?)).map_err(issue)?;
@@ -72,7 +77,8 @@ pub fn internal(directory: &Path, names: &[String], now: Timestamp) -> Result<In
         let key = KeyPair::generate().map_err(issue)?;
         let certificate = server(names, now).map_err(issue)?.signed_by(&key, &issuer).map_err(issue)?;
         write(&files.key, &key.serialize_pem(), 0o600).map_err(unwritable)?;
-        write(&files.certificate, &certificate.pem(), 0o644).map_err(unwritable)?;
+        let chain = format!("{}{}", certificate.pem(), String::from_utf8_lossy(&read(&files.ca_file)?));
+        write(&files.certificate, &chain, 0o644).map_err(unwritable)?;
         write(&names_file, &wanted, 0o644).map_err(unwritable)?;
     }
     Ok(files)

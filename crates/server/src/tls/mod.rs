@@ -164,6 +164,78 @@ pub fn fingerprint(path: &Path) -> Result<String, TlsError> {
     Ok(interlock_model::id::fingerprint(&read_chain(path)?[0]))
 }
 
+/// The first certificate in a file.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn first_certificate(path: &Path) -> Result<CertificateDer<'static>, TlsError> {
+    Ok(read_chain(path)?.swap_remove(0))
+}
+
+/// A certificate in PEM form (RFC 7468).
+pub fn pem(certificate: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for start in (0..text.len()).step_by(64) {
+        pem.push_str(&text[start..text.len().min(start + 64)]);
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// What people want to know of a certificate.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// Whose it is.
+    pub subject: String,
+    /// DNS names and addresses that it is for.
+    pub names: Vec<String>,
+    /// SHA-256, as people compare it.
+    pub fingerprint: String,
+    /// From when on it is valid.
+    pub starts_at: Timestamp,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// It may sign others.
+    pub is_authority: bool,
+}
+
+/// Reads a certificate.
+///
+/// # Errors
+/// [`TlsError::Unreadable`].
+pub fn describe(certificate: &[u8]) -> Result<Described, TlsError> {
+    use x509_parser::extensions::GeneralName;
+    let unreadable = |reason: String| TlsError::Unreadable { path: "the certificate".into(), reason };
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(certificate).map_err(|error| unreadable(error.to_string()))?;
+    let alternative = parsed.subject_alternative_name().map_err(|error| unreadable(error.to_string()))?;
+    let names =
+        alternative.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
+            _ => None,
+        });
+    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_seconds(time.timestamp());
+    Ok(Described {
+        subject: parsed.subject().to_string(),
+        names: names.collect(),
+        fingerprint: interlock_model::id::fingerprint(certificate),
+        starts_at: at(parsed.validity().not_before),
+        expires_at: at(parsed.validity().not_after),
+        is_authority: parsed.is_ca(),
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
 /// Names under which a listener on `address` is reached from this machine.
 pub fn loopback_names(address: IpAddr) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
