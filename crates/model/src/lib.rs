@@ -8,6 +8,8 @@ pub mod action;
 pub mod audit;
 pub mod device;
 pub mod id;
+pub mod jmespath;
+pub mod pipeline;
 pub mod policy;
 pub mod principal;
 pub mod rate;

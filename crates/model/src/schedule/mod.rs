@@ -20,6 +20,7 @@ use rrule::{End, Rule, Text};
 use zone::{NoZone, Zone};
 
 use crate::Timestamp;
+use crate::pipeline::Condition;
 use crate::task::ScheduleKind;
 
 /// Longest `schedule_expr`, bytes.
@@ -155,7 +156,10 @@ impl Schedule {
                 }
                 Plan::Told
             }
-            (ScheduleKind::Condition, Some(_)) => Plan::Told,
+            (ScheduleKind::Condition, Some(expr)) => {
+                Condition::compile(expr).map_err(wrong)?;
+                Plan::Told
+            }
         };
         let schedule = Self { kind, zone, plan };
         let timed = !matches!(schedule.plan, Plan::Told);
