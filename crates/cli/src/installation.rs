@@ -138,14 +138,19 @@ pub(crate) fn master_key(
 ///
 /// # Errors
 /// When the key is weak, published or damaged, or the installation's name cannot be stored.
-pub(crate) async fn tokens(state: &Path, settings: &ServerSettings, parts: &Parts) -> anyhow::Result<Tokens> {
+pub(crate) async fn tokens(
+    state: &Path,
+    settings: &ServerSettings,
+    issuer: String,
+    parts: &Parts,
+) -> anyhow::Result<Tokens> {
     let keys = signing_keys(state, settings)?;
     let lifetimes = Lifetimes {
         user_seconds: settings.token_hours * 3600,
         agent_seconds: settings.access_minutes * 60,
         refresh_seconds: settings.refresh_days * 86_400,
     };
-    Ok(Tokens::new(keys, audience(state, parts).await?, lifetimes))
+    Ok(Tokens::new(keys, audience(state, parts).await?, lifetimes).issued_by(issuer))
 }
 
 /// A name that no other installation has: tokens are bound to it. It is in the database, so that servers that share one are

@@ -11,11 +11,16 @@ use serde_json::json;
 use crate::Ambient;
 use crate::agents::Agents;
 use crate::audit::Recorder;
-use crate::auth::documents::{InstallationName, PublicKey};
+use crate::auth::documents::{InstallationName, Issuer, PublicKey};
 use crate::auth::{
     Account, ApiKeys, Arrivals, Db, DeviceCodes, Directories, Manage, MasterKey, Passwords, Principals,
     Recorded, SecondFactor, Sessions, SignIns, SystemPermit, Throttle, Tokens,
 };
+
+/// Names of issuers that stay known without an end.
+const MAX_ISSUERS: usize = 32;
+/// No refresh token lives longer.
+const LONGEST_TOKEN: Duration = Duration::from_hours(24 * 365);
 
 /// The name that makes tokens of this installation its own: `own` unless the database has one already.
 ///
@@ -150,6 +155,47 @@ impl Identity {
             db: database(),
             ambient: clocks(),
         }
+    }
+
+    /// Makes the name under which this server issues tokens known to all servers of the installation.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn publish_issuer(&self, permit: &SystemPermit) -> Result<(), Error> {
+        let issuer = self.sessions.tokens().names().0.to_owned();
+        let now = self.ambient.clock.now();
+        let mut known: Vec<_> = records::list::<Issuer>(self.db.read(), None).await?;
+        if known.iter().any(|known| known.issuer == issuer && known.until.is_none()) {
+            return Ok(());
+        }
+        // A server on a changing port has another name at each start: only the latest stay without an end.
+        known.retain(|known| known.until.is_none());
+        known.sort_by_key(|known| std::cmp::Reverse(known.at));
+        let old: Vec<_> = known.into_iter().skip(MAX_ISSUERS).collect();
+        let proof = permit.acting("issuer.published", Some(issuer.clone()));
+        self.db
+            .write(&proof, move |tx| {
+                Box::pin(async move {
+                    let details = json!({ "issuer": issuer, "ended": old.len() });
+                    match records::get::<Issuer>(tx, &issuer).await? {
+                        Some(mut found) => {
+                            found.document.at = now;
+                            found.document.until = None;
+                            records::update(tx, &found).await?;
+                        }
+                        None => {
+                            records::insert(tx, &Issuer { issuer, at: now, until: None }).await?;
+                        }
+                    }
+                    for mut found in old {
+                        found.document.until = Some(now.plus(LONGEST_TOKEN));
+                        records::update(tx, &found).await?;
+                    }
+                    Ok::<_, Error>(Recorded { value: (), details })
+                })
+            })
+            .await?;
+        self.principals.catch_up().await
     }
 
     /// Publishes the public half of the signing key, so that every server of the installation takes its tokens.

@@ -107,6 +107,8 @@ pub struct ServerConfig {
     pub compat_headers: bool,
     /// 422 bodies in the form of the earlier system.
     pub legacy_errors: bool,
+    /// Address under which clients know this server, without a slash at the end. Without it, what they call it.
+    pub public_url: Option<String>,
     /// Host names that are answered; `*.` prefixes are allowed.
     pub allowed_hosts: Vec<String>,
     /// Origins that browsers may call from.

@@ -124,6 +124,19 @@ pub(super) fn reachable(bound: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, bound.port())
 }
 
+/// Who issues the tokens: the address under which clients know this server, as far as it can be known.
+pub(super) fn issuer(settings: &ServerSettings, bound: SocketAddr) -> String {
+    if let Some(url) = &settings.public_url {
+        return url.clone();
+    }
+    let scheme = if settings.tls == TlsMode::Off { "http" } else { "https" };
+    let named = settings.allowed_hosts.iter().find(|host| !host.contains(['*', ':']));
+    match named {
+        Some(host) => format!("{scheme}://{host}:{}", bound.port()),
+        None => format!("{scheme}://{}", reachable(bound)),
+    }
+}
+
 /// Says at every start what weakens security.
 pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
     let insecure = |what: &str| {

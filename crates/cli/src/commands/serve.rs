@@ -155,7 +155,8 @@ where
     if let Some(heralds) = &heralds {
         parts.db = parts.db.clone().telling(Arc::clone(heralds) as Arc<dyn News>);
     }
-    let tokens = installation::tokens(&state, &settings, &parts).await?;
+    let issuer = net::issuer(&settings, tcp.local_addr()?);
+    let tokens = installation::tokens(&state, &settings, issuer, &parts).await?;
     let master = installation::master_key(&state, &settings, &parts)?;
     let algorithm = tokens.algorithm();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
@@ -213,6 +214,7 @@ where
         .context("read the bans")?;
     let (app, following) = wired.state(hosted, (tokens, master), server, metrics, bans);
     app.identity.publish_key(&root).await.context("publish the signing key")?;
+    app.identity.publish_issuer(&root).await.context("publish the issuer's name")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
     let first_password = installation::first_admin(&parts, &app.users, secret).await?;
     app.identity.agents.ensure_first(&root, secret).await.context("make the first agent")?;
@@ -320,6 +322,7 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
         hsts: settings.hsts,
         compat_headers: settings.compat_headers,
         legacy_errors: settings.legacy_errors,
+        public_url: settings.public_url.clone(),
         allowed_hosts: tls::loopback_names(settings.bind)
             .into_iter()
             .chain(settings.allowed_hosts.clone())

@@ -73,6 +73,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Largest request body in bytes, 1024 to 104857600.",
     ),
     setting(
+        "server.public_url",
+        &["PUBLIC_URL"],
+        Kind::Text,
+        "",
+        "Address under which clients know this server, such as https://robot.lab.example: the issuer of its tokens. Its host is answered to. Empty: the listener's own.",
+    ),
+    setting(
         "server.allowed_hosts",
         &["ALLOWED_HOSTS"],
         Kind::List,

@@ -14,6 +14,17 @@ use ipnet::IpNet;
 
 use super::{Config, ConfigError};
 
+/// The host of `host`, `host:port` or `[address]:port`.
+fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split_once(']').map_or("", |(host, _)| host);
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
 /// How the listener speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TlsMode {
@@ -40,6 +51,8 @@ pub(crate) struct ServerSettings {
     pub(crate) description: String,
     pub(crate) production: bool,
     pub(crate) max_request_size: usize,
+    /// Without a slash at the end.
+    pub(crate) public_url: Option<String>,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) trusted_proxies: Vec<IpNet>,
@@ -231,6 +244,7 @@ impl Config {
             production: self.choice("server.environment", &[("development", false), ("production", true)])?,
             max_request_size: usize::try_from(self.integer("server.max_request_size", 1_024, 104_857_600)?)
                 .unwrap_or(usize::MAX),
+            public_url: self.public_url()?,
             allowed_hosts: self.hosts()?,
             cors_origins: self.origins()?,
             trusted_proxies: self.networks("server.trusted_proxies")?,
@@ -342,8 +356,32 @@ impl Config {
         Ok(networks)
     }
 
+    /// The address under which clients know the server (RFC 8414 section 2: no query, no fragment; ours has no path either).
+    fn public_url(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = self.filled("server.public_url") else { return Ok(None) };
+        let plain = text.strip_suffix('/').unwrap_or(&text);
+        let bad = |reason: &str| Err(self.bad("server.public_url", reason));
+        let Some((scheme, authority)) = plain.split_once("://") else {
+            return bad("must be an address such as https://robot.lab.example");
+        };
+        let host = host_of(authority);
+        let name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':');
+        if authority.len() > 255 || host.is_empty() || !host.bytes().all(name) {
+            return bad("must be a scheme, a host and perhaps a port, without path, query or user");
+        }
+        let is_local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        match scheme {
+            "https" => Ok(Some(plain.to_owned())),
+            "http" if is_local => Ok(Some(plain.to_owned())),
+            _ => bad("must begin with https://; http:// is for loopback addresses only"),
+        }
+    }
+
     fn hosts(&self) -> Result<Vec<String>, ConfigError> {
-        let hosts = self.list("server.allowed_hosts");
+        let mut hosts = self.list("server.allowed_hosts");
+        if let Some(url) = self.public_url()? {
+            hosts.extend(url.split_once("://").map(|(_, authority)| host_of(authority).to_owned()));
+        }
         let good = |host: &String| {
             let name = host.strip_prefix("*.").unwrap_or(host);
             !name.is_empty()

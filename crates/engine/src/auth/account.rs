@@ -10,7 +10,7 @@ use interlock_store::{Error, Revocation, Tx};
 use serde_json::json;
 
 use super::documents::{SecondFactors, Session};
-use super::sessions::Issued;
+use super::sessions::{Issued, record_issued};
 use super::{
     Db, FactorError, Factors, PasswordRefused, Passwords, Permit, Principals, Recorded, SecondFactor,
     Sessions, SignInError, SignIns, accept_password, stands_alone,
@@ -123,6 +123,7 @@ impl Account {
         let known = user.password_hash.clone();
         let end = |with_refresh| self.sessions.end_of(caller.kind(), with_refresh, now);
         let ends = (end(true), end(false));
+        let entry = self.sessions.issued_entry(&name, origin);
         let (user, session) = self
             .db
             .write(permit, move |tx| {
@@ -145,6 +146,7 @@ impl Account {
                     session.document.issued_at = now;
                     session.document.expires_at = if session.refresh_jti.is_some() { ends.0 } else { ends.1 };
                     identity::update(tx, &session).await?;
+                    record_issued(tx, entry, &session).await?;
                     let details = json!({ "session": session.id, "others": "ended" });
                     Ok::<_, AccountError>(Recorded { value: (user, session.document), details })
                 })
@@ -220,6 +222,7 @@ impl Account {
         let (id, now) = (caller.session().to_owned(), self.ambient.clock.now());
         let access_jti = self.sessions.fresh_jti();
         let end = self.sessions.end_of(caller.kind(), false, now);
+        let entry = self.sessions.issued_entry(caller.name(), caller.origin());
         let (session, dead) = self
             .db
             .write(permit, move |tx| {
@@ -243,6 +246,7 @@ impl Account {
                         session.amr.push(shown.to_owned());
                     }
                     identity::update(tx, &found).await?;
+                    record_issued(tx, entry, &found).await?;
                     let details = json!({ "session": found.id, "amr": found.amr, "jti": found.access_jti });
                     Ok::<_, AccountError>(Recorded { value: (found.document, (dead, end)), details })
                 })

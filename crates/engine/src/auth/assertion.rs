@@ -118,11 +118,11 @@ pub fn check_keys(keys: &[Value]) -> Result<Vec<Value>, BadKey> {
     Ok(kept)
 }
 
-/// Checks an assertion of `agent` for the installation `audience` against the agent's registered keys.
+/// Checks an assertion of `agent` for the installation, whose names are `ours`, against the agent's registered keys.
 pub(super) fn verify(
     text: &str,
     agent: &str,
-    audience: &str,
+    ours: &[&str],
     keys: &[Value],
     now: Timestamp,
 ) -> Option<Assertion> {
@@ -131,9 +131,9 @@ pub(super) fn verify(
     }
     let claims = keys.iter().find_map(|key| claims_under(text, key))?;
     let named = match &claims.aud {
-        Audience::One(one) => is_ours(one, audience),
+        Audience::One(one) => is_ours(one, ours),
         // One audience only: a list invites use elsewhere (RFC 7523bis).
-        Audience::Many(many) => many.len() == 1 && is_ours(&many[0], audience),
+        Audience::Many(many) => many.len() == 1 && is_ours(&many[0], ours),
     };
     let now = now.seconds();
     let in_force = claims.exp.saturating_add(LEEWAY) > now
@@ -149,9 +149,9 @@ pub(super) fn verify(
     })
 }
 
-/// The audience is the installation's name, or the token endpoint of any of its addresses.
-fn is_ours(audience: &str, ours: &str) -> bool {
-    audience == ours || audience.strip_suffix("/oauth/token").is_some_and(|base| base == ours)
+/// The audience is a name of the installation, its issuer among them, or that issuer's token endpoint.
+fn is_ours(audience: &str, ours: &[&str]) -> bool {
+    ours.iter().any(|name| audience == *name || audience.strip_suffix("/oauth/token") == Some(name))
 }
 
 fn claims_under(text: &str, key: &Value) -> Option<AssertionClaims> {

@@ -297,6 +297,30 @@ impl Document for InstallationName {
     }
 }
 
+/// A name under which a server of this installation issues tokens, or has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// The name, an address.
+    pub issuer: String,
+    /// Last start under this name.
+    pub at: Timestamp,
+    /// No token of that name is taken after, because no server has started under it for long.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+impl Document for Issuer {
+    const KIND: &'static str = "issuer";
+
+    fn id(&self) -> String {
+        self.issuer.clone()
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.until
+    }
+}
+
 /// What a person proves identity with beside the password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecondFactors {

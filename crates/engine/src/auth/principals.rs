@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use interlock_model::policy::CustomRoles;
 use interlock_model::{AgentId, Timestamp};
-use interlock_store::identity::{Document, Record, document};
+use interlock_store::identity::{Document, Record, Versioned, document};
 use interlock_store::{Error, Store, UserRow};
 
 use tokio::time::Instant;
 
-use super::documents::{Agent, ApiKey, CustomRole, Cutoff, PublicKey, SecondFactors, Session};
+use super::documents::{Agent, ApiKey, CustomRole, Cutoff, Issuer, PublicKey, SecondFactors, Session};
 use crate::Ambient;
 use crate::news::{News, Waker};
 
@@ -49,6 +49,8 @@ struct Identity {
     api_keys: HashMap<String, Held<ApiKey>>,
     roles: Arc<CustomRoles>,
     public_keys: HashMap<String, PublicKey>,
+    /// Names of issuers, with their end.
+    issuers: HashMap<String, Option<Timestamp>>,
     /// Sessions that were ended, with their tokens' end.
     ended: HashMap<String, Timestamp>,
     cutoff: Option<Timestamp>,
@@ -204,6 +206,9 @@ impl Principals {
             CustomRole::KIND => document(record).map(|role| self.put_role(&role.document, role.version)),
             Session::KIND => document(record).map(|session| self.put_session(&session.document)),
             PublicKey::KIND => document(record).map(|key| self.put_public_key(key.document)),
+            Issuer::KIND => document(record).map(|issuer: Versioned<Issuer>| {
+                write(&self.identity).issuers.insert(issuer.document.issuer.clone(), issuer.document.until);
+            }),
             SecondFactors::KIND => {
                 document(record).map(|factors| self.put_second_factors(factors.document, factors.version))
             }
@@ -324,6 +329,12 @@ impl Principals {
     /// The public signing keys of all servers of this installation.
     pub fn public_keys(&self) -> Vec<PublicKey> {
         read(&self.identity).public_keys.values().cloned().collect()
+    }
+
+    /// Whether tokens of that issuer are ours.
+    pub(crate) fn knows_issuer(&self, name: &str) -> bool {
+        let until = read(&self.identity).issuers.get(name).copied();
+        until.is_some_and(|until| until.is_none_or(|until| until > self.ambient.clock.now()))
     }
 
     pub(super) fn public_key(&self, kid: &str) -> Option<PublicKey> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use interlock_model::action::{LogOut, Needs};
+use interlock_model::audit::AuditDraft;
 use interlock_model::policy::{self, Grants, PrincipalKind};
 use interlock_model::scope::Scope;
 use interlock_model::secret::Secret;
@@ -284,11 +285,13 @@ impl Sessions {
         }
         let subject = Some(session.principal.clone());
         let proof = self.system.acting(action, subject).on_behalf(&session.principal, origin);
+        let entry = self.issued_entry(&session.principal, origin);
         self.db
             .write(&proof, move |tx| {
                 Box::pin(async move {
                     also(&mut *tx, &session.id).await?;
                     identity::insert(tx, &session).await?;
+                    record_issued(tx, entry, &session).await?;
                     Ok::<_, Error>(Recorded { value: (), details })
                 })
             })
@@ -298,6 +301,12 @@ impl Sessions {
         security::event(Event::AuthenticationSucceeded, Some(name), Some(origin), details);
         Self::note_issued(session, origin);
         Ok(issued)
+    }
+
+    /// The entry of the audit trail for tokens that are about to be issued, for [`record_issued`].
+    pub(super) fn issued_entry(&self, principal: &str, origin: &Origin) -> AuditDraft {
+        let proof = self.acting_for("token.issued", principal, origin);
+        super::Proof::draft(&proof, self.ambient.clock.now(), Value::Null)
     }
 
     pub(super) fn note_issued(session: &Session, origin: &Origin) {
@@ -702,6 +711,22 @@ impl Sessions {
     }
 }
 
+/// Which tokens a session has now, for the audit trail: ids, never the tokens.
+fn tokens_of(session: &Session) -> Value {
+    json!({
+        "token_type": "access", "jti": session.access_jti, "refresh_jti": session.refresh_jti, "session": session.id,
+    })
+}
+
+/// Records the tokens of a session in the transaction that changes it.
+pub(super) async fn record_issued(
+    tx: &mut dyn Tx,
+    entry: AuditDraft,
+    session: &Session,
+) -> Result<(), Error> {
+    tx.append_audit(&AuditDraft { details: tokens_of(session), ..entry }).await.map(drop)
+}
+
 /// One use of a refresh token.
 struct Rotation {
     /// The token that was shown.
@@ -735,7 +760,11 @@ impl Rotation {
         if !fits {
             return Err(TokenError::Certificate.into());
         }
-        let details = |session: &Session, repeated: bool| json!({ "token_type": "refresh", "jti": session.access_jti, "session": session.id, "repeated": repeated });
+        let details = |session: &Session, repeated: bool| {
+            let mut details = tokens_of(session);
+            details["repeated"] = json!(repeated);
+            details
+        };
         let last_moment = session.created_at.plus(self.longest);
         if session.refresh_jti.as_ref() == Some(&self.jti) {
             session.previous_jti = session.refresh_jti.replace(self.refresh);

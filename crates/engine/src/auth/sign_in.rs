@@ -383,9 +383,10 @@ impl SignIns {
         }
         let proved = match proof {
             Some(AgentProof::Assertion(text)) => {
-                let audience = self.sessions.tokens().names().1;
+                let (issuer, audience) = self.sessions.tokens().names();
                 let keys = agent.as_ref().map_or(&[][..], |agent| &agent.keys);
-                assertion::verify(text.expose(), &account, audience, keys, now).map(Means::Assertion)
+                assertion::verify(text.expose(), &account, &[audience, issuer], keys, now)
+                    .map(Means::Assertion)
             }
             None if let Some(shown) = &origin.certificate => {
                 let registered = agent.as_ref().map_or(&[][..], |agent| &agent.certificate_names);

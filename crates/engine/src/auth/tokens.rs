@@ -20,6 +20,9 @@ use super::documents::Session;
 const MAX_BYTES: usize = 4096;
 /// Clocks may differ by this much, in seconds.
 const LEEWAY: i64 = 30;
+/// What tokens named as their issuer before it was an address. Those that are still in force are taken: the audience is what
+/// binds a token to its installation.
+const EARLIER_ISSUER: &str = "interlock";
 /// Longest session in seconds, however often it is refreshed: 90 days.
 const MAX_SESSION: i64 = 90 * 86_400;
 
@@ -331,7 +334,21 @@ pub(super) struct Issue<'a> {
 impl Tokens {
     /// Tokens of one installation. `audience` is unique to it, so that no other installation's token is taken.
     pub fn new(keys: Keys, audience: String, lifetimes: Lifetimes) -> Self {
-        Self { keys, issuer: "interlock".to_owned(), audience, lifetimes, principals: None }
+        Self { keys, issuer: EARLIER_ISSUER.to_owned(), audience, lifetimes, principals: None }
+    }
+
+    /// Names who issues: the address under which clients know this server (RFC 8414 section 2).
+    #[must_use]
+    pub fn issued_by(mut self, issuer: String) -> Self {
+        self.issuer = issuer;
+        self
+    }
+
+    /// Whether this installation issues, or has issued, under that name.
+    fn is_issuer(&self, name: &str) -> bool {
+        name == self.issuer
+            || name == EARLIER_ISSUER
+            || self.principals.as_ref().is_some_and(|principals| principals.knows_issuer(name))
     }
 
     /// Takes the published keys of the installation's other servers too.
@@ -397,7 +414,9 @@ impl Tokens {
             amr: session.amr.clone(),
             iat,
             nbf: iat,
-            exp: (iat + lifetime).min(session.expires_at.seconds()),
+            exp: (iat + lifetime)
+                .min(session.expires_at.seconds())
+                .min(session.created_at.plus(self.longest_session()).seconds()),
             jti: jti.to_owned(),
             iss: self.issuer.clone(),
             aud: self.audience.clone(),
@@ -454,7 +473,7 @@ impl Tokens {
         if retired.is_some_and(|end| claims.exp > end.seconds()) {
             return Err(TokenError::Invalid);
         }
-        let ours = claims.kind == kind && claims.iss == self.issuer && claims.aud == self.audience;
+        let ours = claims.kind == kind && self.is_issuer(&claims.iss) && claims.aud == self.audience;
         // No person is without a role, so a person's token always says which.
         let ours = ours && (claims.principal == PrincipalKind::Agent || !claims.roles.is_empty());
         if !ours || claims.jti.is_empty() || claims.jti.len() > 64 || claims.sub.is_empty() {
@@ -584,6 +603,18 @@ mod tests {
             LIFETIMES,
         );
         assert_eq!(hs.read(&token, TokenKind::Access), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn tokens_from_before_the_issuer_was_an_address_are_taken_and_foreign_ones_are_not() {
+        let pkcs8 = Keys::generate().expect("key");
+        let with = || Tokens::new(Keys::ed25519(&pkcs8).expect("key"), "lab".into(), LIFETIMES);
+        let now = with().issued_by("https://robot.example".into());
+
+        assert!(now.read(&issue(&with()).0, TokenKind::Access).is_ok());
+        assert_eq!(issue(&now).1.iss, "https://robot.example");
+        let foreign = with().issued_by("https://other.example".into());
+        assert_eq!(now.read(&issue(&foreign).0, TokenKind::Access), Err(TokenError::Invalid));
     }
 
     #[test]

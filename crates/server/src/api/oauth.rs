@@ -376,6 +376,9 @@ async fn jwks(State(state): State<AppState>) -> Response {
 
 /// Address of this server as the client knows it.
 fn base(state: &AppState, headers: &HeaderMap) -> String {
+    if let Some(url) = &state.config.public_url {
+        return url.clone();
+    }
     // The host was checked by the perimeter, so it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let scheme = if state.config.tls || state.config.force_https { "https" } else { "http" };

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::lab::{AUDIENCE, Answer, Lab};
+use crate::lab::{AUDIENCE, Answer, ISSUER, Lab};
 use crate::oauth::{refused, token};
 
 const BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -103,6 +103,28 @@ async fn register(lab: &Lab, id: &str, keys: &Value) -> Answer {
         .json(&json!({ "keys": keys }))
         .send()
         .await
+}
+
+#[tokio::test]
+async fn an_assertion_may_name_the_issuer_or_its_token_endpoint_instead() {
+    let lab = Lab::start().await;
+    let (id, _) = lab.agent(&["runs:read"]).await;
+    let pair = Pair::ed();
+    register(&lab, &id, &json!([pair.jwk()])).await.ok();
+
+    for (jti, aud, status) in [
+        ("one", json!(ISSUER), 200),
+        ("two", json!(format!("{ISSUER}/oauth/token")), 200),
+        ("three", json!([ISSUER]), 200),
+        ("four", json!(format!("{ISSUER}/")), 400),
+        ("five", json!(format!("{ISSUER}.evil.example")), 400),
+        ("six", json!("/oauth/token"), 400),
+    ] {
+        let mut claims = good(&lab, &id, jti);
+        claims["aud"] = aud.clone();
+        let answer = assert_with(&lab, &pair.sign(&pair.header(), &claims)).await;
+        assert_eq!(answer.status, status, "{aud}");
+    }
 }
 
 #[tokio::test]

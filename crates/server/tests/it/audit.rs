@@ -1,5 +1,6 @@
 //! The audit trail: complete, unbroken, readable by those who may.
 
+use base64::Engine as _;
 use interlock_model::device::Outcome;
 use serde_json::{Value, json};
 
@@ -102,6 +103,59 @@ async fn every_deed_is_in_an_unbroken_chain() {
         .filter(|entry| entry.draft.action == "device.login" && entry.draft.details["result"] == "success")
         .count();
     assert_eq!(logins, 3);
+    lab.assert_chain().await;
+}
+
+#[tokio::test]
+async fn every_token_is_on_record_by_its_id_and_none_in_itself() {
+    let lab = Lab::start().await;
+    let claim = |token: &str, name: &str| -> Value {
+        let part = token.split('.').nth(1).expect("claims");
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64");
+        serde_json::from_slice::<Value>(&bytes).expect("json")[name].clone()
+    };
+    let (id, secret) = lab.agent(&["runs:read"]).await;
+    let mut issued = Vec::new();
+    let (access, refresh) = lab.pair(&id, &secret).await;
+    issued.push(("token.issued", id.clone(), access, Some(refresh.clone())));
+    let renewed =
+        lab.post("/agents/auth/refresh").json(&json!({ "refresh_token": refresh })).send().await.ok();
+    let (access, refresh) = crate::lab::pair_of(&renewed);
+    issued.push(("token.refreshed", id, access, Some(refresh)));
+    let body = json!({ "username": "ana", "password": password("ana").expose() });
+    let signed_in = lab.post("/auth/login").json(&body).send().await.ok();
+    let (access, refresh) = crate::lab::pair_of(&signed_in);
+    issued.push(("token.issued", "ana".to_owned(), access.clone(), Some(refresh)));
+    let proof = json!({ "password": password("ana").expose() });
+    let raised = lab.post("/auth/step-up").signed(&access).json(&proof).send().await.ok();
+    let (access, refresh) = crate::lab::pair_of(&raised);
+    issued.push(("token.issued", "ana".to_owned(), access.clone(), Some(refresh)));
+    let change = json!({
+        "current": password("ana").expose(), "new": "nine green graduated cylinders",
+    });
+    let changed = lab.post("/auth/password").signed(&access).json(&change).send().await.ok();
+    let (access, refresh) = crate::lab::pair_of(&changed);
+    issued.push(("token.issued", "ana".to_owned(), access, Some(refresh)));
+
+    let trail = lab.trail().await;
+    for (action, who, access, refresh) in &issued {
+        let jti = claim(access, "jti");
+        let found: Vec<_> = trail
+            .iter()
+            .map(|entry| &entry.draft)
+            .filter(|draft| draft.action == *action && draft.details["jti"] == jti)
+            .collect();
+        assert_eq!(found.len(), 1, "{action} {who}");
+        let details = &found[0].details;
+        assert_eq!((found[0].actor.as_ref(), found[0].subject.as_ref()), (Some(who), Some(who)));
+        assert_eq!((&details["token_type"], &details["session"]), (&json!("access"), &claim(access, "fam")));
+        let refresh_jti = refresh.as_ref().map_or(Value::Null, |token| claim(token, "jti"));
+        assert_eq!(details["refresh_jti"], refresh_jti);
+    }
+    let text = format!("{trail:?}");
+    for (_, _, access, refresh) in &issued {
+        assert!(!text.contains(access.as_str()) && !text.contains(refresh.as_deref().unwrap_or("-")));
+    }
     lab.assert_chain().await;
 }
 

@@ -48,6 +48,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "seven purple pipettes";
 /// What tokens are signed with where a test says nothing else.
 pub(crate) const SECRET: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
+/// Who issues them.
+pub(crate) const ISSUER: &str = "http://localhost";
 /// For whom tokens are.
 pub(crate) const AUDIENCE: &str = "interlock:test";
 /// `(name, roles)` of everyone.
@@ -130,6 +132,7 @@ fn config() -> ServerConfig {
         hsts: Hsts::Secure,
         compat_headers: false,
         legacy_errors: false,
+        public_url: None,
         allowed_hosts: vec![
             "localhost".to_owned(),
             "*.lab.example".to_owned(),
@@ -231,7 +234,7 @@ impl Lab {
         let principals = Principals::load(Arc::clone(&storage), ambient.clone()).await.expect("principals");
         let passwords = Passwords::start(Hasher::Weak);
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
-        let tokens = Tokens::new(key.keys(), AUDIENCE.to_owned(), lifetimes);
+        let tokens = Tokens::new(key.keys(), AUDIENCE.to_owned(), lifetimes).issued_by(ISSUER.to_owned());
         let root = SystemPermit::root("system");
         let identity = Identity::new(Setup {
             db: &db,

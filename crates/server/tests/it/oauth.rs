@@ -7,7 +7,7 @@ use interlock_model::policy::ROLES;
 use serde_json::{Value, json};
 
 use crate::assertions::Pair;
-use crate::lab::{AUDIENCE, Answer, Lab, SigningKey, pair_of};
+use crate::lab::{AUDIENCE, Answer, ISSUER, Lab, SigningKey, pair_of};
 
 pub(crate) async fn token(lab: &Lab, pairs: &[(&str, &str)]) -> Answer {
     lab.post("/oauth/token").form(pairs).send().await
@@ -251,7 +251,7 @@ async fn introspection_tells_what_a_token_is_worth_now() {
         (&told["active"], &told["scope"], &told["sub"], &told["client_id"], &told["token_type"]),
         (&json!(true), &json!("audit:read runs:read"), &json!(id), &json!(id), &json!("access"))
     );
-    assert_eq!((&told["iss"], &told["aud"]), (&json!("interlock"), &json!(AUDIENCE)));
+    assert_eq!((&told["iss"], &told["aud"]), (&json!(ISSUER), &json!(AUDIENCE)));
     assert_eq!(look(&refresh).await["token_type"], "refresh");
     lab.put(&format!("/agents/{id}"))
         .signed(&lab.token("zoe").await)
@@ -279,6 +279,18 @@ async fn introspection_tells_what_a_token_is_worth_now() {
         .await
         .refused(403, "forbidden");
     lab.post("/oauth/introspect").form(&[("token", &own)]).send().await.refused(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn the_metadata_names_the_address_that_the_server_is_known_by() {
+    let lab = Lab::with(|config| config.public_url = Some("https://robot.lab.example".to_owned())).await;
+
+    let told = lab.get("/.well-known/oauth-authorization-server").send().await.ok();
+
+    assert_eq!(told["token_endpoint"], "https://robot.lab.example/oauth/token");
+    assert_eq!(told["jwks_uri"], "https://robot.lab.example/oauth/jwks");
+    let begun = lab.post("/oauth/device_authorization").form(&[("client_id", "cli")]).send().await.ok();
+    assert_eq!(begun["verification_uri"], "https://robot.lab.example/device-code");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn refreshing_gives_a_new_pair_and_the_old_refresh_token_is_spent() {
     assert_eq!(entry.draft.actor.as_ref(), Some(&id));
     assert_eq!(
         (&entry.draft.details["token_type"], &entry.draft.details["repeated"]),
-        (&json!("refresh"), &json!(false))
+        (&json!("access"), &json!(false))
     );
     assert_eq!(entry.draft.details["jti"], claims(&second)["jti"]);
 }
