@@ -16,10 +16,12 @@ pub mod invitations;
 pub mod janitor;
 pub mod metrics;
 pub mod news;
+pub mod pipeline;
 pub mod reads;
 pub mod revocations;
 pub mod runs;
 pub mod security;
+pub mod tools;
 pub mod users;
 
 use std::sync::Arc;

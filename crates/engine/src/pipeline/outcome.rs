@@ -1,0 +1,90 @@
+//! How a run is told: its output, its errors, its metrics.
+
+use std::time::Duration;
+
+use interlock_model::pipeline::Step;
+use metrics::{counter, histogram};
+use serde_json::{Map, Value, json};
+
+use super::{End, Ended, Kind, Stop, Walk};
+use crate::tools::Failure;
+
+/// Steps so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) executed: usize,
+    pub(super) skipped: usize,
+}
+
+/// The metrics of one call. `tool` is an address that exists, so its values are bounded.
+pub(super) fn step_ended(tool: &str, elapsed: Duration, failure: Option<&Failure>) {
+    histogram!("orchestrator_step_duration_seconds", "tool_addr" => tool.to_owned())
+        .record(elapsed.as_secs_f64());
+    let class = match failure {
+        None => {
+            counter!("orchestrator_step_success_total", "tool_addr" => tool.to_owned()).increment(1);
+            return;
+        }
+        Some(Failure::Refused(_)) => "refused",
+        Some(Failure::Unreached(_)) => "unreached",
+        Some(Failure::Failed { .. }) => "failed",
+        Some(Failure::TimedOut(_)) => "timed_out",
+        Some(Failure::Cancelled) => "cancelled",
+        Some(Failure::Unknown(_)) => "unknown",
+        Some(Failure::Lost) => "lost",
+    };
+    counter!("orchestrator_step_failure_total", "tool_addr" => tool.to_owned(), "error_type" => class)
+        .increment(1);
+}
+
+/// `step 3 (weather, http.request)`.
+fn named(step: &Step) -> String {
+    let number = step.index + 1;
+    match &step.id {
+        Some(id) => format!("step {number} ({id}, {})", step.uses),
+        None => format!("step {number} ({})", step.uses),
+    }
+}
+
+impl Walk<'_> {
+    pub(super) fn stopped(&self, step: &Step, why: Stop) -> End {
+        let (kind, message, retryable) = match why {
+            Stop::Lost => return End::Lost,
+            Stop::Later(at) => return End::Later { at },
+            Stop::Ask(question) => return End::Waiting(*question),
+            Stop::Bad(kind, message, retryable) => (kind, message, retryable),
+        };
+        counter!("orchestrator_pipeline_executions_total", "status" => "failed").increment(1);
+        let output = self.output(Some((step, &message)));
+        let ended =
+            Ended { error: format!("{}: {message}", named(step)), step: step.index, retryable, output };
+        match kind {
+            Kind::Failed => End::Failed(ended),
+            Kind::TimedOut => End::TimedOut(ended),
+            Kind::Cancelled => End::Cancelled(ended),
+            Kind::Uncertain => End::Uncertain(ended),
+        }
+    }
+
+    /// The output of the run, as clients of the earlier system read it.
+    pub(super) fn output(&self, failure: Option<(&Step, &String)>) -> Value {
+        let now = self.ambient.clock.now();
+        let mut summary = json!({
+            "success": failure.is_none(),
+            "total_steps": self.pipeline.steps().len(),
+            "executed_steps": self.tally.executed,
+            "skipped_steps": self.tally.skipped,
+            "execution_time_seconds": now.since(self.job.started_at).as_secs_f64(),
+        });
+        if let Some((step, message)) = failure {
+            summary["failed_step"] =
+                json!({ "index": step.index, "id": step.id, "uses": step.uses, "error": message });
+        }
+        let mut output: Map<String, Value> = self.context.output();
+        output.insert("_task_id".to_owned(), json!(self.job.task));
+        output.insert("_task_title".to_owned(), json!(self.job.title));
+        output.insert("_execution_start".to_owned(), json!(self.job.started_at));
+        output.insert("_execution_summary".to_owned(), summary);
+        Value::Object(output)
+    }
+}
