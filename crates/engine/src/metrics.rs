@@ -62,9 +62,16 @@ pub fn describe() {
         }
     }
     describe_counter!("orchestrator_blocked_requests_total", "Requests refused by the perimeter.");
-    for reason in
-        ["rate_limited", "client_blocked", "framing", "host", "https_required", "too_large", "overloaded"]
-    {
+    for reason in [
+        "rate_limited",
+        "client_blocked",
+        "framing",
+        "host",
+        "https_required",
+        "too_large",
+        "overloaded",
+        "proxy_protocol",
+    ] {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
     describe_counter!("interlock_tls_reloads_total", "Certificates and lists read again.");

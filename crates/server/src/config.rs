@@ -15,6 +15,17 @@ pub enum Hsts {
     Never,
 }
 
+/// Which header of a trusted proxy names its client. The others are the client's own and mean nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardedBy {
+    /// `X-Forwarded-For`, or `X-Real-IP` where there is none; `X-Forwarded-Proto`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// `X-Real-IP`; `X-Forwarded-Proto`.
+    XRealIp,
+}
+
 /// Rate limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimits {
@@ -85,6 +96,13 @@ impl Default for ConnectionLimits {
     }
 }
 
+impl ConnectionLimits {
+    /// For the listener of probes and metrics.
+    pub fn internal() -> Self {
+        Self { total: 64, per_address: 32, ..Self::default() }
+    }
+}
+
 /// Settings of one server.
 #[expect(clippy::struct_excessive_bools, reason = "settings are independent switches")]
 #[derive(Debug, Clone)]
@@ -115,6 +133,12 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     /// Addresses whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Which header of theirs names the client.
+    pub forwarded_by: ForwardedBy,
+    /// Addresses that begin every connection with the PROXY protocol, version 2.
+    pub proxy_protocol: Vec<IpNet>,
+    /// Probes and metrics have a listener of their own, and `/metrics` is not here.
+    pub internal_listener: bool,
     /// Largest request body in bytes.
     pub max_request_size: usize,
     /// Rate limits.

@@ -13,11 +13,12 @@ use std::time::Duration;
 use axum::Router;
 use interlock_model::Entropy;
 use ipnet::IpNet;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ConnectionLimits, ServerConfig};
+use crate::connection::preamble::{self, BadPreamble};
 use crate::connection::{Activity, Connection};
 use crate::perimeter::limits::counted;
 use crate::tls::{Keeper, Presented};
@@ -43,9 +44,16 @@ impl Default for Peer {
 /// A bound listener and how it speaks.
 pub struct Listener {
     tcp: TcpListener,
+    door: Arc<Door>,
+}
+
+/// What holds for every connection of a listener.
+struct Door {
+    open: Arc<Mutex<Open>>,
     tls: Option<Arc<Keeper>>,
     limits: ConnectionLimits,
     trusted_proxies: Vec<IpNet>,
+    proxy_protocol: Vec<IpNet>,
     entropy: Arc<dyn Entropy>,
 }
 
@@ -53,7 +61,7 @@ impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Listener")
             .field("tcp", &self.tcp)
-            .field("tls", &self.tls.is_some())
+            .field("tls", &self.door.tls.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -112,6 +120,10 @@ impl Drop for Place {
     }
 }
 
+fn within(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|net| net.contains(&address))
+}
+
 impl Listener {
     /// Takes a bound socket. `entropy` is for the ids of requests that no handler sees.
     pub fn new(
@@ -120,18 +132,28 @@ impl Listener {
         config: &ServerConfig,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        let trusted_proxies = config.trusted_proxies.clone();
-        Self { tcp, tls, limits: config.connections, trusted_proxies, entropy }
+        let door = Door {
+            open: Arc::default(),
+            tls,
+            limits: config.connections,
+            trusted_proxies: config.trusted_proxies.clone(),
+            proxy_protocol: config.proxy_protocol.clone(),
+            entropy,
+        };
+        Self { tcp, door: Arc::new(door) }
     }
 
-    /// A place for a connection from this address.
-    fn place(&self, open: &Arc<Mutex<Open>>, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
-        if self.trusted_proxies.iter().any(|net| net.contains(&address)) {
-            let most = self.limits.per_address.max(self.limits.total / 2);
-            return Place::take(open, address, most, self.limits.total);
-        }
-        Place::take(open, counted(address), self.limits.per_address, self.limits.total)
+    /// A bound socket for probes and metrics: plain HTTP, few connections, no proxies.
+    pub fn internal(tcp: TcpListener, entropy: Arc<dyn Entropy>) -> Self {
+        let door = Door {
+            open: Arc::default(),
+            tls: None,
+            limits: ConnectionLimits::internal(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: Vec::new(),
+            entropy,
+        };
+        Self { tcp, door: Arc::new(door) }
     }
 
     /// The address that it is bound to.
@@ -145,7 +167,6 @@ impl Listener {
     /// Serves until `stop`; then takes no more connections, and returns when those that are open have been told. The
     /// connections themselves end in `tasks`.
     pub async fn serve(self, router: Router, stop: CancellationToken, tasks: TaskTracker) {
-        let open = Arc::new(Mutex::new(Open::default()));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -160,30 +181,87 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(place) = self.place(&open, address.ip()) else {
-                metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded")
-                    .increment(1);
-                continue;
-            };
-            let activity = Arc::clone(&place.activity);
-            let connection = Connection {
-                router: router.clone(),
-                limits: self.limits,
-                stop: stop.clone(),
-                address,
-                activity,
-                entropy: Arc::clone(&self.entropy),
-            };
-            let keeper = self.tls.clone();
-            tasks.spawn(async move {
-                let evicted = place.activity.evicted.clone();
-                let _ = stream.set_nodelay(true);
-                tokio::select! {
-                    () = connection.run(stream, keeper) => {}
-                    () = evicted.cancelled() => {}
-                }
+            if let Some(place) = self.door.place(address.ip()) {
+                let door = Arc::clone(&self.door);
+                tasks.spawn(door.enter(stream, address, place, router.clone(), stop.clone()));
+            }
+        }
+    }
+}
+
+impl Door {
+    /// A place for a connection from this address, or none, which is counted.
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let Self { open, limits, .. } = self;
+        let place = if within(&self.trusted_proxies, address) || within(&self.proxy_protocol, address) {
+            Place::take(open, address, limits.per_address.max(limits.total / 2), limits.total)
+        } else {
+            Place::take(open, counted(address), limits.per_address, limits.total)
+        };
+        if place.is_none() {
+            metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded").increment(1);
+        }
+        place
+    }
+
+    /// Serves one connection to its end.
+    async fn enter(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+        router: Router,
+        stop: CancellationToken,
+    ) {
+        let _ = stream.set_nodelay(true);
+        let (address, place) = if within(&self.proxy_protocol, peer.ip().to_canonical()) {
+            let Some(introduced) = self.introduced(&mut stream, peer, place).await else { return };
+            introduced
+        } else {
+            (peer, place)
+        };
+        let connection = Connection {
+            router,
+            limits: self.limits,
+            stop,
+            address,
+            activity: Arc::clone(&place.activity),
+            entropy: Arc::clone(&self.entropy),
+        };
+        let evicted = place.activity.evicted.clone();
+        tokio::select! {
+            () = connection.run(stream, self.tls.clone()) => {}
+            () = evicted.cancelled() => {}
+        }
+        drop(place);
+    }
+
+    /// The client of a connection whose peer speaks for others, and a place of its own. `None`: it ends here.
+    async fn introduced(
+        &self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+        place: Place,
+    ) -> Option<(SocketAddr, Place)> {
+        let evicted = place.activity.evicted.clone();
+        let read = tokio::select! {
+            read = preamble::read(stream) => read,
+            () = tokio::time::sleep(self.limits.handshake) => Err(BadPreamble::Missing),
+            () = evicted.cancelled() => return None,
+        };
+        match read {
+            Ok(None) => Some((peer, place)),
+            Ok(Some(client)) => {
                 drop(place);
-            });
+                Some((client, self.place(client.ip())?))
+            }
+            Err(error) => {
+                metrics::counter!("orchestrator_blocked_requests_total", "reason" => "proxy_protocol")
+                    .increment(1);
+                tracing::warn!(%error, %peer, "a connection was refused");
+                None
+            }
         }
     }
 }

@@ -182,7 +182,9 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
 
 pub(super) fn write_ready_file(path: &Path, told: &Ready) -> anyhow::Result<()> {
     let listener = json!({ "name": "http", "url": told.url });
-    let body = json!({ "url": told.url, "ca_file": told.ca_file, "pid": std::process::id(), "listeners": [listener] });
+    let internal = told.internal.as_ref().map(|url| json!({ "name": "internal", "url": url }));
+    let listeners: Vec<_> = std::iter::once(listener).chain(internal).collect();
+    let body = json!({ "url": told.url, "ca_file": told.ca_file, "pid": std::process::id(), "listeners": listeners });
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, format!("{body}\n"))
         .and_then(|()| std::fs::rename(&temporary, path))

@@ -119,6 +119,8 @@ pub(crate) struct Ready {
     pub(crate) first_password: Option<Secret>,
     /// Where counters and news are shared: `host:port/db`.
     pub(crate) redis: Option<String>,
+    /// Where probes and metrics are served, if it is not there where everything is.
+    pub(crate) internal: Option<String>,
 }
 
 /// Serves until told to stop: a device's actions where `device` is given, else the orchestrator.
@@ -146,6 +148,10 @@ where
     let (certificates, ca_file) = net::certificates(&settings, &state)?;
     let address = SocketAddr::new(settings.bind, settings.port);
     let tcp = TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?;
+    let internal = match settings.internal_listen {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?),
+        None => None,
+    };
     let mut parts = installation::open(&state, settings.database_url.as_ref()).await?;
     let shared = match &settings.redis {
         Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
@@ -238,6 +244,8 @@ where
 
     let listener = Listener::new(tcp, app.certificates.clone(), &app.config, Arc::clone(&app.entropy));
     let bound = listener.address()?;
+    let internal = internal.map(|tcp| Listener::internal(tcp, Arc::clone(&app.entropy)));
+    let inside = internal.as_ref().map(Listener::address).transpose()?;
     let scheme = if app.config.tls { "https" } else { "http" };
     let catalogue = host.as_ref().map(Host::catalogue);
     let told = Ready {
@@ -252,6 +260,7 @@ where
             .unwrap_or_default(),
         first_password,
         redis,
+        internal: inside.map(|address| format!("http://{}", net::reachable(address))),
     };
     tracing::info!(
         url = told.url,
@@ -271,6 +280,10 @@ where
         stop.clone(),
         connections.clone(),
     ));
+    if let Some(internal) = internal {
+        let router = interlock_server::internal_router(app.clone());
+        tokio::spawn(internal.serve(router, stop.clone(), connections.clone()));
+    }
     if let Some(path) = &net.ready_file {
         net::write_ready_file(path, &told)?;
     }
@@ -329,6 +342,9 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
             .collect(),
         cors_origins: settings.cors_origins.clone(),
         trusted_proxies: settings.trusted_proxies.clone(),
+        forwarded_by: settings.forwarded_by,
+        proxy_protocol: settings.proxy_protocol.clone(),
+        internal_listener: settings.internal_listen.is_some(),
         max_request_size: settings.max_request_size,
         rate: settings.rate,
         screening: settings.screening,
@@ -506,6 +522,9 @@ pub(crate) fn banner(told: &Ready) -> String {
         if let Ok(fingerprint) = tls::fingerprint(ca) {
             let _ = writeln!(text, "  CA print  {fingerprint}");
         }
+    }
+    if let Some(internal) = &told.internal {
+        let _ = writeln!(text, "  Probes    {internal}/health/ready, {internal}/metrics");
     }
     let _ = writeln!(text, "  State     {}", told.state.display());
     if let Some(redis) = &told.redis {

@@ -1,12 +1,12 @@
 //! The settings with their types, every value checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
 use interlock_model::secret::Secret;
-use interlock_server::config::{Hsts, RateLimits, Screening, ScreeningMode};
+use interlock_server::config::{ForwardedBy, Hsts, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::ClientSources;
 use interlock_shared::RedisConfig;
@@ -56,6 +56,9 @@ pub(crate) struct ServerSettings {
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) forwarded_by: ForwardedBy,
+    pub(crate) proxy_protocol: Vec<IpNet>,
+    pub(crate) internal_listen: Option<SocketAddr>,
     pub(crate) force_https: bool,
     pub(crate) hsts: Hsts,
     pub(crate) compat_headers: bool,
@@ -248,6 +251,16 @@ impl Config {
             allowed_hosts: self.hosts()?,
             cors_origins: self.origins()?,
             trusted_proxies: self.networks("server.trusted_proxies")?,
+            forwarded_by: self.choice(
+                "server.forwarded_header",
+                &[
+                    ("x-forwarded-for", ForwardedBy::XForwardedFor),
+                    ("forwarded", ForwardedBy::Forwarded),
+                    ("x-real-ip", ForwardedBy::XRealIp),
+                ],
+            )?,
+            proxy_protocol: self.networks("server.proxy_protocol_from")?,
+            internal_listen: self.internal_listen()?,
             force_https: self.flag("server.force_https")?,
             hsts: self.choice(
                 "server.hsts",
@@ -258,26 +271,8 @@ impl Config {
             tls: self.tls()?,
             tls12: self.choice("tls.min_version", &[("1.3", false), ("1.2", true)])?,
             tls_clients: self.tls_clients()?,
-            rate: RateLimits {
-                enabled: self.flag("limits.enabled")?,
-                per_minute: u32::try_from(self.integer("limits.requests_per_minute", 1, 10_000_000)?)
-                    .unwrap_or(u32::MAX),
-                per_hour: u32::try_from(self.integer("limits.requests_per_hour", 1, 100_000_000)?)
-                    .unwrap_or(u32::MAX),
-            },
-            screening: Screening {
-                mode: self.choice(
-                    "screening.patterns",
-                    &[
-                        ("true", ScreeningMode::Block),
-                        ("block", ScreeningMode::Block),
-                        ("false", ScreeningMode::Observe),
-                        ("observe", ScreeningMode::Observe),
-                        ("off", ScreeningMode::Off),
-                    ],
-                )?,
-                text_as_labels: self.flag("screening.text")?,
-            },
+            rate: self.rate()?,
+            screening: self.screening()?,
             jwt_secret: self.secret("identity.jwt_secret_key"),
             jwt_secret_previous: self.secret("identity.jwt_secret_key_previous"),
             token_hours: i64::try_from(self.integer("identity.access_token_expire_hours", 1, 24)?)
@@ -331,6 +326,45 @@ impl Config {
         Ok(settings)
     }
 
+    fn rate(&self) -> Result<RateLimits, ConfigError> {
+        Ok(RateLimits {
+            enabled: self.flag("limits.enabled")?,
+            per_minute: u32::try_from(self.integer("limits.requests_per_minute", 1, 10_000_000)?)
+                .unwrap_or(u32::MAX),
+            per_hour: u32::try_from(self.integer("limits.requests_per_hour", 1, 100_000_000)?)
+                .unwrap_or(u32::MAX),
+        })
+    }
+
+    fn screening(&self) -> Result<Screening, ConfigError> {
+        Ok(Screening {
+            mode: self.choice(
+                "screening.patterns",
+                &[
+                    ("true", ScreeningMode::Block),
+                    ("block", ScreeningMode::Block),
+                    ("false", ScreeningMode::Observe),
+                    ("observe", ScreeningMode::Observe),
+                    ("off", ScreeningMode::Off),
+                ],
+            )?,
+            text_as_labels: self.flag("screening.text")?,
+        })
+    }
+
+    /// Where probes and metrics are served. What leaves this machine is for those who hold the token.
+    fn internal_listen(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let key = "server.internal_listen";
+        let Some(text) = self.filled(key) else { return Ok(None) };
+        let address: SocketAddr = text
+            .parse()
+            .map_err(|_| self.bad(key, "must be an address and a port such as 127.0.0.1:9100"))?;
+        if !address.ip().is_loopback() && self.secret("metrics.token").is_none() {
+            return Err(self.bad(key, "can be reached from the network, so METRICS_TOKEN is required"));
+        }
+        Ok(Some(address))
+    }
+
     /// Which client certificates are taken.
     fn tls_clients(&self) -> Result<Option<ClientSources>, ConfigError> {
         let required = self.choice("tls.client_auth", &[("required", true), ("optional", false)])?;
@@ -353,6 +387,7 @@ impl Config {
     pub(crate) fn never_banned(&self) -> Result<Vec<IpNet>, ConfigError> {
         let mut networks = self.networks("screening.ban_allow")?;
         networks.extend(self.networks("server.trusted_proxies")?);
+        networks.extend(self.networks("server.proxy_protocol_from")?);
         Ok(networks)
     }
 
@@ -486,6 +521,10 @@ mod tests {
             [("CORS_ALLOW_ORIGINS", "*")],
             [("CORS_ALLOW_ORIGINS", "https://a.example/path")],
             [("TRUSTED_PROXIES", "proxy.example")],
+            [("FORWARDED_HEADER", "x-client-ip")],
+            [("PROXY_PROTOCOL_FROM", "balancer.example")],
+            [("INTERNAL_LISTEN", "9100")],
+            [("INTERNAL_LISTEN", "0.0.0.0:9100")],
             [("RATE_LIMIT_ENABLED", "maybe")],
             [("BLOCK_SUSPICIOUS_PATTERNS", "sometimes")],
             [("BLOCK_SUSPICIOUS_TEXT", "observe")],

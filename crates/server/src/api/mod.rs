@@ -63,6 +63,15 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
+/// Probes and metrics for a listener of their own: no limits, no bans, no host check, and nothing else to reach.
+pub fn internal_router(state: AppState) -> Router {
+    service::internal_routes(state.device.is_some())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), perimeter::inside))
+        .with_state(state)
+}
+
 async fn not_found() -> ApiError {
     ApiError::client(StatusCode::NOT_FOUND, "not_found", "Not found")
 }

@@ -106,7 +106,7 @@ async fn orchestrator_health(
     (status, Json(body)).into_response()
 }
 
-async fn orchestrator_ready(State(state): State<AppState>) -> Response {
+pub(super) async fn orchestrator_ready(State(state): State<AppState>) -> Response {
     let database = state.evidence.storage_is_up().await;
     let fresh = state.identity.principals.is_fresh();
     let ready = database && fresh;

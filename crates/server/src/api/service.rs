@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, FromRef as _, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
 use interlock_engine::auth::Origin;
 use interlock_engine::devices::Devices;
 use interlock_model::action::{Action, Installation, ListActions, ReadDocs, ReadMetrics};
@@ -21,7 +22,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::GET, "/health/live", PublicReason::Liveness, live)
-        .public(Method::GET, "/metrics", PublicReason::DecidesItself, metrics)
+        .public(Method::GET, "/metrics", PublicReason::DecidesItself, public_metrics)
         .public(Method::GET, "/docs", PublicReason::DecidesItself, docs)
         .public(Method::GET, "/docs/app.js", PublicReason::Banner, script)
         .public(Method::GET, "/docs/app.css", PublicReason::Banner, style)
@@ -102,6 +103,27 @@ pub(super) fn add_certificate(state: &AppState, answer: &mut Value) {
         let (condition, expires_at) = keeper.condition();
         answer["certificate"] = json!({ "status": condition.name(), "expires_at": expires_at });
     }
+}
+
+/// What the listener for probes and metrics answers, without the perimeter of everybody else.
+pub(super) fn internal_routes(has_device: bool) -> Router<AppState> {
+    let router = Router::new().route("/health/live", get(live)).route("/metrics", get(metrics));
+    if has_device {
+        router.route("/health/ready", get(ready))
+    } else {
+        router.route("/health/ready", get(super::orchestrator::orchestrator_ready))
+    }
+}
+
+async fn public_metrics(
+    state: State<AppState>,
+    origin: Extension<Arc<Origin>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if state.config.internal_listener {
+        return Err(ApiError::client(StatusCode::NOT_FOUND, "not_found", "Not found"));
+    }
+    metrics(state, origin, headers).await
 }
 
 async fn metrics(

@@ -3,9 +3,10 @@
 //! HTTP/2 is spoken where TLS negotiated it, and nowhere else: over plain TCP its preface is a refused request, and an
 //! `Upgrade: h2c` is ignored. Its library bounds streams, header lists, resets and small frames; added here are a deadline for the
 //! first request, one for idling, an end for clients that cancel nearly everything they ask, and one for those that do not take
-//! their answers.
+//! their answers. What a proxy says of its client before the first byte of either is `preamble`'s.
 
 mod bodies;
+pub(crate) mod preamble;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

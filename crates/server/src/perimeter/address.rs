@@ -1,6 +1,7 @@
 //! Who is calling: one address for limits, lockout, bans, log and audit.
 //!
-//! Forwarding headers are believed only from listed proxies, and read from the right: the first hop that is not a listed proxy
+//! Forwarding headers are believed only from listed proxies, only the one that those proxies are said to write, and read
+//! from the right: the first hop that is not a listed proxy
 //! is the client. Whatever stands further left was written by strangers.
 
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::net::IpAddr;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
+use crate::config::ForwardedBy;
 use crate::listener::Peer;
 
 /// The client as the server treats it.
@@ -22,32 +24,30 @@ pub struct Client {
 }
 
 /// Resolves the client of a request.
-pub fn resolve(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+pub fn resolve(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet], by: ForwardedBy) -> Client {
     let socket = peer.address.ip().to_canonical();
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     if !is_trusted(socket) {
         return Client { ip: socket, secure: peer.tls, proxied: false };
     }
-    let forwarded = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
-        .collect::<Vec<_>>();
+    if by == ForwardedBy::Forwarded {
+        return by_forwarded(peer, headers, socket, is_trusted);
+    }
     let mut ip = socket;
     let mut seen = false;
-    for hop in forwarded.iter().rev() {
-        // A hop that is no address was invented: stop at the last one that a listed proxy vouched for.
-        let Some(hop) = parse(hop) else { break };
-        ip = hop;
-        seen = true;
-        if !is_trusted(hop) {
-            break;
+    if by == ForwardedBy::XForwardedFor {
+        let forwarded = texts(headers, "x-forwarded-for").flat_map(|text| text.split(',')).map(str::trim);
+        for hop in forwarded.collect::<Vec<_>>().into_iter().rev() {
+            // A hop that is no address was invented: stop at the last one that a listed proxy vouched for.
+            let Some(hop) = parse(hop) else { break };
+            ip = hop;
+            seen = true;
+            if !is_trusted(hop) {
+                break;
+            }
         }
     }
-    if !seen && let Some(real) = headers.get("x-real-ip").and_then(|value| parse(value.to_str().ok()?.trim()))
-    {
+    if !seen && let Some(real) = texts(headers, "x-real-ip").last().and_then(|text| parse(text.trim())) {
         ip = real;
     }
     let secure = match headers.get("x-forwarded-proto").map(axum::http::HeaderValue::as_bytes) {
@@ -58,6 +58,56 @@ pub fn resolve(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
         None => peer.tls,
     };
     Client { ip, secure, proxied: true }
+}
+
+/// What a proxy must have said to be believed: the address, and how the client reached it.
+fn by_forwarded(
+    peer: &Peer,
+    headers: &HeaderMap,
+    socket: IpAddr,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> Client {
+    let mut client = Client { ip: socket, secure: peer.tls, proxied: true };
+    let lines: Vec<&str> = texts(headers, "forwarded").collect();
+    for element in lines.into_iter().rev().flat_map(|text| outside_quotes(text, b',')) {
+        let (mut hop, mut secure) = (None, false);
+        for pair in outside_quotes(element, b';') {
+            let Some((name, value)) = pair.split_once('=') else { break };
+            let (name, value) = (name.trim(), value.trim());
+            let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+            if name.eq_ignore_ascii_case("for") {
+                hop = parse(value);
+            } else if name.eq_ignore_ascii_case("proto") {
+                secure = value.eq_ignore_ascii_case("https");
+            }
+        }
+        let Some(hop) = hop else { break };
+        (client.ip, client.secure) = (hop, secure);
+        if !is_trusted(hop) {
+            break;
+        }
+    }
+    client
+}
+
+fn texts<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
+}
+
+/// Splits at a separator that stands outside quoted strings (RFC 7239 section 4), the last part first. Read from the right, as
+/// everything here: a quote that a client leaves open swallows nothing that its proxy has added.
+fn outside_quotes(text: &str, separator: u8) -> Vec<&str> {
+    let (mut parts, mut end, mut quoted) = (Vec::new(), text.len(), false);
+    for (at, byte) in text.bytes().enumerate().rev() {
+        if byte == b'"' {
+            quoted = !quoted;
+        } else if byte == separator && !quoted {
+            parts.push(&text[at + 1..end]);
+            end = at;
+        }
+    }
+    parts.push(&text[..end]);
+    parts
 }
 
 fn parse(hop: &str) -> Option<IpAddr> {
@@ -89,7 +139,12 @@ mod tests {
             ("x-real-ip", "1.2.3.4"),
             ("x-forwarded-proto", "https"),
         ]);
-        let client = resolve(&peer("203.0.113.7:1"), &forged, &["127.0.0.0/8".parse().expect("net")]);
+        let client = resolve(
+            &peer("203.0.113.7:1"),
+            &forged,
+            &["127.0.0.0/8".parse().expect("net")],
+            ForwardedBy::XForwardedFor,
+        );
 
         assert_eq!(
             client,
@@ -108,7 +163,12 @@ mod tests {
             ("[2001:db8::1]", "2001:db8::1"),
             ("::ffff:203.0.113.7", "203.0.113.7"),
         ] {
-            let resolved = resolve(&peer("127.0.0.1:1"), &headers(&[("x-forwarded-for", chain)]), &trusted);
+            let resolved = resolve(
+                &peer("127.0.0.1:1"),
+                &headers(&[("x-forwarded-for", chain)]),
+                &trusted,
+                ForwardedBy::XForwardedFor,
+            );
             assert_eq!(resolved.ip, client.parse::<IpAddr>().expect("address"), "{chain}");
         }
     }
@@ -123,8 +183,54 @@ mod tests {
         ]);
 
         assert_eq!(
-            resolve(&peer("127.0.0.1:1"), &sent, &trusted),
+            resolve(&peer("127.0.0.1:1"), &sent, &trusted, ForwardedBy::XForwardedFor),
             Client { ip: "203.0.113.7".parse().expect("address"), secure: true, proxied: true }
         );
+    }
+
+    #[test]
+    fn the_standard_header_is_walked_in_the_same_way() {
+        let trusted = ["127.0.0.0/8".parse().expect("net"), "10.0.0.0/8".parse().expect("net")];
+        for (sent, client, secure) in [
+            ("for=203.0.113.7;proto=https", "203.0.113.7", true),
+            ("for=203.0.113.7;proto=http;by=10.0.0.1", "203.0.113.7", false),
+            ("for=203.0.113.7", "203.0.113.7", false),
+            (
+                "for=6.6.6.6;proto=http, For=\"[2001:db8::17]:4711\";Proto=HTTPS, for=10.1.1.1",
+                "2001:db8::17",
+                true,
+            ),
+            ("for=6.6.6.6, for=unknown, for=10.1.1.1;proto=https", "10.1.1.1", true),
+            ("for=6.6.6.6, for=_hidden", "127.0.0.1", false),
+            ("for=\"6.6.6.6, for=7.7.7.7\"", "127.0.0.1", false),
+            ("for=203.0.113.7;host=\"a,b;for=6.6.6.6\"", "203.0.113.7", false),
+            ("for=\", for=203.0.113.7;proto=https", "203.0.113.7", true),
+            ("nonsense", "127.0.0.1", false),
+            ("", "127.0.0.1", false),
+        ] {
+            let sent_headers =
+                headers(&[("forwarded", sent), ("x-forwarded-for", "5.5.5.5"), ("x-real-ip", "4.4.4.4")]);
+            let resolved = resolve(&peer("127.0.0.1:1"), &sent_headers, &trusted, ForwardedBy::Forwarded);
+            let expected = Client { ip: client.parse().expect("address"), secure, proxied: true };
+            assert_eq!(resolved, expected, "{sent}");
+        }
+    }
+
+    #[test]
+    fn headers_that_the_proxy_does_not_write_are_the_client_s_and_mean_nothing() {
+        let trusted = ["127.0.0.0/8".parse().expect("net")];
+        let all = headers(&[
+            ("forwarded", "for=1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-real-ip", "3.3.3.3"),
+        ]);
+        for (by, client) in [
+            (ForwardedBy::Forwarded, "1.1.1.1"),
+            (ForwardedBy::XForwardedFor, "2.2.2.2"),
+            (ForwardedBy::XRealIp, "3.3.3.3"),
+        ] {
+            let resolved = resolve(&peer("127.0.0.1:1"), &all, &trusted, by);
+            assert_eq!(resolved.ip, client.parse::<IpAddr>().expect("address"), "{by:?}");
+        }
     }
 }

@@ -40,7 +40,8 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     let begun = Instant::now();
     let peer = request.extensions_mut().remove::<Peer>().unwrap_or_default();
     // Client address first: every later step counts, logs and refuses by it.
-    let client = address::resolve(&peer, request.headers(), &state.config.trusted_proxies);
+    let client =
+        address::resolve(&peer, request.headers(), &state.config.trusted_proxies, state.config.forwarded_by);
     // Then a name for the request, which every answer carries.
     let refused = request.extensions_mut().remove::<Refused>();
     let request_id = match &refused {
@@ -90,6 +91,42 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     if let Some(origin) = cross_origin {
         hosts::allow_origin(response.headers_mut(), &origin);
     }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
+    observe(&state, &method, template, &response, begun, &origin);
+    response
+}
+
+/// What requests on the listener for probes and metrics pass: a name, the framing that the gate has found, an answer like any
+/// other. Who may connect there is said by the address that it listens on.
+pub async fn inside(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let peer = request.extensions_mut().remove::<Peer>().unwrap_or_default();
+    let refused = request.extensions_mut().remove::<Refused>();
+    let request_id = match &refused {
+        Some(refused) => refused.request_id.clone(),
+        None => request_id(request.headers(), &state),
+    };
+    let origin = Arc::new(Origin {
+        client_ip: peer.address.ip().to_canonical(),
+        request_id: request_id.clone(),
+        user_agent: printable(request.headers().get(header::USER_AGENT)),
+        certificate: None,
+    });
+    request.extensions_mut().insert(Arc::clone(&origin));
+    let template = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none()).cloned();
+    let method = if refused.is_some() { Method::CONNECT } else { request.method().clone() };
+    let wants_json = accepts_only_json(request.headers());
+    let mut response = match refused {
+        Some(refused) => protocol::refusal(refused.reason).into_response(),
+        None => next.run(request).await,
+    };
+    if let Some(Rendered(error)) = response.extensions_mut().remove::<Rendered>() {
+        response = render(&error, response, &request_id, wants_json, &state);
+    }
+    headers::secure(response.headers_mut(), peer.tls, &state.config);
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -27,7 +27,9 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::secret::Secret;
 use interlock_model::time::{TestClock, TestEntropy};
 use interlock_model::{Clock as _, Timestamp};
-use interlock_server::config::{ConnectionLimits, Hsts, RateLimits, Screening, ScreeningMode, ServerConfig};
+use interlock_server::config::{
+    ConnectionLimits, ForwardedBy, Hsts, RateLimits, Screening, ScreeningMode, ServerConfig,
+};
 use interlock_server::listener::Peer;
 use interlock_server::perimeter::limits::Limiter;
 use interlock_server::{AppState, DeviceServices, Services};
@@ -141,6 +143,9 @@ fn config() -> ServerConfig {
         ],
         cors_origins: Vec::new(),
         trusted_proxies: Vec::new(),
+        forwarded_by: ForwardedBy::XForwardedFor,
+        proxy_protocol: Vec::new(),
+        internal_listener: false,
         max_request_size: 10 * 1024 * 1024,
         rate: RateLimits { enabled: false, per_minute: 60, per_hour: 1000 },
         screening: Screening { mode: ScreeningMode::Block, text_as_labels: false },

@@ -21,6 +21,7 @@ mod matrix;
 mod oauth;
 mod people;
 mod perimeter;
+mod proxies;
 mod runs;
 mod scopes;
 mod screening;
