@@ -35,6 +35,8 @@ class Client:
     base_url            address; INTERLOCK_URL or the CLI's current context when left out
     ca_file             PEM file of a private authority; INTERLOCK_CA_FILE or the context's when left out
     username, password  to sign in with; INTERLOCK_USERNAME and INTERLOCK_PASSWORD when left out
+    otp                 code of the second factor of those who have one: a text, which counts once, or a function that is
+                        called whenever the server wants a code, such as ``lambda: input("code: ")``
     token               instead of a password; INTERLOCK_TOKEN or the context's when left out. A token is never sent to
                         another server than the one it came with
     context             name of a context of the CLI, instead of the current one
@@ -48,7 +50,7 @@ class Client:
     """
 
     def __init__(self, base_url=None, ca_file=None, username=None, password=None, token=None, context=None,
-                 timeout=30.0, verify=True, allow_plain_http=False, client_cert=None):
+                 timeout=30.0, verify=True, allow_plain_http=False, client_cert=None, otp=None):
         from . import __version__
         target = find_target(base_url, ca_file, token, context)
         username = username or os.environ.get("INTERLOCK_USERNAME") or None
@@ -59,7 +61,7 @@ class Client:
                               allow_plain_http, client_cert or _client_cert())
         self.base_url = transport.base_url
         self._session = Session(transport, username or target.username, password,
-                                None if password is not None and token is None else target.token)
+                                None if password is not None and token is None else target.token, otp)
 
     def __enter__(self):
         return self
@@ -73,6 +75,11 @@ class Client:
     def close(self):
         """Close the connection and forget the credentials."""
         self._session.close()
+
+    def step_up(self, otp=None, password=None):
+        """Prove again who is there, for acts that want a fresh proof: with a code of the second factor, or with the password
+        of somebody who has none. Raises :class:`interlock.errors.RequestError` when it is not right."""
+        self._session.step_up(otp, password)
 
     def device(self, name=None):
         """The device of this server. With a name, raises :class:`interlock.errors.NotFound` if it has another one."""

@@ -84,10 +84,22 @@ class AuthenticationError(RequestError):
     default_advice = "Check the user name and the password, or sign in again."
 
 
+class SecondFactorRequired(AuthenticationError):
+    """401 ``second_factor_required``: the password is right, and a code is needed as well, or the given one is not right."""
+
+    default_advice = "Pass otp= with a fresh code of the authenticator app, or a function that asks for one."
+
+
 class PermissionDenied(RequestError):
     """403: signed in, but not allowed to do this."""
 
     default_advice = "Ask an administrator for the role that this action needs."
+
+
+class StepUpRequired(PermissionDenied):
+    """403 ``step_up_required``: this act wants a fresh proof of who is there; nothing was done."""
+
+    default_advice = "Call step_up() with a fresh code, or pass otp= a function that asks for one, and call again."
 
 
 class NotFound(RequestError):

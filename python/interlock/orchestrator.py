@@ -17,6 +17,7 @@ class OrchestratorClient:
 
     base_url            address of the server; a trailing slash does not matter
     username, password  from OT2_USERNAME and OT2_PASSWORD when left out
+    otp                 code of the second factor of those who have one, or a function that asks for one
     timeout             seconds for one call in all
     ca_file             PEM file of a private certificate authority
     verify              False switches certificate verification off; only for a test
@@ -27,7 +28,7 @@ class OrchestratorClient:
     """
 
     def __init__(self, base_url, username=None, password=None, timeout=30.0, ca_file=None, verify=True,
-                 allow_plain_http=False):
+                 allow_plain_http=False, otp=None):
         username = username if username is not None else os.environ.get("OT2_USERNAME")
         password = password if password is not None else os.environ.get("OT2_PASSWORD")
         if not username or not password:
@@ -36,7 +37,7 @@ class OrchestratorClient:
         transport = Transport(base_url, timeout, ca_file, verify, USER_AGENT, allow_plain_http)
         self.base_url = transport.base_url
         self.timeout = timeout
-        self._session = Session(transport, username, password)
+        self._session = Session(transport, username, password, otp=otp)
         try:
             self._session.login()
         except BaseException:

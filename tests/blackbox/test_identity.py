@@ -284,7 +284,7 @@ class ThreeServers(unittest.TestCase):
     def setUpClass(cls):
         cls.database = Database()
         cls.addClassCleanup(cls.database.drop)
-        cls.servers = [Orchestrator(variables={"DATABASE_URL": cls.database.url}) for _ in range(3)]
+        cls.servers = [Orchestrator(variables={"DATABASE_URL": cls.database.url, "PUBLIC_URL": "https://lab.example"}) for _ in range(3)]
         for server in cls.servers:
             cls.addClassCleanup(server.close)
         # The first makes the tables and the first administrator; the others come at once.

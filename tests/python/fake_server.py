@@ -43,6 +43,11 @@ class FakeServer:
         self.keys = {}
         self.tokens = set()
         self.logins = 0
+        self.issued = 0
+        self.codes = None
+        """Codes of the second factor, each good once; None: there is no second factor, and no refresh token."""
+        self.refresh_tokens = set()
+        self.fresh = False
         self.faults = []
         self.runs = {}
         self.stream_breaks = 0
@@ -119,9 +124,17 @@ class FakeServer:
             form = urllib.parse.parse_qs(body.decode("ascii"))
             if form.get("username") != ["ada"] or form.get("password") != ["se cret&ü"]:
                 return problem(401, "unauthorized", "wrong user name or password")
-            token = "token-%d" % self.logins
-            self.tokens.add(token)
-            return 200, {"access_token": token, "token_type": "bearer", "expires_in": 60, "user": "ada"}, {}
+            if self.codes is not None and (form.get("otp") or [None])[0] not in self.codes:
+                return problem(401, "second_factor_required", "send a code")
+            if self.codes is not None:
+                self.codes.remove(form["otp"][0])
+            return self.issue()
+        if path == "/auth/refresh":
+            spent = json.loads(body.decode("utf-8"))["refresh_token"]
+            if spent not in self.refresh_tokens:
+                return problem(401, "unauthorized", "sign in")
+            self.refresh_tokens.remove(spent)
+            return self.issue()
         if headers.get("Authorization", "")[7:] not in self.tokens:
             return problem(401, "unauthorized", "sign in")
         if path == "/actions":
@@ -136,12 +149,34 @@ class FakeServer:
             return 200, {"task_name": path[7:], "parameters": given, "ok": True}, {}
         if path.startswith("/runs/"):
             return self.run(path.split("/")[2:], query)
+        if path == "/auth/step-up":
+            given = json.loads(body.decode("utf-8"))
+            if given.get("otp") not in (self.codes or ()):
+                return problem(401, "unauthorized", "the code is not right")
+            self.codes.remove(given["otp"])
+            self.tokens.clear()
+            self.fresh = True
+            return self.issue()
+        if path == "/stop/release":
+            if not self.fresh:
+                return problem(403, "step_up_required", "prove again who you are")
+            return 200, {"engaged": False}, {}
         if path == "/stop":
             reason = json.loads(body.decode("utf-8")).get("reason")
             return 200, {"engaged": True, "confirmed": 1, "of": 1, "reason": reason}, {}
         if path == "/device":
             return 200, {"name": "sim", "state": "ready"}, {}
         return problem(404, "not_found", "no such path")
+
+    def issue(self):
+        self.issued += 1
+        token = "token-%d" % self.issued
+        self.tokens.add(token)
+        answer = {"access_token": token, "token_type": "bearer", "expires_in": 60, "user": "ada"}
+        if self.codes is not None:
+            answer["refresh_token"] = "refresh-%d" % self.issued
+            self.refresh_tokens = {answer["refresh_token"]}
+        return 200, answer, {}
 
     def execute(self, name, headers, parameters):
         key = headers.get("Idempotency-Key")

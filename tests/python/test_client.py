@@ -86,6 +86,70 @@ class Orchestrator(WithServer):
             OrchestratorClient(self.fake.url)
         self.assertIn("OT2_USERNAME", str(caught.exception))
 
+    def test_a_code_goes_along_and_one_that_is_missing_or_wrong_says_so(self):
+        self.fake.codes = {"111111", "222222"}
+        self.assertEqual(self.orchestrator(otp="111111").execute_task("mix", r=1)["mixed"], {"r": 1})
+        for otp in (None, "111111", "000000", lambda: "000000", lambda: ""):
+            with self.assertRaises(errors.SecondFactorRequired) as caught:
+                self.orchestrator(otp=otp)
+            self.assertIsInstance(caught.exception, errors.AuthenticationError)
+            self.assertIn("otp=", str(caught.exception))
+
+    def test_a_function_is_asked_only_when_a_code_is_wanted(self):
+        asked = []
+
+        def ask():
+            asked.append(None)
+            return "111111"
+
+        self.orchestrator(otp=ask)
+        self.assertEqual(len(asked), 0)
+        self.fake.codes = {"111111"}
+        self.orchestrator(otp=ask)
+        self.assertEqual(len(asked), 1)
+
+    def test_a_session_goes_on_without_another_code(self):
+        self.fake.codes = {"111111"}
+        client = self.orchestrator(otp="111111")
+        for fault in ("expire", "expire"):
+            self.fake.faults = [fault]
+            client.execute_task("mix", r=1)
+        self.assertEqual((self.fake.logins, self.fake.issued), (1, 3))
+        self.fake.refresh_tokens.clear()
+        self.fake.faults = ["expire"]
+        with self.assertRaises(errors.SecondFactorRequired):
+            client.execute_task("mix", r=1)
+
+    def test_a_request_with_a_code_is_not_sent_twice(self):
+        self.fake.codes = {"111111"}
+        with mock.patch.object(Transport, "request", autospec=True, side_effect=Transport.request) as sent:
+            self.orchestrator(otp="111111")
+        self.assertEqual([call[1].get("resend") for call in sent.call_args_list], [False])
+
+    def test_a_fresh_proof_is_given_when_it_is_wanted(self):
+        self.fake.codes = {"111111", "222222", "333333"}
+        codes = ["222222", "111111"]
+        client = Client(self.fake.url, otp=codes.pop, **CREDENTIALS)
+        self.addCleanup(client.close)
+        self.assertEqual(client.device().release("all clear"), {"engaged": False})
+        # The first login finds out that a code is wanted.
+        self.assertEqual((codes, self.fake.logins), ([], 2))
+
+        self.fake.fresh = False
+        other = Client(self.fake.url, otp="333333", **CREDENTIALS)
+        self.addCleanup(other.close)
+        device = other.device()
+        with self.assertRaises(errors.StepUpRequired) as caught:
+            device.release("all clear")
+        self.assertIn("step_up", str(caught.exception))
+        self.fake.codes = {"444444"}
+        with self.assertRaises(errors.AuthenticationError):
+            other.step_up("000000")
+        other.step_up("444444")
+        self.assertEqual(device.release("all clear"), {"engaged": False})
+        with self.assertRaises(ValueError):
+            other.step_up()
+
     def test_wrong_password(self):
         with self.assertRaises(errors.AuthenticationError) as caught:
             OrchestratorClient(self.fake.url, "ada", "wrong")
