@@ -255,7 +255,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             Some(StepState::Started)
-                if before.as_ref().is_some_and(|record| record.effect == Effect::Once) =>
+                if before.as_ref().is_some_and(|record| self.is_unknown(step, record)) =>
             {
                 let message = "it was begun and then the worker ended; whether it was done cannot be known, so it is not repeated";
                 return Err(Stop::Bad(Kind::Uncertain, message.to_owned(), false));
@@ -291,6 +291,13 @@ impl Walk<'_> {
         }
         let output = self.attempts(step, &mut record).await?;
         self.finished(step, output)
+    }
+
+    /// Whether a step that was begun must not be called again: it must not be done twice, and nobody knows it by its key.
+    fn is_unknown(&self, step: &Step, record: &StepRecord) -> bool {
+        let allowed = Allowed::new(self.toolbox, &self.job.scopes);
+        let remembered = allowed.tool(&step.uses).map_or(Duration::ZERO, |tool| tool.remembers());
+        record.effect == Effect::Once && self.ambient.clock.now().since(record.started_at) >= remembered
     }
 
     fn finished(&mut self, step: &Step, output: Value) -> Result<(), Stop> {

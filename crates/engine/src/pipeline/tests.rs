@@ -77,6 +77,8 @@ enum Act {
     Hang,
     Panic,
     Large,
+    /// Knows a repeated key, and answers it without doing anything.
+    Keyed,
 }
 
 struct Probe {
@@ -95,12 +97,20 @@ impl Tool for Probe {
         Ok(self.effect)
     }
 
+    fn remembers(&self) -> Duration {
+        if matches!(self.act, Act::Keyed) { Duration::from_hours(1) } else { Duration::ZERO }
+    }
+
     async fn call(&self, call: Call<'_>) -> Result<Done, Failure> {
         self.world.event().await;
+        if matches!(self.act, Act::Keyed) && self.world.calls().contains(&call.key) {
+            return Ok(Done::Value(json!("done before")));
+        }
         self.world.calls.lock().expect("calls").push(call.key.clone());
         self.world.event().await;
         let earlier = self.world.calls().iter().filter(|key| **key == call.key).count();
         match self.act {
+            Act::Keyed => Ok(Done::Value(json!("done now"))),
             Act::Echo => Ok(Done::Value(json!({ "step": call.step, "input": call.input }))),
             Act::FailTwice if earlier <= 2 => {
                 Err(Failure::Failed { message: "not yet".to_owned(), again: true })
@@ -139,6 +149,7 @@ fn toolbox(world: &Arc<World>) -> Tools {
         ("hang", Act::Hang),
         ("panic", Act::Panic),
         ("large", Act::Large),
+        ("keyed", Act::Keyed),
     ];
     let effects = [("none", Effect::None), ("idempotent", Effect::Idempotent), ("once", Effect::Once)];
     let mut all: BTreeMap<String, Arc<dyn Tool>> = BTreeMap::new();
@@ -363,6 +374,26 @@ async fn what_may_have_been_done_stays_uncertain_however_often_the_run_is_taken_
         assert!(matches!(bench.run().await, End::Uncertain(_)));
     }
     assert_eq!(bench.world.calls().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_knows_a_call_by_its_key_is_asked_what_became_of_it() {
+    let steps = json!([{ "uses": "once.keyed", "save_as": "r" }]);
+    let mut answers = Vec::new();
+    for after in 1..8 {
+        let bench = Bench::new(&steps);
+        if bench.run_and_be_killed(after).await.is_none() {
+            let End::Succeeded { output } = bench.run().await else { panic!("{after}: it succeeds") };
+            answers.push(output["steps"]["r"].as_str().expect("a text").to_owned());
+        }
+        assert_eq!(bench.world.calls().len(), 1, "{after}");
+    }
+    assert!(answers.contains(&"done before".to_owned()), "{answers:?}");
+
+    let bench = Bench::new(&steps);
+    assert!(bench.run_and_be_killed(4).await.is_none());
+    bench.clock.advance(Duration::from_hours(1));
+    assert!(matches!(bench.run().await, End::Uncertain(_)), "the key is forgotten");
 }
 
 #[tokio::test(start_paused = true)]

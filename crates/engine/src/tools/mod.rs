@@ -118,6 +118,12 @@ pub trait Tool: Send + Sync {
         Duration::ZERO
     }
 
+    /// How long whoever is called knows a call by its key. Within that time, what was begun and whose end is unknown is called
+    /// again with the same key, and answered with what became of it instead of being done twice.
+    fn remembers(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Does it.
     ///
     /// # Errors
