@@ -7,6 +7,7 @@ pub mod device;
 pub mod http;
 pub mod limits;
 pub mod net;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

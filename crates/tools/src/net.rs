@@ -21,7 +21,8 @@ pub struct Reach {
 #[derive(Debug, Clone)]
 struct Entry {
     host: Pattern,
-    port: u16,
+    /// None: any.
+    port: Option<u16>,
     plain: bool,
 }
 
@@ -73,6 +74,16 @@ impl Reach {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { entries, networks })
+    }
+
+    /// Any host over HTTPS, at any port, and inner addresses only in these networks. Plain HTTP for what is listed so.
+    ///
+    /// # Errors
+    /// The entry that cannot be used.
+    pub fn anywhere<S: AsRef<str>>(plain_hosts: &[S], networks: &[S]) -> Result<Self, BadReach> {
+        let mut reach = Self::new(plain_hosts, networks)?;
+        reach.entries.push(Entry { host: Pattern::Any, port: None, plain: false });
+        Ok(reach)
     }
 
     /// Whether no host is listed.
@@ -130,7 +141,11 @@ impl Entry {
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest == "*" {
             // Any host in clear text would be a hole that nobody means.
-            return if plain { Err(wrong()) } else { Ok(Self { host: Pattern::Any, port: 443, plain }) };
+            return if plain {
+                Err(wrong())
+            } else {
+                Ok(Self { host: Pattern::Any, port: Some(443), plain })
+            };
         }
         let below = rest.starts_with("*.");
         let name = rest.strip_prefix("*.").unwrap_or(rest);
@@ -142,7 +157,7 @@ impl Entry {
             && url.username().is_empty();
         let host = url.host_str().filter(|host| whole && !host.contains('*')).ok_or_else(wrong)?;
         let host = host.trim_end_matches('.');
-        let port = url.port_or_known_default().unwrap_or(443);
+        let port = Some(url.port_or_known_default().unwrap_or(443));
         let host = if below { Pattern::Below(format!(".{host}")) } else { Pattern::Exact(host.to_owned()) };
         Ok(Self { host, port, plain })
     }
@@ -153,7 +168,7 @@ impl Entry {
             Pattern::Exact(host) => host == name,
             Pattern::Below(end) => name.ends_with(end.as_str()),
         };
-        host && self.port == port && self.plain == plain
+        host && self.port.is_none_or(|own| own == port) && self.plain == plain
     }
 }
 
