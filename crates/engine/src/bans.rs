@@ -1,7 +1,8 @@
-//! Bans: which networks are refused, since when, until when, and who said so.
+//! Bans: which networks and principals are refused, since when, until when, and who said so.
 //!
 //! Two things ban by themselves: attacks that no honest client sends, five within an hour, and going on after being told to
-//! wait. Each further ban of a network is twice as long, up to a day. People ban and unban through their permits. Whether an
+//! wait. An attack by somebody who is signed in counts against that principal and not against the network, which others share.
+//! Each further ban is twice as long, up to a day. People ban and unban through their permits. Whether an
 //! address is banned is answered from memory, which follows the database; what memory decides is stored behind the request.
 //! An allow-list wins over everything; trusted proxies are on it, because behind them there are many.
 
@@ -12,12 +13,13 @@ use std::time::Duration;
 
 use interlock_model::Timestamp;
 use interlock_model::action::{AddBan, ListBans, RemoveBan};
+use interlock_model::policy::PrincipalKind;
 use interlock_store::{BanRow, Error};
 use ipnet::IpNet;
 use serde_json::json;
 
 use crate::Ambient;
-use crate::auth::{Db, Origin, Permit, Proof, Recorded, SystemPermit};
+use crate::auth::{Caller, Db, Origin, Permit, Proof, Recorded, SystemPermit};
 use crate::news::Waker;
 use crate::security::{self, Event};
 
@@ -88,7 +90,7 @@ pub enum BanError {
     #[error("'reason' must be 1 to 200 characters on one line")]
     Reason,
     /// There is no such ban.
-    #[error("there is no ban of this network")]
+    #[error("there is no such ban")]
     NoSuchBan,
     /// The storage failed.
     #[error("store the ban")]
@@ -113,19 +115,60 @@ fn network(text: &str) -> Result<IpNet, BanError> {
     if net.trunc() == net { Ok(net) } else { Err(BanError::Network) }
 }
 
+/// Who is banned. In text a network in CIDR notation, or `user:NAME` or `agent:ID`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Network(IpNet),
+    Principal(String),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Network(net) => net.fmt(f),
+            Self::Principal(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Subject {
+    /// As people write it.
+    fn read(text: &str) -> Result<Self, BanError> {
+        let named = ["user:", "agent:"]
+            .iter()
+            .any(|kind| text.strip_prefix(kind).is_some_and(|name| (1..=64).contains(&name.len())));
+        if named { Ok(Self::Principal(text.to_owned())) } else { network(text).map(Self::Network) }
+    }
+
+    fn principal(caller: &Caller) -> Self {
+        let kind = match caller.kind() {
+            PrincipalKind::User => "user",
+            PrincipalKind::Agent => "agent",
+        };
+        Self::Principal(format!("{kind}:{}", caller.name()))
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    bans: HashMap<IpNet, BanRow>,
+    bans: HashMap<Subject, BanRow>,
     /// Prefix lengths that occur: an address is looked up once for each.
     lengths: BTreeSet<u8>,
+    /// Some principal is or was banned.
+    principals: bool,
     /// Imposed here and not stored yet: a reload must not lose them.
-    unstored: HashSet<IpNet>,
+    unstored: HashSet<Subject>,
 }
 
 impl State {
-    fn put(&mut self, net: IpNet, row: BanRow) {
-        self.lengths.insert(net.prefix_len());
-        self.bans.insert(net, row);
+    fn put(&mut self, subject: Subject, row: BanRow) {
+        match &subject {
+            Subject::Network(net) => {
+                self.lengths.insert(net.prefix_len());
+            }
+            Subject::Principal(_) => self.principals = true,
+        }
+        self.bans.insert(subject, row);
     }
 }
 
@@ -135,7 +178,7 @@ struct Inner {
     allow: Vec<IpNet>,
     system: SystemPermit,
     state: RwLock<State>,
-    strikes: Mutex<HashMap<IpNet, VecDeque<Timestamp>>>,
+    strikes: Mutex<HashMap<Subject, VecDeque<Timestamp>>>,
 }
 
 /// The list. Cheap to clone.
@@ -175,17 +218,17 @@ impl Bans {
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = State::default();
         for row in rows {
-            match row.network.parse() {
-                Ok(net) => fresh.put(net, row),
+            match Subject::read(&row.network) {
+                Ok(subject) => fresh.put(subject, row),
                 Err(_) => {
-                    tracing::error!(network = row.network, "a stored ban names no network; it is ignored");
+                    tracing::error!(network = row.network, "a stored ban names nobody; it is ignored");
                 }
             }
         }
-        for net in std::mem::take(&mut state.unstored) {
-            if let Some(row) = state.bans.remove(&net).filter(|row| in_force(row, now)) {
-                fresh.put(net, row);
-                fresh.unstored.insert(net);
+        for subject in std::mem::take(&mut state.unstored) {
+            if let Some(row) = state.bans.remove(&subject).filter(|row| in_force(row, now)) {
+                fresh.put(subject.clone(), row);
+                fresh.unstored.insert(subject);
             }
         }
         *state = fresh;
@@ -220,7 +263,7 @@ impl Bans {
         self.0.allow.iter().any(|net| net.contains(&address))
     }
 
-    /// Tells the metrics how many networks are refused.
+    /// Tells the metrics how many are refused.
     fn count(&self, now: Timestamp) {
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let count = state.bans.values().filter(|row| in_force(row, now)).count();
@@ -236,18 +279,31 @@ impl Bans {
         let (address, now) = (address.to_canonical(), self.now());
         let matching = state.lengths.iter().filter_map(|length| {
             let net = IpNet::new(address, *length).ok()?.trunc();
-            state.bans.get(&net).filter(|row| in_force(row, now))
+            state.bans.get(&Subject::Network(net)).filter(|row| in_force(row, now))
         });
         // The one that lasts longest.
         matching.max_by_key(|row| row.ends_at.map_or(i64::MAX, Timestamp::micros)).cloned()
     }
 
-    /// Counts an attack that no honest client sends; the ban that it led to, if it did. Pass it to [`Bans::keep`].
-    pub fn strike(&self, origin: &Origin) -> Option<BanRow> {
+    /// The ban that a principal is under. Reads memory only.
+    pub fn standing_of(&self, caller: &Caller) -> Option<BanRow> {
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
+        if !state.principals || self.is_allowed(caller.origin().client_ip) {
+            return None;
+        }
+        state.bans.get(&Subject::principal(caller)).filter(|row| in_force(row, self.now())).cloned()
+    }
+
+    /// Counts an attack that no honest client sends, against the principal where one has signed in, else against the network; the
+    /// ban that it led to, if it did. Pass it to [`Bans::keep`].
+    pub fn strike(&self, origin: &Origin, caller: Option<&Caller>) -> Option<BanRow> {
         if self.is_allowed(origin.client_ip) {
             return None;
         }
-        let (net, now) = (unit(origin.client_ip), self.now());
+        // Whoever goes on after a ban of its name has not enough of it.
+        let caller = caller.filter(|caller| self.standing_of(caller).is_none());
+        let subject = caller.map_or_else(|| Subject::Network(unit(origin.client_ip)), Subject::principal);
+        let now = self.now();
         let mut strikes = self.0.strikes.lock().unwrap_or_else(PoisonError::into_inner);
         if strikes.len() >= MOST {
             strikes.retain(|_, times| times.back().is_some_and(|last| now.since(*last) < WINDOW));
@@ -255,15 +311,15 @@ impl Bans {
                 return None;
             }
         }
-        let times = strikes.entry(net).or_default();
+        let times = strikes.entry(subject.clone()).or_default();
         times.retain(|time| now.since(*time) < WINDOW);
         times.push_back(now);
         if times.len() < STRIKES {
             return None;
         }
-        strikes.remove(&net);
+        strikes.remove(&subject);
         drop(strikes);
-        self.impose(origin, Cause::Attacks)
+        self.impose_on(&subject, origin, Cause::Attacks)
     }
 
     /// Bans the network of a client from now on. `None` if it is on the allow-list, banned already, or too many are. Pass the
@@ -272,7 +328,11 @@ impl Bans {
         if self.is_allowed(origin.client_ip) || self.standing(origin.client_ip).is_some() {
             return None;
         }
-        let (net, now) = (unit(origin.client_ip), self.now());
+        self.impose_on(&Subject::Network(unit(origin.client_ip)), origin, cause)
+    }
+
+    fn impose_on(&self, subject: &Subject, origin: &Origin, cause: Cause) -> Option<BanRow> {
+        let now = self.now();
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.bans.len() >= MOST {
             state.bans.retain(|_, row| in_force(row, now));
@@ -280,12 +340,15 @@ impl Bans {
                 return None;
             }
         }
-        let before = state.bans.get(&net).filter(|row| row.forget_at.is_none_or(|time| now <= time));
+        if state.bans.get(subject).is_some_and(|row| in_force(row, now)) {
+            return None;
+        }
+        let before = state.bans.get(subject).filter(|row| row.forget_at.is_none_or(|time| now <= time));
         let offences = before.map_or(0, |row| row.offences).saturating_add(1);
         let length = cause.first().saturating_mul(1 << (offences - 1).min(12)).min(LONGEST);
         let ends_at = now.plus(length);
         let row = BanRow {
-            network: net.to_string(),
+            network: subject.to_string(),
             reason: cause.text().to_owned(),
             added_by: "system".to_owned(),
             created_at: now,
@@ -293,13 +356,17 @@ impl Bans {
             forget_at: Some(ends_at.plus(MEMORY)),
             offences,
         };
-        state.put(net, row.clone());
-        state.unstored.insert(net);
+        state.put(subject.clone(), row.clone());
+        state.unstored.insert(subject.clone());
         drop(state);
         self.count(now);
+        let principal = match subject {
+            Subject::Network(_) => None,
+            Subject::Principal(name) => name.split_once(':').map(|(_, name)| name),
+        };
         security::event(
             Event::IpBlocked,
-            None,
+            principal,
             Some(origin),
             json!({ "network": row.network, "reason": row.reason, "seconds": length.as_secs(), "offences": offences }),
         );
@@ -308,7 +375,7 @@ impl Bans {
 
     /// Stores a ban that is in force already. Not on a request's path: a failure is logged, and memory goes on refusing.
     pub async fn keep(&self, row: BanRow, origin: Origin) {
-        let Ok(net) = row.network.parse::<IpNet>() else { return };
+        let Ok(subject) = Subject::read(&row.network) else { return };
         let proof =
             self.0.system.acting("ban.imposed", Some(row.network.clone())).on_behalf("system", &origin);
         let stored = self
@@ -324,10 +391,10 @@ impl Bans {
             .await;
         match stored {
             Ok(()) => {
-                self.0.state.write().unwrap_or_else(PoisonError::into_inner).unstored.remove(&net);
+                self.0.state.write().unwrap_or_else(PoisonError::into_inner).unstored.remove(&subject);
             }
             Err(error) => {
-                tracing::error!(%error, network = %net, "a ban could not be stored; it holds until the server ends");
+                tracing::error!(%error, subject = %subject, "a ban could not be stored; it holds until the server ends");
             }
         }
     }
@@ -355,7 +422,7 @@ impl Bans {
         self.insert(permit, caller.name(), Some(caller.origin().client_ip), network, reason, length).await
     }
 
-    /// Lifts a ban. What the network did before is forgotten.
+    /// Lifts a ban of a network or a principal. What it did before is forgotten.
     ///
     /// # Errors
     /// [`BanError`].
@@ -423,21 +490,22 @@ impl Bans {
                 })
             })
             .await?;
+        let subject = Subject::Network(net);
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.unstored.remove(&net);
-        state.put(net, row.clone());
+        state.unstored.remove(&subject);
+        state.put(subject, row.clone());
         drop(state);
         self.count(now);
         Ok(row)
     }
 
     async fn delete<P: Proof + ?Sized>(&self, proof: &P, text: &str) -> Result<(), BanError> {
-        let net = network(text)?;
-        let name = net.to_string();
+        let subject = Subject::read(text)?;
+        let name = subject.to_string();
         // One that could not be stored yet can be lifted too.
         let unstored = {
             let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
-            state.unstored.contains(&net)
+            state.unstored.contains(&subject)
         };
         self.0
             .db
@@ -451,14 +519,15 @@ impl Bans {
             })
             .await?;
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.bans.remove(&net);
-        state.unstored.remove(&net);
+        state.bans.remove(&subject);
+        state.unstored.remove(&subject);
         drop(state);
-        self.0
-            .strikes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|struck, _| !net.contains(struck));
+        self.0.strikes.lock().unwrap_or_else(PoisonError::into_inner).retain(|struck, _| {
+            match (&subject, struck) {
+                (Subject::Network(net), Subject::Network(struck)) => !net.contains(struck),
+                (lifted, struck) => lifted != struck,
+            }
+        });
         self.count(self.now());
         Ok(())
     }
@@ -511,6 +580,16 @@ fn in_force(row: &BanRow, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn principals_are_told_from_networks() {
+        let read = |text: &str| Subject::read(text).map(|subject| subject.to_string()).ok();
+
+        assert_eq!(read("user:ana").as_deref(), Some("user:ana"));
+        assert_eq!(read("agent:00000000-0000-0000-0000-000000000001").map(|text| text.len()), Some(42));
+        assert_eq!(read("203.0.113.7").as_deref(), Some("203.0.113.7/32"));
+        assert_eq!((read("user:"), read("ana"), read("group:ana")), (None, None, None));
+    }
 
     #[test]
     fn networks_are_read_as_people_write_them() {

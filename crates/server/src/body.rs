@@ -6,7 +6,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use interlock_engine::auth::Origin;
+use interlock_engine::auth::{Caller, Origin};
 use interlock_model::secret::Secret;
 use interlock_model::strict_json;
 use serde::de::DeserializeOwned;
@@ -137,9 +137,10 @@ impl<T: DeserializeOwned + Screened> FromRequest<AppState> for JsonBody<T> {
         // The emergency stop is never refused for its words.
         let origin = request.extensions().get::<Arc<Origin>>().cloned();
         let origin = origin.filter(|_| !state.limits.is_exempt(request.uri().path()));
+        let caller = request.extensions().get::<Arc<Caller>>().cloned();
         let body = typed(object(request, state).await?, strict)?;
         if let Some(origin) = origin {
-            screening::body(state, &origin, &body)?;
+            screening::body(state, &origin, caller, &body)?;
         }
         Ok(Self(body))
     }

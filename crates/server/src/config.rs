@@ -147,6 +147,10 @@ pub struct ServerConfig {
     pub screening: Screening,
     /// Connection limits.
     pub connections: ConnectionLimits,
+    /// Where to report weaknesses: URIs for `security.txt` (RFC 9116). None: there is no such file.
+    pub security_contacts: Vec<String>,
+    /// The policy for those who report, if there is one.
+    pub security_policy: Option<String>,
     /// Lets a monitoring system read `/metrics` without signing in.
     pub metrics_token: Option<interlock_model::secret::Secret>,
 }

@@ -20,6 +20,7 @@ use interlock_model::action::{Action, Recording};
 use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
+use crate::perimeter;
 use crate::state::AppState;
 
 /// Why a route is open to anyone.
@@ -262,6 +263,9 @@ async fn admit<A: Action<Target: DeserializeOwned>>(
     let origin =
         parts.extensions.get::<Arc<Origin>>().cloned().ok_or_else(|| ApiError::internal(&Misplaced))?;
     let caller = state.guard.authenticate(bearer(&parts.headers), &origin)?;
+    if !state.limits.is_exempt(parts.uri.path()) {
+        perimeter::check_principal(&state, &caller)?;
+    }
     if state.limits.counts_for_principal(parts.uri.path()) {
         state.limits.admit_principal(caller.name(), &origin).await?;
     }
@@ -275,6 +279,7 @@ async fn admit<A: Action<Target: DeserializeOwned>>(
         crate::query::refuse_credentials(&parts.uri, &origin)?;
     }
     parts.extensions.insert(Arc::clone(&permit));
+    parts.extensions.insert(caller);
     let mut closing = Closing { guard: Arc::clone(&state.guard), permit, status: None };
     let request = Request::from_parts(parts, body);
     let handler = async move {

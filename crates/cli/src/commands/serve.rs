@@ -349,6 +349,8 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
         rate: settings.rate,
         screening: settings.screening,
         connections: ConnectionLimits::default(),
+        security_contacts: settings.security_contacts.clone(),
+        security_policy: settings.security_policy.clone(),
         metrics_token: settings.metrics_token.clone(),
     }
 }

@@ -150,6 +150,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "problem, or legacy: 422 bodies as a list.",
     ),
     setting(
+        "server.security_contact",
+        &["SECURITY_CONTACT"],
+        Kind::List,
+        "",
+        "Where to report weaknesses, as URIs such as mailto:security@example.org or https://example.org/report; shown in /.well-known/security.txt.",
+    ),
+    setting(
+        "server.security_policy",
+        &["SECURITY_POLICY"],
+        Kind::Text,
+        "",
+        "https address of the policy for those who report.",
+    ),
+    setting(
         "tls.mode",
         &[],
         Kind::Text,

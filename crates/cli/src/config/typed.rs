@@ -59,6 +59,8 @@ pub(crate) struct ServerSettings {
     pub(crate) forwarded_by: ForwardedBy,
     pub(crate) proxy_protocol: Vec<IpNet>,
     pub(crate) internal_listen: Option<SocketAddr>,
+    pub(crate) security_contacts: Vec<String>,
+    pub(crate) security_policy: Option<String>,
     pub(crate) force_https: bool,
     pub(crate) hsts: Hsts,
     pub(crate) compat_headers: bool,
@@ -261,6 +263,8 @@ impl Config {
             )?,
             proxy_protocol: self.networks("server.proxy_protocol_from")?,
             internal_listen: self.internal_listen()?,
+            security_contacts: self.security_contacts()?,
+            security_policy: self.security_policy()?,
             force_https: self.flag("server.force_https")?,
             hsts: self.choice(
                 "server.hsts",
@@ -324,6 +328,28 @@ impl Config {
             ));
         }
         Ok(settings)
+    }
+
+    /// URIs as RFC 9116 section 2.5.3 wants them: web addresses over TLS only.
+    fn security_contacts(&self) -> Result<Vec<String>, ConfigError> {
+        let contacts = self.list("server.security_contact");
+        if contacts.iter().all(|contact| is_contact(contact)) {
+            return Ok(contacts);
+        }
+        Err(self.bad(
+            "server.security_contact",
+            "must be URIs such as mailto:security@example.org, https://example.org/report or tel:+1-201-555-0123",
+        ))
+    }
+
+    fn security_policy(&self) -> Result<Option<String>, ConfigError> {
+        let policy = self.filled("server.security_policy");
+        match &policy {
+            Some(address) if !(address.starts_with("https://") && is_contact(address)) => {
+                Err(self.bad("server.security_policy", "must be an address that begins with https://"))
+            }
+            _ => Ok(policy),
+        }
     }
 
     fn rate(&self) -> Result<RateLimits, ConfigError> {
@@ -473,6 +499,11 @@ impl Config {
     }
 }
 
+fn is_contact(text: &str) -> bool {
+    ["mailto:", "https://", "tel:"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme))
+        && text.bytes().all(|c| c.is_ascii_graphic())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Config;
@@ -523,6 +554,9 @@ mod tests {
             [("TRUSTED_PROXIES", "proxy.example")],
             [("FORWARDED_HEADER", "x-client-ip")],
             [("PROXY_PROTOCOL_FROM", "balancer.example")],
+            [("SECURITY_CONTACT", "security@lab.example")],
+            [("SECURITY_CONTACT", "http://lab.example/report")],
+            [("SECURITY_POLICY", "lab.example/policy")],
             [("INTERNAL_LISTEN", "9100")],
             [("INTERNAL_LISTEN", "0.0.0.0:9100")],
             [("RATE_LIMIT_ENABLED", "maybe")],

@@ -131,6 +131,11 @@ impl Guard {
         answer.map(Arc::new)
     }
 
+    /// Whose token this is, if it is in force. Nothing is recorded: somebody else has refused the request already.
+    pub fn recognise(&self, token: Option<&str>, origin: &Origin) -> Option<Arc<Caller>> {
+        self.sessions.caller(token?, origin).ok().map(Arc::new)
+    }
+
     /// Decides whether `caller` may do `A` to `target`.
     ///
     /// # Errors

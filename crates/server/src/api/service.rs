@@ -1,6 +1,7 @@
 //! The service itself: banner, health, documents, metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Extension, FromRef as _, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -24,6 +25,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::GET, "/health/live", PublicReason::Liveness, live)
         .public(Method::GET, "/metrics", PublicReason::DecidesItself, public_metrics)
         .public(Method::GET, "/docs", PublicReason::DecidesItself, docs)
+        .public(Method::GET, "/.well-known/security.txt", PublicReason::Banner, security_txt)
         .public(Method::GET, "/docs/app.js", PublicReason::Banner, script)
         .public(Method::GET, "/docs/app.css", PublicReason::Banner, style)
         .public(Method::GET, "/openapi.json", PublicReason::DecidesItself, document)
@@ -149,6 +151,24 @@ async fn metrics(
         text,
     )
         .into_response())
+}
+
+/// How long what `security.txt` says is good; well below the year of RFC 9116 section 2.5.5.
+const SECURITY_TXT: Duration = Duration::from_hours(24 * 30);
+
+/// Where to report weaknesses (RFC 9116).
+async fn security_txt(State(state): State<AppState>) -> Result<Response, ApiError> {
+    if state.config.security_contacts.is_empty() {
+        return Err(ApiError::client(StatusCode::NOT_FOUND, "not_found", "Not found"));
+    }
+    let contacts = state.config.security_contacts.iter().map(|contact| format!("Contact: {contact}"));
+    // It is read from the settings of a server that runs, so it is never older than that.
+    let expires = format!("Expires: {}", state.clock.now().plus(SECURITY_TXT));
+    let policy = state.config.security_policy.iter().map(|policy| format!("Policy: {policy}"));
+    let languages = "Preferred-Languages: en\n".to_owned();
+    let lines: Vec<String> = contacts.chain([expires]).chain(policy).chain([languages]).collect();
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, lines.join("\n")).into_response())
 }
 
 /// Documents are open where people develop and for administrators in production.

@@ -1,8 +1,8 @@
-//! Refuses clients that are banned. Who is banned, and for how long, is the engine's to say (`interlock_engine::bans`).
+//! Refuses clients and principals that are banned. Who is banned, and for how long, is the engine's to say (`interlock_engine::bans`).
 
 use axum::http::StatusCode;
 use interlock_engine::BanRow;
-use interlock_engine::auth::Origin;
+use interlock_engine::auth::{Caller, Origin};
 use interlock_engine::bans::Cause;
 
 use crate::error::ApiError;
@@ -14,6 +14,11 @@ const ENDLESS: u64 = 86_400;
 /// Refuses a banned address.
 pub(super) fn check(state: &AppState, origin: &Origin) -> Result<(), ApiError> {
     state.bans.standing(origin.client_ip).map_or(Ok(()), |ban| Err(refusal(state, &ban)))
+}
+
+/// Refuses a banned principal, wherever it comes from.
+pub(crate) fn check_principal(state: &AppState, caller: &Caller) -> Result<(), ApiError> {
+    state.bans.standing_of(caller).map_or(Ok(()), |ban| Err(refusal(state, &ban)))
 }
 
 /// Bans an address that went on after being told to wait; `refused` is what it gets if it may not be banned.
@@ -29,8 +34,8 @@ pub(super) fn hammering(state: &AppState, origin: &Origin, refused: ApiError) ->
 }
 
 /// Counts an attack that no honest client sends.
-pub(crate) fn strike(state: &AppState, origin: &Origin) {
-    if let Some(ban) = state.bans.strike(origin) {
+pub(crate) fn strike(state: &AppState, origin: &Origin, caller: Option<&Caller>) {
+    if let Some(ban) = state.bans.strike(origin, caller) {
         keep(state, origin, ban);
     }
 }
@@ -47,7 +52,7 @@ fn refusal(state: &AppState, ban: &BanRow) -> ApiError {
     ApiError::client(
         StatusCode::FORBIDDEN,
         "client_blocked",
-        "Requests from this address are refused for now. Wait, then try again.",
+        "Requests of this client are refused for now. Wait, then try again.",
     )
     .after(rest)
 }

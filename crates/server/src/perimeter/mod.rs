@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::screening::Screened;
 pub(crate) use answers::Answers;
+pub(crate) use bans::check_principal;
 
 use crate::error::{ApiError, Rendered};
 use crate::gate::Refused;

@@ -5,9 +5,11 @@
 //! implements: a text field whose place nobody has stated does not compile. What the rules are is in
 //! `interlock_model::screen`. The caller never learns which rule it was; the log and the audit trail never hold the text.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use interlock_engine::auth::Origin;
+use interlock_engine::auth::{Caller, Origin};
 use interlock_engine::security::{self, Event};
 use interlock_model::screen::{self, Confidence, Family, Meter, Place, Verdict};
 use serde_json::{Map, Value, json};
@@ -15,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::bans;
 use crate::config::ScreeningMode;
 use crate::error::ApiError;
+use crate::routes::bearer;
 use crate::state::AppState;
 
 /// Longest `User-Agent` in bytes. Real ones have a few hundred.
@@ -85,7 +88,8 @@ pub(super) fn request(state: &AppState, origin: &Origin, request: &Request) -> R
         (Some(verdict), scanner) => {
             // A program that calls itself a scanner is no honest mistake.
             let certain = scanner.is_some() || verdict.confidence == Confidence::High;
-            refuse(state, origin, verdict, certain)
+            let caller = || state.guard.recognise(bearer(request.headers()), origin);
+            refuse(state, origin, verdict, &if certain { Strike::By(caller()) } else { Strike::None })
         }
         (None, Some(name)) => {
             observed(state, origin, Family::Scanner, Place::Header, name);
@@ -118,7 +122,12 @@ fn skipped(name: &HeaderName) -> bool {
 }
 
 /// Looks at the texts of a typed body.
-pub(crate) fn body(state: &AppState, origin: &Origin, body: &impl Screened) -> Result<(), ApiError> {
+pub(crate) fn body(
+    state: &AppState,
+    origin: &Origin,
+    caller: Option<Arc<Caller>>,
+    body: &impl Screened,
+) -> Result<(), ApiError> {
     let screening = state.config.screening;
     if screening.mode == ScreeningMode::Off {
         return Ok(());
@@ -132,7 +141,8 @@ pub(crate) fn body(state: &AppState, origin: &Origin, body: &impl Screened) -> R
     });
     match worst {
         Some(verdict) if refuses(verdict) => {
-            refuse(state, origin, verdict, verdict.confidence == Confidence::High)
+            let certain = verdict.confidence == Confidence::High;
+            refuse(state, origin, verdict, &if certain { Strike::By(caller) } else { Strike::None })
         }
         Some(verdict) => {
             observed(state, origin, verdict.family, verdict.place, verdict.rule);
@@ -209,19 +219,32 @@ impl Looking {
     }
 }
 
+/// Whether a refused request counts as an attack.
+enum Strike {
+    /// An honest client may have sent it.
+    None,
+    /// It is one by this caller, or by whoever is at the address.
+    By(Option<Arc<Caller>>),
+}
+
 /// Refuses a request, or only says that it would have been refused.
-fn refuse(state: &AppState, origin: &Origin, verdict: Verdict, certain: bool) -> Result<(), ApiError> {
+fn refuse(state: &AppState, origin: &Origin, verdict: Verdict, strike: &Strike) -> Result<(), ApiError> {
     if state.config.screening.mode != ScreeningMode::Block {
         observed(state, origin, verdict.family, verdict.place, verdict.rule);
         return Ok(());
     }
     let (family, place) = (verdict.family.name(), verdict.place.name());
-    let details = json!({ "rule": verdict.rule, "family": family, "place": place, "strike": certain });
+    let details = json!({ "rule": verdict.rule, "family": family, "place": place, "strike": matches!(strike, Strike::By(_)) });
     metrics::counter!("orchestrator_blocked_requests_total", "reason" => family).increment(1);
-    state.recorder.note(origin, None, "request.blocked", None, details.clone());
-    security::event(Event::RequestBlocked, None, Some(origin), details);
-    if certain {
-        bans::strike(state, origin);
+    let caller = match strike {
+        Strike::By(Some(caller)) => Some(&**caller),
+        Strike::By(None) | Strike::None => None,
+    };
+    let who = caller.map(Caller::name);
+    state.recorder.note(origin, who, "request.blocked", None, details.clone());
+    security::event(Event::RequestBlocked, who, Some(origin), details);
+    if matches!(strike, Strike::By(_)) {
+        bans::strike(state, origin, caller);
     }
     Err(ApiError::client(
         StatusCode::BAD_REQUEST,

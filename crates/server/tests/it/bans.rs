@@ -240,3 +240,77 @@ async fn a_ban_holds_although_it_cannot_be_stored() {
     assert_eq!(status(&lab, "10.0.0.9").await, 403);
     lab.store.mend();
 }
+
+#[tokio::test]
+async fn attacks_by_somebody_who_is_signed_in_count_against_that_principal_and_not_its_network() {
+    let lab = Lab::start().await;
+    let (vic, ana, ada) = (lab.token("vic").await, lab.token("ana").await, lab.token("ada").await);
+
+    for _ in 0..5 {
+        lab.get(ATTACK).from("10.0.0.9").signed(&vic).send().await.refused(400, "request_blocked");
+    }
+
+    for from in ["10.0.0.9", "10.0.0.8"] {
+        lab.get("/tasks").from(from).signed(&vic).send().await.refused(403, "client_blocked");
+    }
+    lab.get("/auth/me").from("10.0.0.9").signed(&ana).send().await.ok();
+    assert_eq!(status(&lab, "10.0.0.9").await, 404);
+    lab.post("/stop").from("10.0.0.9").signed(&vic).send().await.ok();
+    eventually("the ban is on record", || async { lab.trail_of("ban.imposed").await.len() == 1 }).await;
+    let blocked = lab.trail_of("request.blocked").await;
+    assert!(blocked.iter().any(|entry| entry.draft.actor.as_deref() == Some("vic")), "{blocked:?}");
+
+    // On record, for other servers and after a restart, and an administrator can lift it.
+    lab.app.bans.reload().await.expect("the bans");
+    lab.get("/tasks").signed(&vic).send().await.refused(403, "client_blocked");
+    let listed = lab.get("/bans").signed(&ada).send().await.ok();
+    assert_eq!(listed[0]["network"], "user:vic");
+    lab.delete("/bans/user:vic").signed(&ada).send().await.ok();
+    lab.get("/tasks").signed(&vic).send().await.ok();
+}
+
+#[tokio::test]
+async fn a_banned_principal_that_goes_on_counts_against_its_network() {
+    let lab = Lab::start().await;
+    let vic = lab.token("vic").await;
+
+    for _ in 0..10 {
+        lab.get(ATTACK).from("10.0.0.9").signed(&vic).send().await.refused(400, "request_blocked");
+    }
+
+    assert_eq!(status(&lab, "10.0.0.9").await, 403);
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_in_force_makes_nobody_else_pay() {
+    let lab = Lab::start().await;
+    let vic = lab.token("vic").await;
+    let forged = format!("{vic}x");
+
+    for _ in 0..5 {
+        lab.get(ATTACK).from("10.0.0.9").signed(&forged).send().await.refused(400, "request_blocked");
+    }
+
+    assert_eq!(status(&lab, "10.0.0.9").await, 403);
+    lab.get("/tasks").from("10.0.0.8").signed(&vic).send().await.ok();
+}
+
+#[tokio::test]
+async fn attacks_in_bodies_count_against_who_sent_them() {
+    let lab = Lab::start().await;
+    let ada = lab.token("ada").await;
+    let body = json!({ "name": "';DROP TABLE users;--", "password": "seven purple pipettes", "roles": [] });
+
+    for _ in 0..5 {
+        lab.post("/users")
+            .from("10.0.0.9")
+            .signed(&ada)
+            .json(&body)
+            .send()
+            .await
+            .refused(400, "request_blocked");
+    }
+
+    lab.get("/users").from("10.0.0.8").signed(&ada).send().await.refused(403, "client_blocked");
+    assert_eq!(status(&lab, "10.0.0.9").await, 404);
+}

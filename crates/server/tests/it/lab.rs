@@ -150,6 +150,8 @@ fn config() -> ServerConfig {
         rate: RateLimits { enabled: false, per_minute: 60, per_hour: 1000 },
         screening: Screening { mode: ScreeningMode::Block, text_as_labels: false },
         connections: ConnectionLimits::default(),
+        security_contacts: Vec::new(),
+        security_policy: None,
         metrics_token: None,
     }
 }

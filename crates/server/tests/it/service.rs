@@ -473,3 +473,26 @@ async fn no_error_shows_the_inside() {
     }
     let _: Value = lab.get("/health").send().await.ok();
 }
+
+#[tokio::test]
+async fn weaknesses_are_reported_where_the_settings_say() {
+    let silent = Lab::start().await;
+    silent.get("/.well-known/security.txt").send().await.refused(404, "not_found");
+    let lab = Lab::with(|config| {
+        config.security_contacts =
+            vec!["mailto:security@lab.example".to_owned(), "https://lab.example/report".to_owned()];
+        config.security_policy = Some("https://lab.example/policy".to_owned());
+    })
+    .await;
+
+    let answer = lab.get("/.well-known/security.txt").send().await;
+
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    let text = answer.text();
+    let expires = interlock_model::Clock::now(&*lab.clock).plus(std::time::Duration::from_hours(24 * 30));
+    let expected = format!(
+        "Contact: mailto:security@lab.example\nContact: https://lab.example/report\nExpires: {expires}\n\
+         Policy: https://lab.example/policy\nPreferred-Languages: en\n"
+    );
+    assert_eq!(text, expected);
+}
