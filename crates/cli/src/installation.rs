@@ -19,6 +19,9 @@ use interlock_store::{Store, postgres};
 use crate::ambient::ambient;
 use crate::config::ServerSettings;
 
+/// How often key files are looked at.
+pub(crate) const LOOKING: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Creates the state folder for its owner only, or checks that it is usable.
 ///
 /// # Errors
@@ -122,16 +125,97 @@ pub(crate) fn master_key(
     settings: &ServerSettings,
     parts: &Parts,
 ) -> anyhow::Result<MasterKey> {
-    if let Some(text) = &settings.master_key {
-        return MasterKey::parse(text).context("use MASTER_KEY");
+    let read = |text: &Secret| MasterKey::read(text);
+    let Some(text) = &settings.master_key else {
+        keep(&master_path(state), || Ok(random_key(parts)))?;
+        return stored_master_key(state);
+    };
+    let key = MasterKey::new(&read(text).context("use MASTER_KEY")?).context("use MASTER_KEY")?;
+    match &settings.master_key_previous {
+        Some(text) => {
+            let previous = read(text).context("use MASTER_KEY_PREVIOUS")?;
+            key.with_previous(&previous).context("use MASTER_KEY_PREVIOUS")
+        }
+        None => Ok(key),
     }
-    let path = state.join("keys/master.key");
-    let bytes = keep(&path, || {
-        let mut bytes = vec![0; KEY_BYTES];
-        parts.ambient.entropy.fill(&mut bytes);
-        Ok(bytes)
-    })?;
-    MasterKey::new(&bytes).with_context(|| format!("use {}", path.display()))
+}
+
+fn random_key(parts: &Parts) -> Vec<u8> {
+    let mut bytes = vec![0; KEY_BYTES];
+    parts.ambient.entropy.fill(&mut bytes);
+    bytes
+}
+
+/// Where the key that seals lies.
+pub(crate) fn master_path(state: &Path) -> PathBuf {
+    state.join("keys/master.key")
+}
+
+/// Where the key before lies while it is exchanged.
+fn previous_master_path(state: &Path) -> PathBuf {
+    state.join("keys/master.key.previous")
+}
+
+/// The key of the state folder, and the one before while it is exchanged.
+fn stored_master_key(state: &Path) -> anyhow::Result<MasterKey> {
+    let path = master_path(state);
+    let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let key = MasterKey::new(&bytes).with_context(|| format!("use {}", path.display()))?;
+    let path = previous_master_path(state);
+    match fs::read(&path) {
+        Ok(bytes) => key.with_previous(&bytes).with_context(|| format!("use {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(key),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+/// Puts a new key in place of the one that seals, which stays beside it; `false` if that was done before and not ended. At every
+/// moment the files hold each key that has sealed anything.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(crate) fn begin_master_exchange(state: &Path, parts: &Parts) -> anyhow::Result<bool> {
+    let (path, beside) = (master_path(state), previous_master_path(state));
+    let current = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    // The same twice: it was interrupted before the new key was in place.
+    if fs::read(&beside).is_ok_and(|previous| previous != current) {
+        return Ok(false);
+    }
+    replace(&beside, &current)?;
+    replace(&path, &random_key(parts))?;
+    Ok(true)
+}
+
+/// Forgets the key before.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub(crate) fn end_master_exchange(state: &Path) -> anyhow::Result<()> {
+    let path = previous_master_path(state);
+    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+}
+
+/// Goes on with another master key as soon as its files are exchanged (`interlock keys rotate-master`). Runs until dropped.
+pub(crate) async fn follow_master_key(state: PathBuf, identity: Identity) {
+    let look = || (fs::read(master_path(&state)).ok(), fs::read(previous_master_path(&state)).ok());
+    let mut known = look();
+    loop {
+        tokio::time::sleep(LOOKING).await;
+        let found = look();
+        if found == known {
+            continue;
+        }
+        match stored_master_key(&state) {
+            Ok(key) => {
+                identity.exchange_master(&key);
+                tracing::info!("the files of the master key have changed and are in use");
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the new master key cannot be used");
+            }
+        }
+        known = found;
+    }
 }
 
 /// What issues and reads tokens, with the key that the settings or the state folder give.
@@ -171,7 +255,7 @@ pub(crate) async fn follow_key(state: PathBuf, identity: Identity) {
     let path = key_path(&state);
     let mut known = fs::read(&path).ok();
     loop {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(LOOKING).await;
         let Ok(found) = fs::read(&path) else { continue };
         if known.as_ref() == Some(&found) {
             continue;

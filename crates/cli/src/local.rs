@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use interlock_engine::auth::documents::PublicKey;
-use interlock_engine::auth::{Keys, Lockout, SystemPermit, Throttle};
+use interlock_engine::auth::{Keys, Lockout, Resealed, SystemPermit, Throttle, examine_sealed, reseal};
 use interlock_engine::bans::{BanError, Bans};
 use interlock_engine::identity;
 use interlock_engine::revocations::{self, Ended, Revocations};
@@ -184,6 +184,43 @@ impl Local {
             .await
             .context("retire the old key")?;
         Ok(Rotated { kid, before, until: until.context("the old key was not published")? })
+    }
+
+    /// Seals everything with another master key: a new one of the state folder, or `MASTER_KEY` where that is set.
+    pub(crate) async fn rotate_master(&self, state: &Path) -> anyhow::Result<Resealed> {
+        let environment = std::env::vars().collect();
+        let settings = Config::load(None, &environment, &[])?.server()?;
+        let configured = settings.master_key.is_some();
+        if configured && settings.master_key_previous.is_none() {
+            bail!(
+                "MASTER_KEY is set, so the new key comes from you: put the old one into MASTER_KEY_PREVIOUS and a new one into MASTER_KEY, on every server and here"
+            );
+        }
+        if !configured && !installation::master_path(state).exists() {
+            bail!(
+                "{} has no master key of its own. Is MASTER_KEY set for the server? Then it is wanted here too",
+                state.display()
+            );
+        }
+        let Parts { db, .. } = &self.parts;
+        let key = || installation::master_key(state, &settings, &self.parts);
+        let before = examine_sealed(db, &key()?).await.context("look at the stored secrets")?;
+        if before.lost > 0 {
+            bail!(
+                "{} stored secrets do not open with the keys that are known here, so nothing was changed. Is MASTER_KEY set for the server, and not here?",
+                before.lost
+            );
+        }
+        if !configured {
+            installation::begin_master_exchange(state, &self.parts)?;
+            // Servers open with both keys from here on.
+            tokio::time::sleep(installation::LOOKING * 2).await;
+        }
+        let done = reseal(db, &self.permit, &Arc::new(key()?)).await.context("seal the secrets anew")?;
+        if !configured {
+            installation::end_master_exchange(state)?;
+        }
+        Ok(done)
     }
 
     /// What is dead before its time.

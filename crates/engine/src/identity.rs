@@ -68,6 +68,7 @@ pub struct Identity {
     pub throttle: Throttle,
     /// Who there is, in memory.
     pub principals: Arc<Principals>,
+    master: Arc<MasterKey>,
     db: Db,
     ambient: Ambient,
 }
@@ -115,7 +116,7 @@ impl Identity {
             Arc::clone(&master),
             directories,
         );
-        let second_factor = SecondFactor::new(database(), clocks(), known(), master);
+        let second_factor = SecondFactor::new(database(), clocks(), known(), Arc::clone(&master));
         let sign_ins = SignIns::new(
             Arc::clone(&sessions),
             known(),
@@ -152,9 +153,15 @@ impl Identity {
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),
             sessions,
             principals: known(),
+            master,
             db: database(),
             ambient: clocks(),
         }
+    }
+
+    /// Goes on with another master key.
+    pub fn exchange_master(&self, key: &MasterKey) {
+        self.master.exchange(key);
     }
 
     /// Makes the name under which this server issues tokens known to all servers of the installation.

@@ -238,6 +238,9 @@ where
         tokio::spawn(Arc::clone(&keeper).watch());
         tokio::spawn(net::look_when_told(keeper));
     }
+    if settings.master_key.is_none() {
+        tokio::spawn(installation::follow_master_key(state.clone(), app.identity.clone()));
+    }
     if settings.jwt_secret.is_none() {
         tokio::spawn(installation::follow_key(state.clone(), app.identity.clone()));
     }

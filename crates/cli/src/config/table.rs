@@ -398,6 +398,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Seals stored secrets such as those of authenticator apps: 32 bytes in base64 or hexadecimal, the same on servers that share a database. Empty: a key is made and kept in the state folder.",
     ),
     setting(
+        "identity.master_key_previous",
+        &["MASTER_KEY_PREVIOUS"],
+        Kind::Secret,
+        "",
+        "Still opens what it has sealed, never seals: for the time in which MASTER_KEY is exchanged.",
+    ),
+    setting(
         "identity.require_step_up",
         &["REQUIRE_STEP_UP"],
         Kind::Flag,

@@ -12,11 +12,13 @@ use super::text::time;
 use super::ui::{Facts, Ui, json_text};
 use super::users::open;
 
-/// Keys that sign tokens.
+/// Keys of the installation.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
     /// Sign with a new key from here on. What the old one signed stays good until it ends
     Rotate(At),
+    /// Seal every stored secret with a new master key. May be interrupted; run it again then
+    RotateMaster(At),
 }
 
 /// Where.
@@ -46,7 +48,10 @@ fn failed(what: &str, error: &anyhow::Error) -> Failure {
 }
 
 pub(crate) async fn keys(ui: &Ui, command: KeysCommand) -> Result<(), Failure> {
-    let KeysCommand::Rotate(At { state }) = command;
+    let state = match command {
+        KeysCommand::Rotate(At { state }) => state,
+        KeysCommand::RotateMaster(At { state }) => return rotate_master(ui, state).await,
+    };
     let local = open(&state).await?;
     let done = local.rotate_key(&state).await;
     local.close().await;
@@ -59,6 +64,19 @@ pub(crate) async fn keys(ui: &Ui, command: KeysCommand) -> Result<(), Failure> {
     };
     let document = json!({ "kid": rotated.kid, "before": rotated.before, "before_until": rotated.until });
     ui.one(&document, facts, &rotated.kid)
+}
+
+async fn rotate_master(ui: &Ui, state: PathBuf) -> Result<(), Failure> {
+    let local = open(&state).await?;
+    let done = local.rotate_master(&state).await;
+    local.close().await;
+    let done = done.map_err(|error| failed("the master key is not exchanged", &error))?;
+    let facts = || {
+        Facts::new()
+            .with("sealed anew", done.resealed.to_string())
+            .with("sealed so already", done.current.to_string())
+    };
+    ui.one(&done, facts, &done.resealed.to_string())
 }
 
 pub(crate) async fn revocations(ui: &Ui, command: RevocationsCommand) -> Result<(), Failure> {

@@ -34,7 +34,7 @@ const LONGEST_ACCESS: Duration = Duration::from_hours(24);
 /// Longest proof that is put into an address, in bytes.
 const LONGEST_HINT: usize = 4096;
 /// What a proof for the provider is sealed as.
-const PROOF: &str = "provider_login";
+pub(super) const PROOF: &str = "provider_login";
 /// Time to fetch the tokens after that.
 const HANDOFF: Duration = Duration::from_mins(1);
 
@@ -198,13 +198,13 @@ impl Document for Handoff {
 
 /// What a session of ours has to do with one at the provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct ProviderLogin {
+pub(super) struct ProviderLogin {
     /// Our session.
-    session: String,
+    pub(super) session: String,
     /// Digest of the provider's session, if it has told one.
     theirs: Option<String>,
     /// What the provider wants to see again, sealed.
-    proof: String,
+    pub(super) proof: String,
     until: Timestamp,
 }
 
@@ -300,7 +300,9 @@ impl Arrivals {
         let opened = self.sessions.open(opening, move |tx, session| {
             Box::pin(async move {
                 let sealed = master.seal(PROOF, session, proof.expose().as_bytes());
-                let proof = sealed.map_err(|error| Error::Corrupt(error.to_string()))?;
+                let sealed = sealed.map_err(|error| Error::Corrupt(error.to_string()))?;
+                // Without it the provider asks at sign-out.
+                let proof = if master.seals(&mut *tx).await? { sealed } else { String::new() };
                 let login = ProviderLogin { session: session.to_owned(), theirs, proof, until };
                 identity::insert(tx, &login).await.map(drop)
             })

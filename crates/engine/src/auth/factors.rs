@@ -92,7 +92,7 @@ impl std::fmt::Debug for SecondFactor {
     }
 }
 
-fn place(user: &str, factor: &str) -> String {
+pub(super) fn place(user: &str, factor: &str) -> String {
     format!("{user}/{factor}")
 }
 
@@ -185,7 +185,7 @@ impl SecondFactor {
         };
         let text = totp::base32(&*secret);
         let uri = Secret::new(totp::uri(&user, &text));
-        self.change(permit, user, move |factors| {
+        self.change_sealed(permit, user, true, move |factors| {
             factors.totp.retain(|factor| factor.confirmed_at.is_some());
             if factors.totp.len() >= MAX_APPS {
                 return Err(FactorError::TooMany);
@@ -304,7 +304,22 @@ impl SecondFactor {
         P: Proof + ?Sized,
         F: FnOnce(&mut SecondFactors) -> Result<serde_json::Value, FactorError> + Send + 'static,
     {
-        let now = self.ambient.clock.now();
+        self.change_sealed(proof, user, false, edit).await
+    }
+
+    /// `seals` says that the change stores a secret that was sealed just now.
+    async fn change_sealed<P, F>(
+        &self,
+        proof: &P,
+        user: String,
+        seals: bool,
+        edit: F,
+    ) -> Result<SecondFactors, FactorError>
+    where
+        P: Proof + ?Sized,
+        F: FnOnce(&mut SecondFactors) -> Result<serde_json::Value, FactorError> + Send + 'static,
+    {
+        let (now, master) = (self.ambient.clock.now(), Arc::clone(&self.master));
         let changed = self
             .db
             .write(proof, move |tx| {
@@ -320,6 +335,13 @@ impl SecondFactor {
                         },
                         version: 0,
                     });
+                    if seals && !master.seals(&mut *tx).await? {
+                        return Err(Error::Corrupt(
+                            "the master key is being exchanged, or is not that of the other servers"
+                                .to_owned(),
+                        )
+                        .into());
+                    }
                     let details = edit(&mut found.document)?;
                     found.document.updated_at = now;
                     store(tx, &mut found).await?;
