@@ -6,6 +6,7 @@
 pub mod device;
 pub mod http;
 pub mod limits;
+pub mod mcp;
 pub mod net;
 pub mod webhook;
 
