@@ -280,7 +280,7 @@ impl Tool for McpTool {
             Err(Fault::Unreached(why)) => Err(Failure::Unreached(format!("the MCP server {server} {why}"))),
             Err(Fault::Broken(why)) => Err(Failure::Unknown(format!("the MCP server {server} {why}"))),
             // Not a method, or not its parameters (JSON-RPC 2.0 section 5.1): nothing was done.
-            Err(Fault::Answer(-32602 | -32601 | -32600, message)) => {
+            Err(Fault::Answer(-32602..=-32600, message)) => {
                 Err(Failure::Refused(format!("the MCP server {server} refused: {}", told(&message))))
             }
             Err(Fault::Answer(_, message)) => {
