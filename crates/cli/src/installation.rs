@@ -74,6 +74,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What servers of one database tell each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// Somebody's rights, bans or keys have changed.
+    pub(crate) news: postgres::News,
+    /// There are runs to carry out, or due times have changed.
+    pub(crate) work: postgres::News,
+}
+
 /// Opens the database that the settings name, and what tells other servers of it that something changed.
 ///
 /// # Errors
@@ -81,7 +90,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 pub(crate) async fn open_store(
     state: &Path,
     url: Option<&Secret>,
-) -> anyhow::Result<(Arc<dyn Store>, Option<postgres::News>)> {
+) -> anyhow::Result<(Arc<dyn Store>, Option<Told>)> {
     match url {
         None => {
             let path = state.join("interlock.db");
@@ -93,8 +102,8 @@ pub(crate) async fn open_store(
             let store = postgres::Postgres::connect(url.expose())
                 .await
                 .context("connect to the database of DATABASE_URL")?;
-            let news = store.news();
-            Ok((Arc::new(store), Some(news)))
+            let told = Told { news: store.news(), work: store.work() };
+            Ok((Arc::new(store), Some(told)))
         }
         Some(_) => bail!(
             "DATABASE_URL must begin with postgres:// ; leave it unset for a SQLite file in the state folder"
@@ -279,7 +288,7 @@ pub(crate) struct Parts {
     pub(crate) ambient: Ambient,
     pub(crate) store: Arc<dyn Store>,
     /// Of a database that servers can share.
-    pub(crate) news: Option<postgres::News>,
+    pub(crate) told: Option<Told>,
     pub(crate) db: Db,
     pub(crate) principals: Arc<Principals>,
     pub(crate) passwords: Passwords,
@@ -292,11 +301,11 @@ pub(crate) struct Parts {
 pub(crate) async fn open(state: &Path, url: Option<&Secret>) -> anyhow::Result<Parts> {
     prepare(state)?;
     let ambient = ambient();
-    let (store, news) = open_store(state, url).await?;
+    let (store, told) = open_store(state, url).await?;
     let db = Db::new(Arc::clone(&store), ambient.clone());
     let principals = Principals::load(Arc::clone(&store), ambient.clone()).await.context("read the users")?;
     let passwords = Passwords::start(Hasher::Production);
-    Ok(Parts { ambient, store, news, db, principals, passwords })
+    Ok(Parts { ambient, store, told, db, principals, passwords })
 }
 
 impl Parts {

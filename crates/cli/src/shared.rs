@@ -158,3 +158,16 @@ impl News for Heralds {
         self.heard.subscribe()
     }
 }
+
+/// That there is work, by PostgreSQL alone: a database that is not shared has nobody to tell.
+pub(crate) struct WorkHerald(pub(crate) postgres::News);
+
+impl News for WorkHerald {
+    fn publish(&self) {
+        self.0.publish();
+    }
+
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}

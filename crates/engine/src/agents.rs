@@ -475,6 +475,11 @@ impl Agents {
                         Put::Taken => return Err(AgentError::Exists),
                         Put::Stale => return Err(AgentError::Conflict),
                     }
+                    if found.document.disabled {
+                        // What it wanted done is not wanted any more; what was done stays on record.
+                        let reason = "the agent was deleted";
+                        tx.orchestrator().cancel_tasks_of(&id.to_string(), reason, now).await?;
+                    }
                     found.version += 1;
                     Ok::<_, AgentError>(Recorded { value: found, details })
                 })

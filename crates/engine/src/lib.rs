@@ -16,6 +16,7 @@ pub mod invitations;
 pub mod janitor;
 pub mod metrics;
 pub mod news;
+pub mod orchestrator;
 pub mod pipeline;
 pub mod reads;
 pub mod revocations;

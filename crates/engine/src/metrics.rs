@@ -14,9 +14,9 @@ use crate::security::Event;
 const NAMED_AGENTS: usize = 50;
 static NAMED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
-/// Counts a token. People share one label; agents have one each as long as there is room.
-pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKind) {
-    let label = match kind {
+/// The label of a principal: people share one, agents have one each as long as there is room.
+pub(crate) fn label(kind: PrincipalKind, principal: &str) -> String {
+    match kind {
         PrincipalKind::User => "user".to_owned(),
         PrincipalKind::Agent => {
             let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -27,7 +27,12 @@ pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKin
                 "other".to_owned()
             }
         }
-    };
+    }
+}
+
+/// Counts a token.
+pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKind) {
+    let label = label(kind, principal);
     counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => label, "token_type" => token.name())
         .increment(1);
 }

@@ -186,6 +186,43 @@ impl Target for IdTarget {
     }
 }
 
+macro_rules! texts {
+    ($($(#[$doc:meta])* $name:ident { $(#[$field_doc:meta])* $field:ident })*) => {$(
+        $(#[$doc])*
+        ///
+        /// As the caller wrote it: whether it is a UUID is told by whoever may know.
+        #[derive(Debug, Deserialize)]
+        pub struct $name {
+            $(#[$field_doc])*
+            pub $field: String,
+        }
+
+        impl Target for $name {
+            fn subject(&self) -> Option<String> {
+                Some(self.$field.chars().take(64).collect())
+            }
+        }
+    )*};
+}
+
+texts! {
+    /// A task.
+    TaskTarget {
+        /// The task.
+        task_id
+    }
+    /// A run of a task.
+    TaskRunTarget {
+        /// The run.
+        run_id
+    }
+    /// A question to a person.
+    ApprovalTarget {
+        /// The question.
+        approval_id
+    }
+}
+
 /// A role, by name.
 #[derive(Debug, Deserialize)]
 pub struct RoleTarget {
@@ -330,6 +367,44 @@ actions! {
     ListLockouts = "security.lockouts_listed", Installation, Read, Needs::Scope("security:manage");
     /// Forget the guesses at an account.
     Unlock = "security.unlocked", IdTarget, Change, Needs::Scope("security:manage");
+    /// Make a task.
+    CreateTask = "task.created", Installation, Change, Needs::Scope("tasks:create");
+    /// See tasks.
+    ListTasks = "tasks.listed", Installation, Read, Needs::Scope("tasks:read");
+    /// See one task.
+    ReadTask = "task.read", TaskTarget, Read, Needs::Scope("tasks:read");
+    /// Change a task.
+    UpdateTask = "task.updated", TaskTarget, Change, Needs::Scope("tasks:update");
+    /// Have a task run now.
+    RunTask = "task.run_now", TaskTarget, Change, Needs::Scope("tasks:update");
+    /// Have what waits of a task wait longer.
+    SnoozeTask = "task.snoozed", TaskTarget, Change, Needs::Scope("tasks:update");
+    /// Stop a task from running by itself.
+    PauseTask = "task.paused", TaskTarget, Change, Needs::Scope("tasks:update");
+    /// Let a task run by itself again.
+    ResumeTask = "task.resumed", TaskTarget, Change, Needs::Scope("tasks:update");
+    /// End a task for good.
+    CancelTask = "task.canceled", TaskTarget, Change, Needs::Scope("tasks:delete");
+    /// See when a schedule would be due.
+    PreviewSchedule = "schedule.previewed", Installation, Read, Needs::Scope("tasks:read");
+    /// See one run of a task.
+    ReadTaskRun = "run.read", TaskRunTarget, Read, Needs::Scope("runs:read");
+    /// See runs of one task.
+    ReadTaskRuns = "runs.listed", TaskTarget, Read, Needs::Scope("runs:read");
+    /// End a run of a task.
+    CancelTaskRun = "run.cancelled", TaskRunTarget, Change, Needs::Scope("runs:cancel");
+    /// Publish an event.
+    PublishEvent = "event.published", Installation, Change, Needs::Scope("events:publish");
+    /// See events and the topics that tasks wait for.
+    ReadEvents = "events.read", Installation, Read, Needs::Scope("events:read");
+    /// Delete old events.
+    CleanEvents = "event.stream_cleaned", Installation, Change, Needs::Scope("events:manage");
+    /// See which tools one may use.
+    ListTools = "tools.listed", Installation, Read, Needs::SignedIn;
+    /// See what waits for a person's word.
+    ListApprovals = "approvals.listed", Installation, Read, Needs::Scope("approvals:read");
+    /// Give that word.
+    DecideApproval = "approval.decided", ApprovalTarget, Change, Needs::Scope("approvals:decide");
     /// Ask why somebody may or may not do something.
     TestPolicy = "policy.tested", Installation, Read, Needs::Scope("users:read");
 }

@@ -18,10 +18,37 @@ pub const AUDITOR: &str = "auditor";
 
 /// The roles that exist, each with its scopes. None implies another.
 pub const ROLES: [(&str, &[&str]); 4] = [
-    (VIEWER, &["actions:read", "runs:read", "devices:read", "devices:stop"]),
+    (
+        VIEWER,
+        &[
+            "actions:read",
+            "runs:read",
+            "devices:read",
+            "devices:stop",
+            "tasks:read",
+            "events:read",
+            "approvals:read",
+        ],
+    ),
     (
         OPERATOR,
-        &["devices:execute", "devices:attention", "devices:read", "devices:stop", "runs:read", "runs:cancel"],
+        &[
+            "devices:execute",
+            "devices:attention",
+            "devices:read",
+            "devices:stop",
+            "runs:read",
+            "runs:cancel",
+            "tasks:read",
+            "tasks:create",
+            "tasks:update",
+            "tasks:delete",
+            "events:read",
+            "events:publish",
+            "approvals:read",
+            "approvals:decide",
+            "tool:*",
+        ],
     ),
     (
         ADMIN,
@@ -44,6 +71,12 @@ pub const ROLES: [(&str, &[&str]); 4] = [
             "audit:read",
             "metrics:read",
             "docs:read",
+            "tasks:read",
+            "tasks:update",
+            "tasks:delete",
+            "events:read",
+            "events:manage",
+            "approvals:read",
         ],
     ),
     (AUDITOR, &["audit:read", "runs:read", "devices:stop"]),

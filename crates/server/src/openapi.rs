@@ -4,6 +4,7 @@
 //! has a description here.
 
 mod identity;
+mod orchestrator;
 
 use axum::http::Method;
 use interlock_model::device::{Catalogue, DeviceAction};
@@ -169,8 +170,9 @@ const OPERATIONS: &[Entry] = &[
 /// The document. `catalogue` is given when the caller may list actions.
 pub(crate) fn document(config: &ServerConfig, table: &[RouteEntry], catalogue: Option<&Catalogue>) -> Value {
     let mut paths = Map::new();
+    let profile = Profile::of(table);
     for route in table {
-        let operation = operation(route);
+        let operation = operation(route, profile);
         insert(&mut paths, route.path, &route.method, operation);
     }
     if let Some(catalogue) = catalogue {
@@ -201,12 +203,33 @@ fn insert(paths: &mut Map<String, Value>, path: &str, method: &Method, operation
     }
 }
 
-fn described(method: &Method, path: &str) -> Option<&'static Entry> {
-    OPERATIONS.iter().chain(identity::OPERATIONS).find(|entry| entry.0 == method.as_str() && entry.1 == path)
+/// The two families use the same paths for different things.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    Device,
+    Orchestrator,
 }
 
-fn operation(route: &RouteEntry) -> Value {
-    let (id, tag, summary, body, answer) = match described(&route.method, route.path) {
+impl Profile {
+    fn of(table: &[RouteEntry]) -> Self {
+        let has_device = table.iter().any(|route| route.path == "/execute/{task}");
+        if has_device { Self::Device } else { Self::Orchestrator }
+    }
+
+    fn described(self, method: &Method, path: &str) -> Option<&'static Entry> {
+        let own: &[Entry] = match self {
+            Self::Device => &[],
+            Self::Orchestrator => orchestrator::OPERATIONS,
+        };
+        let all = own.iter().chain(OPERATIONS).chain(identity::OPERATIONS);
+        let mut all = all.filter(|entry| entry.0 == method.as_str() && entry.1 == path);
+        all.next()
+    }
+}
+
+fn operation(route: &RouteEntry, profile: Profile) -> Value {
+    let described = profile.described(&route.method, route.path);
+    let (id, tag, summary, body, answer) = match described {
         Some((_, _, id, tag, summary, body, answer)) => (*id, *tag, *summary, *body, *answer),
         None => ("undocumented", "Service", "", "", ""),
     };
@@ -216,7 +239,12 @@ fn operation(route: &RouteEntry) -> Value {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
+    if profile == Profile::Orchestrator {
+        parameters.extend(orchestrator::queries(&route.method, route.path).iter().map(|name| query(name)));
+    }
     match (route.method.as_str(), route.path) {
+        _ if profile == Profile::Orchestrator
+            && orchestrator::OPERATIONS.iter().any(|own| own.1 == route.path) => {}
         ("POST", "/execute/{task}") => parameters.extend(execute_headers()),
         ("GET", "/runs") => parameters.extend(["state", "action", "limit", "offset"].map(query)),
         ("GET", "/agents") => {
@@ -231,8 +259,8 @@ fn operation(route: &RouteEntry) -> Value {
         _ => {}
     }
     let success = match (route.method.as_str(), route.path) {
-        ("POST", "/users" | "/agents" | "/auth/keys" | "/bans") => "201",
-        ("POST", "/runs/{run_id}/cancel") => "202",
+        ("POST", "/users" | "/agents" | "/auth/keys" | "/bans" | "/tasks") => "201",
+        ("POST", "/runs/{run_id}/cancel" | "/events") => "202",
         _ => "200",
     };
     let mut operation = json!({
@@ -266,9 +294,11 @@ fn access(access: Access) -> String {
 
 fn query(name: &str) -> Value {
     let schema = match name {
-        "limit" | "offset" | "after" => json!({ "type": "integer", "minimum": 0 }),
-        "all" | "keep_current" => json!({ "type": "boolean" }),
-        "since" | "until" => json!({ "type": "string", "format": "date-time" }),
+        "limit" | "offset" | "after" | "days" | "count" | "max_age_hours" => {
+            json!({ "type": "integer", "minimum": 0 })
+        }
+        "all" | "keep_current" | "success" | "include_errors" => json!({ "type": "boolean" }),
+        "since" | "until" | "start_time" | "end_time" => json!({ "type": "string", "format": "date-time" }),
         _ => json!({ "type": "string" }),
     };
     json!({ "name": name, "in": "query", "required": false, "schema": schema })
@@ -418,8 +448,11 @@ fn schemas() -> Value {
         "Problem": object(&[("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"), ("error", "string"), ("message", "string"),
             ("code", "string"), ("details", "object?"), ("request_id", "string"), ("timestamp", "time")], &[("errors", "[object]"), ("retry_after", "integer?")]),
     });
-    for (name, required, optional) in identity::SHAPES {
+    for (name, required, optional) in identity::SHAPES.iter().chain(orchestrator::SHAPES) {
         schemas[*name] = object(required, optional);
+    }
+    for (name, item) in orchestrator::PAGES {
+        schemas[*name] = page(item);
     }
     for (name, item) in identity::LISTS {
         schemas[*name] = json!({ "type": "array", "items": one(item) });
@@ -429,9 +462,10 @@ fn schemas() -> Value {
 
 /// Routes without a description: there must be none.
 pub fn undescribed(table: &[RouteEntry]) -> Vec<String> {
+    let profile = Profile::of(table);
     table
         .iter()
-        .filter(|route| described(&route.method, route.path).is_none())
+        .filter(|route| profile.described(&route.method, route.path).is_none())
         .map(|route| format!("{} {}", route.method, route.path))
         .collect()
 }

@@ -12,6 +12,7 @@ use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::Executions;
 use interlock_engine::identity::Identity;
 use interlock_engine::invitations::Invitations;
+use interlock_engine::orchestrator::Orchestrator;
 use interlock_engine::reads::Reads;
 use interlock_engine::users::Users;
 use interlock_model::{Clock, Entropy};
@@ -71,6 +72,8 @@ pub struct Services {
     pub evidence: Evidence,
     /// The device, on a server that has one.
     pub device: Option<DeviceServices>,
+    /// Tasks, on a server that has no device of its own.
+    pub orchestrator: Option<Orchestrator>,
     /// People.
     pub users: Users,
     /// Networks that are refused.
@@ -107,6 +110,11 @@ pub struct DeviceServices {
 }
 
 impl Services {
+    /// The orchestrator, for its own routes.
+    pub(crate) fn orchestrator(&self) -> &Orchestrator {
+        self.orchestrator.as_ref().expect("routes of tasks are added only on a server that has them")
+    }
+
     fn device(&self) -> &DeviceServices {
         self.device.as_ref().expect("routes of a device are added only on a server that has one")
     }
@@ -140,6 +148,7 @@ from_state! {
     Executions: state => state.device().executions,
     Reads: state => state.device().reads,
     Devices: state => state.device().devices,
+    Orchestrator: state => state.orchestrator(),
     Users: state => state.users,
     Bans: state => state.bans,
     Arc<ServerConfig>: state => state.config,

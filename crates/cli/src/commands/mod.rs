@@ -5,4 +5,5 @@ pub(crate) mod dev;
 pub(crate) mod directory;
 pub(crate) mod doctor;
 pub(crate) mod net;
+pub(crate) mod orchestrate;
 pub(crate) mod serve;

@@ -17,6 +17,7 @@ use interlock_engine::executions::{Executions, Limits};
 use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::janitor;
 use interlock_engine::news::News;
+use interlock_engine::orchestrator::Orchestrator;
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_model::action::World;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::net::{self, NetArgs};
+use super::orchestrate::Orchestrating;
 use crate::adapter::LocalDevice;
 use crate::config::{Config, ServerSettings};
 use crate::directories;
@@ -157,7 +159,7 @@ where
         Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
         None => None,
     };
-    let heralds = Heralds::new(shared.as_ref(), parts.news.as_ref());
+    let heralds = Heralds::new(shared.as_ref(), parts.told.as_ref().map(|told| &told.news));
     if let Some(heralds) = &heralds {
         parts.db = parts.db.clone().telling(Arc::clone(heralds) as Arc<dyn News>);
     }
@@ -175,6 +177,10 @@ where
     interlock_engine::metrics::describe();
     net::warn_about(&settings, &config);
 
+    let orchestrating = match &device {
+        Some(_) => None,
+        None => Some(Orchestrating::new(&state, &settings, &parts)?),
+    };
     let host = match &device {
         Some(device) => Some(start_device(device, net.title.clone(), &name, &state, &parts).await?),
         None => None,
@@ -211,6 +217,7 @@ where
         shared: shared.clone(),
         heralds,
         certificates: certificates.clone(),
+        orchestrator: orchestrating.as_ref().map(|all| all.orchestrator.clone()),
     };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
     let root = SystemPermit::root("system");
@@ -287,6 +294,9 @@ where
         let router = interlock_server::internal_router(app.clone());
         tokio::spawn(internal.serve(router, stop.clone(), connections.clone()));
     }
+    if let Some(orchestrating) = &orchestrating {
+        orchestrating.begin(&parts, settings.drain);
+    }
     if let Some(path) = &net.ready_file {
         net::write_ready_file(path, &told)?;
     }
@@ -296,6 +306,9 @@ where
     tracing::info!("the server is stopping");
     stop.cancel();
     let _ = serving.await;
+    if let Some(orchestrating) = &orchestrating {
+        orchestrating.end().await;
+    }
     runs.close();
     connections.close();
     if let Some(host) = &host {
@@ -382,6 +395,7 @@ struct Wired<'a> {
     heralds: Option<Arc<Heralds>>,
     step_up: StepUpPolicy,
     owner_mode: bool,
+    orchestrator: Option<Orchestrator>,
     certificates: Option<Arc<Keeper>>,
 }
 
@@ -439,6 +453,7 @@ impl Wired<'_> {
             identity,
             evidence: Evidence::new(db.clone()),
             device,
+            orchestrator: self.orchestrator,
             users: self.parts.users(roles.into()),
             bans,
             recorder: self.recorder,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
+use interlock_engine::orchestrator::OrchestratorSettings;
+use interlock_model::schedule::Schedule;
 use interlock_model::secret::Secret;
+use interlock_model::task::ScheduleKind;
 use interlock_server::config::{ForwardedBy, Hsts, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::ClientSources;
@@ -82,6 +85,9 @@ pub(crate) struct ServerSettings {
     pub(crate) require_step_up: bool,
     pub(crate) require_mfa_for_admins: bool,
     pub(crate) queue: Duration,
+    pub(crate) orchestrator: OrchestratorSettings,
+    pub(crate) drain: Duration,
+    pub(crate) simulate_tools: bool,
     pub(crate) default_timeout: Duration,
     pub(crate) database_url: Option<Secret>,
     pub(crate) redis: Option<RedisConfig>,
@@ -103,6 +109,33 @@ impl Config {
     fn integer(&self, key: &'static str, from: u64, to: u64) -> Result<u64, ConfigError> {
         let number = self.text(key).trim().parse::<u64>().ok().filter(|number| (from..=to).contains(number));
         number.ok_or_else(|| self.bad(key, format!("must be a whole number from {from} to {to}")))
+    }
+
+    fn seconds(&self, key: &'static str, from: f64, to: f64) -> Result<Duration, ConfigError> {
+        let number = self.text(key).trim().parse::<f64>().ok().filter(|number| (from..=to).contains(number));
+        let seconds = number
+            .ok_or_else(|| self.bad(key, format!("must be a number of seconds from {from} to {to}")))?;
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
+    fn orchestrator(&self) -> Result<OrchestratorSettings, ConfigError> {
+        let default_zone = self.text("tasks.default_timezone").trim().to_owned();
+        let anchor = interlock_model::Timestamp::from_seconds(0);
+        if let Err(error) = Schedule::parse(ScheduleKind::Manual, None, &default_zone, anchor) {
+            return Err(self.bad("tasks.default_timezone", error.message));
+        }
+        let concurrency = usize::try_from(self.integer("worker.concurrency", 0, 1_000)?).unwrap_or_default();
+        Ok(OrchestratorSettings {
+            lease: self.seconds("worker.lease_seconds", 1.0, 3_600.0)?,
+            poll: self.seconds("worker.poll_interval", 0.01, 60.0)?,
+            backoff_max: self.seconds("worker.backoff_max_delay", 1.0, 60.0)?,
+            misfire_grace: self.seconds("scheduler.misfire_grace_time", 0.0, 86_400.0)?,
+            concurrency,
+            // As much again, so that the next are there when places become free.
+            prefetch: concurrency,
+            retention: Duration::from_hours(24 * self.integer("tasks.retention_days", 1, 3_650)?),
+            default_zone,
+        })
     }
 
     fn flag(&self, key: &'static str) -> Result<bool, ConfigError> {
@@ -231,17 +264,21 @@ impl Config {
         Ok(Some(redis))
     }
 
+    fn bind(&self) -> Result<IpAddr, ConfigError> {
+        match self.text("server.bind").trim() {
+            "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
+            text => text
+                .parse::<IpAddr>()
+                .map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0")),
+        }
+    }
+
     /// All settings of a server.
     ///
     /// # Errors
     /// The first value that cannot be used.
     pub(crate) fn server(&self) -> Result<ServerSettings, ConfigError> {
-        let bind = match self.text("server.bind").trim() {
-            "localhost" => IpAddr::from([127, 0, 0, 1]),
-            text => text
-                .parse::<IpAddr>()
-                .map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
-        };
+        let bind = self.bind()?;
         let settings = ServerSettings {
             bind,
             port: u16::try_from(self.integer("server.port", 0, 65_535)?).unwrap_or(0),
@@ -293,6 +330,9 @@ impl Config {
             require_step_up: self.flag("identity.require_step_up")?,
             require_mfa_for_admins: self.flag("identity.require_mfa_for_admins")?,
             queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
+            orchestrator: self.orchestrator()?,
+            drain: self.seconds("worker.drain_seconds", 0.0, 3_600.0)?,
+            simulate_tools: self.choice("tasks.tool_mode", &[("real", false), ("simulate", true)])?,
             default_timeout: Duration::from_secs(self.integer(
                 "device.default_timeout_seconds",
                 1,

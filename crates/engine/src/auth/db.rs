@@ -99,12 +99,22 @@ impl Db {
 
     /// Runs `work` in a transaction that changes counters only. Counting is no act of anybody, so it has no audit entry of its
     /// own; what was counted is recorded by whoever counts.
-    pub(super) async fn count<T, F>(&self, work: F) -> Result<T, Error>
+    pub(crate) async fn count<T, F>(&self, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<T, Error>> + Send + 'static,
     {
         transact(&*self.store, work).await
+    }
+
+    /// As [`Db::count`], for what a run leaves while it is carried out: its end is recorded, each step is not.
+    pub(crate) async fn count_as<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut dyn Tx) -> BoxFuture<'t, Result<Recorded<T>, E>> + Send + 'static,
+    {
+        transact(&*self.store, move |tx| Box::pin(async move { Ok(work(tx).await?.value) })).await
     }
 
     /// As [`Db::write`], for what is written at every call: see [`Store::write_repeatable`].

@@ -2,12 +2,15 @@
 
 mod account;
 mod agents;
+mod approvals;
 mod auth;
 mod bans;
 mod credentials;
 mod device;
 mod device_code;
+mod events;
 mod execute;
+mod fields;
 mod invitations;
 mod oauth;
 mod orchestrator;
@@ -15,6 +18,8 @@ mod roles;
 mod runs;
 mod service;
 mod sso;
+mod task_runs;
+mod tasks;
 mod users;
 
 use axum::Router;
@@ -29,7 +34,7 @@ use crate::state::AppState;
 /// Every route of this server with who may use it: identity everywhere, the device's where there is one, else the
 /// orchestrator's. The two families use the same paths for different things and never share a listener.
 pub fn routes(state: AppState) -> ApiRouter {
-    let has_device = state.device.is_some();
+    let (has_device, has_tasks) = (state.device.is_some(), state.orchestrator.is_some());
     let api = ApiRouter::new(state);
     let api = auth::routes(api);
     let api = account::routes(api);
@@ -48,8 +53,14 @@ pub fn routes(state: AppState) -> ApiRouter {
         let api = runs::routes(api);
         let api = device::routes(api);
         service::device_routes(api)
-    } else {
+    } else if has_tasks {
+        let api = tasks::routes(api);
+        let api = task_runs::routes(api);
+        let api = events::routes(api);
+        let api = approvals::routes(api);
         orchestrator::routes(api)
+    } else {
+        api
     }
 }
 

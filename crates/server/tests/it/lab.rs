@@ -20,8 +20,10 @@ use interlock_engine::devices::{Device, DeviceWorld, Devices};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
 use interlock_engine::identity::{Identity, Setup};
+use interlock_engine::orchestrator::{Orchestrator, OrchestratorSettings};
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
+use interlock_engine::tools::Tools;
 use interlock_engine::users::Users;
 use interlock_model::audit::AuditEntry;
 use interlock_model::secret::Secret;
@@ -156,6 +158,18 @@ fn config() -> ServerConfig {
     }
 }
 
+fn orchestrator(db: &Db, ambient: &Ambient, principals: &Arc<Principals>) -> Orchestrator {
+    Orchestrator::new(
+        db.clone(),
+        ambient.clone(),
+        Arc::clone(principals),
+        Arc::new(Tools::new(Vec::new())),
+        OrchestratorSettings::default(),
+        SystemPermit::root("system"),
+        None,
+    )
+}
+
 impl Lab {
     /// A server with the usual settings.
     pub(crate) async fn start() -> Self {
@@ -276,6 +290,7 @@ impl Lab {
         tokio::spawn(Arc::clone(&hub).follow(port.events()));
         let roles: Vec<String> =
             device.catalogue().actions().map(|action| action.role().to_owned()).collect();
+        let orchestrator = orchestrator(&db, &ambient, &principals);
         let users = Users::new(db.clone(), ambient.clone(), principals, passwords, roles.into());
         let console = SystemPermit::root("console");
         let nobody = users.console(&console).list().await.expect("the users").is_empty();
@@ -295,6 +310,7 @@ impl Lab {
                 reads: Reads::new(db.clone(), hub, Arc::clone(&port)),
                 devices: Devices::new(port, db, ambient.clone(), recorder.clone()),
             }),
+            orchestrator: Some(orchestrator),
             users,
             bans,
             recorder: recorder.clone(),
@@ -323,6 +339,13 @@ impl Lab {
             folder,
             seed,
         }
+    }
+
+    /// The same installation as an orchestrator: tasks in the place of a device.
+    pub(crate) fn without_device(mut self) -> Self {
+        self.app = self.app.edited(|services| services.device = None);
+        self.router = interlock_server::router(self.app.clone());
+        self
     }
 
     pub(crate) fn ask(&self, method: Method, path: &str) -> Ask<'_> {

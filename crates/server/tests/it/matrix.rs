@@ -11,6 +11,9 @@ use serde_json::json;
 use crate::lab::Lab;
 
 const SNAPSHOT: &str = include_str!("routes.snap");
+const ORCHESTRATOR: &str = include_str!("orchestrator.snap");
+/// The id of no task, no run, no question.
+const NOBODY: &str = "018f6b1e-2c3d-7a4b-8c9d-0e1f2a3b4c5d";
 /// The first agent.
 const AGENT: &str = "00000000-0000-0000-0000-000000000001";
 const CALLERS: [(&str, Option<&str>); 8] = [
@@ -28,6 +31,17 @@ const CALLERS: [(&str, Option<&str>); 8] = [
 async fn every_route_answers_every_caller_as_reviewed() {
     let lab = Lab::with(|config| config.production = true).await;
     let run = lab.mix("ben").await.send().await.ok()["run_id"].as_str().expect("a run").to_owned();
+    answers(lab, &run, "routes.snap", SNAPSHOT).await;
+}
+
+#[tokio::test]
+async fn every_route_of_the_orchestrator_answers_every_caller_as_reviewed() {
+    let lab = Lab::with(|config| config.production = true).await.without_device();
+    answers(lab, NOBODY, "orchestrator.snap", ORCHESTRATOR).await;
+}
+
+/// Compares what every route answers every caller with a snapshot.
+async fn answers(lab: Lab, run: &str, file: &str, snapshot: &str) {
     let routes = interlock_server::routes(lab.app.clone());
     let mut table: Vec<_> = routes.table().to_vec();
     table.sort_by_key(|route| (route.path, route.method.to_string()));
@@ -40,7 +54,9 @@ async fn every_route_answers_every_caller_as_reviewed() {
         let path = route
             .path
             .replace("{task}", "mix")
-            .replace("{run_id}", &run)
+            .replace("{run_id}", run)
+            .replace("{task_id}", NOBODY)
+            .replace("{approval_id}", NOBODY)
             .replace("{name}", name)
             .replace("{role}", "washer")
             .replace("{id}", "none")
@@ -68,7 +84,7 @@ async fn every_route_answers_every_caller_as_reviewed() {
                     ask.signed(&token)
                 }
             };
-            let status = ask.send().await.status.as_u16();
+            let status = ask.open().await.status().as_u16();
             if matches!(route.access, Access::Granted(_)) && matches!(label, "none" | "garbage") {
                 assert_eq!(status, 401, "{} {} must not be open", route.method, route.path);
             }
@@ -80,11 +96,11 @@ async fn every_route_answers_every_caller_as_reviewed() {
     }
 
     if std::env::var_os("UPDATE_ROUTES").is_some_and(|value| value == "1") {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/routes.snap");
+        let file = format!("{}/tests/it/{file}", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(file, &text).expect("the snapshot can be written");
     } else {
         assert_eq!(
-            text, SNAPSHOT,
+            text, snapshot,
             "routes or rights have changed; if that is meant, run with UPDATE_ROUTES=1 and have routes.snap reviewed"
         );
     }

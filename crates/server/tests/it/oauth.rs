@@ -337,6 +337,8 @@ async fn the_metadata_says_what_is_true() {
         ROLES
             .iter()
             .flat_map(|(_, scopes)| scopes.iter())
+            // Tools are as many as there are addresses.
+            .filter(|scope| !scope.starts_with("tool:"))
             .all(|scope| told["scopes_supported"].as_array().expect("scopes").contains(&json!(scope)))
     );
 

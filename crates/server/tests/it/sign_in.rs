@@ -369,7 +369,7 @@ async fn who_one_is_is_told() {
         body,
         json!({
             "user": "vic", "roles": ["viewer"], "kind": "user",
-            "scopes": ["actions:read", "devices:read", "devices:stop", "runs:read"],
+            "scopes": ["actions:read", "approvals:read", "devices:read", "devices:stop", "events:read", "runs:read", "tasks:read"],
             "expires_at": lab.now().plus(Duration::from_hours(1)),
         })
     );

@@ -137,6 +137,20 @@ impl Changes<'_> {
         Ok(decided)
     }
 
+    /// A run that asked again what was decided already lines up again.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn wake_if_decided(&mut self, asked: &NewApproval) -> Result<(), Error> {
+        let query = "SELECT state FROM approvals WHERE lineage = ?1 AND step = ?2 AND digest = ?3";
+        let values = values![asked.lineage.as_bytes(), &asked.step, &asked.digest];
+        let pending = match self.sql.row(query, values).await? {
+            Some(row) => row.text(0)? == ApprovalState::Pending.as_str(),
+            None => false,
+        };
+        if pending { Ok(()) } else { self.wake(asked.lineage).await }
+    }
+
     /// A run that waits for a decision lines up again. It has kept its concurrency key.
     async fn wake(&mut self, lineage: TaskRunId) -> Result<(), Error> {
         self.sql
@@ -195,6 +209,16 @@ impl Reads<'_> {
     pub async fn approval(&mut self, id: ApprovalId) -> Result<Option<ApprovalRow>, Error> {
         let query = format!("{APPROVAL} WHERE id = ?1");
         self.sql.row(&query, values![id.as_bytes()]).await?.as_ref().map(approval_row).transpose()
+    }
+
+    /// When the next question expires that nobody has answered.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn first_question(&mut self) -> Result<Option<Timestamp>, Error> {
+        let query = "SELECT expires_at FROM approvals WHERE state = 'pending' ORDER BY expires_at LIMIT 1";
+        let found = self.sql.row(query, Vec::new()).await?;
+        found.map(|row| row.time(0)).transpose()
     }
 
     /// What a run has asked.

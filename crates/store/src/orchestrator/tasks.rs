@@ -239,6 +239,30 @@ impl Changes<'_> {
         }
     }
 
+    /// Ends every task of a creator: what waits is over, what runs is told. Returns how many tasks.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn cancel_tasks_of(&mut self, owner: &str, reason: &str, now: Timestamp) -> Result<u64, Error> {
+        let query = format!(
+            "SELECT id FROM tasks WHERE created_by = ?1 AND status <> 'canceled' ORDER BY id{}",
+            self.sql.lock()
+        );
+        let rows = self.sql.rows(&query, values![owner]).await?;
+        for row in &rows {
+            let task = TaskId::from_bytes(row.bytes(0)?);
+            self.sql
+                .change(
+                    "UPDATE tasks SET status = 'canceled', updated_at = ?2, version = version + 1 WHERE id = ?1",
+                    values![task.as_bytes(), now],
+                )
+                .await?;
+            self.set_due(task, None).await?;
+            self.withdraw(task, reason, now).await?;
+        }
+        Ok(rows.len() as u64)
+    }
+
     /// When a task is due next.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ pub struct Postgres {
     readers: Pool,
     tasks: TaskTracker,
     news: News,
+    work: News,
 }
 
 impl std::fmt::Debug for Postgres {
@@ -72,12 +73,23 @@ impl Postgres {
         let mut client = writers.get().await.map_err(pool_error)?;
         migrate::migrate(&mut client).await?;
         drop(client);
-        Ok(Self { writers, readers, tasks: TaskTracker::new(), news: News::new(url) })
+        Ok(Self {
+            writers,
+            readers,
+            tasks: TaskTracker::new(),
+            news: News::new(url, "interlock_news"),
+            work: News::new(url, "interlock_work"),
+        })
     }
 
     /// What servers of this database tell each other. It takes one connection more, from [`News::keep`] on.
     pub fn news(&self) -> News {
         self.news.clone()
+    }
+
+    /// As [`Postgres::news`], of runs that wait and due times that have changed: there are many, and they concern others.
+    pub fn work(&self) -> News {
+        self.work.clone()
     }
 
     async fn reader(&self) -> Result<Object, Error> {

@@ -29,6 +29,7 @@ pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, tokio_postgre
 
 struct Inner {
     url: String,
+    channel: &'static str,
     heard: watch::Sender<u64>,
     up: watch::Sender<bool>,
     told: Notify,
@@ -45,9 +46,11 @@ impl std::fmt::Debug for News {
 }
 
 impl News {
-    pub(super) fn new(url: &str) -> Self {
+    /// News on a channel of their own.
+    pub(super) fn new(url: &str, channel: &'static str) -> Self {
         Self(Arc::new(Inner {
             url: url.to_owned(),
+            channel,
             heard: watch::Sender::new(0),
             up: watch::Sender::new(false),
             told: Notify::new(),
@@ -91,7 +94,8 @@ impl News {
         let (client, messages) = connect::alone(&self.0.url).await?;
         let hearing = self.hear(messages);
         let telling = async {
-            let listening = timeout(ANSWER, client.batch_execute("LISTEN interlock_news")).await;
+            let listen = format!("LISTEN {}", self.0.channel);
+            let listening = timeout(ANSWER, client.batch_execute(&listen)).await;
             listening.map_err(|_| silent())?.map_err(error)?;
             self.0.up.send_replace(true);
             if std::mem::take(complained) {
@@ -120,10 +124,11 @@ impl News {
     }
 
     async fn tell(&self, client: &tokio_postgres::Client) -> Result<(), Error> {
+        let notify = format!("NOTIFY {}", self.0.channel);
         loop {
             let told = timeout(SILENCE, self.0.told.notified()).await.is_ok();
             // NOTIFY to a database that is full of unread notifications fails, and harms nothing.
-            let statement = if told { "NOTIFY interlock_news" } else { "" };
+            let statement = if told { notify.as_str() } else { "" };
             timeout(ANSWER, client.batch_execute(statement)).await.map_err(|_| silent())?.map_err(error)?;
             tokio::time::sleep(GATHERING).await;
         }

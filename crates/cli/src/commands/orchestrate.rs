@@ -1,0 +1,106 @@
+//! The orchestrator's background work in this process: schedule, worker, retention. Wired here, begun and ended with the server.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use interlock_engine::auth::SystemPermit;
+use interlock_engine::news::News;
+use interlock_engine::orchestrator::Orchestrator;
+use interlock_engine::tools::{Simulated, Toolbox, Tools};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ServerSettings;
+use crate::installation::{self, Parts};
+use crate::shared::WorkHerald;
+
+/// File in the state folder whose lock says that a server uses it.
+const LOCK: &str = "server.lock";
+/// File in the state folder with the name under which this server's workers are known.
+const PLACE: &str = "server-id";
+
+/// The orchestrator of one process.
+pub(crate) struct Orchestrating {
+    pub(crate) orchestrator: Orchestrator,
+    place: String,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// Held as long as the process lives.
+    _lock: File,
+}
+
+/// Tools that pipelines may use.
+fn toolbox(settings: &ServerSettings) -> Arc<dyn Toolbox> {
+    let tools = Tools::new(Vec::new());
+    if settings.simulate_tools { Arc::new(Simulated(tools)) } else { Arc::new(tools) }
+}
+
+impl Orchestrating {
+    /// Wires it; nothing runs before [`Orchestrating::begin`].
+    ///
+    /// # Errors
+    /// When another server uses the state folder, or it cannot be written.
+    pub(crate) fn new(state: &Path, settings: &ServerSettings, parts: &Parts) -> anyhow::Result<Self> {
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(state.join(LOCK))
+            .with_context(|| format!("open {LOCK} in the state folder"))?;
+        if lock.try_lock().is_err() {
+            bail!("another server uses the state folder {}; give each its own with --state", state.display());
+        }
+        let place = installation::keep(&state.join(PLACE), || {
+            Ok(interlock_model::id::random_hex(&*parts.ambient.entropy, 8).into_bytes())
+        })?;
+        let place = String::from_utf8_lossy(&place).trim().to_owned();
+        if place.is_empty() || !place.bytes().all(|c| c.is_ascii_alphanumeric()) {
+            bail!("{PLACE} in the state folder is damaged; delete it");
+        }
+        if settings.simulate_tools {
+            tracing::warn!("TOOL_MODE is simulate: steps of pipelines do nothing, and their results say so");
+        }
+        let news = parts.told.as_ref().map(|told| Arc::new(WorkHerald(told.work.clone())) as Arc<dyn News>);
+        let orchestrator = Orchestrator::new(
+            parts.db.clone(),
+            parts.ambient.clone(),
+            Arc::clone(&parts.principals),
+            toolbox(settings),
+            settings.orchestrator.clone(),
+            SystemPermit::root("system"),
+            news,
+        );
+        interlock_engine::orchestrator::metrics::describe();
+        Ok(Self {
+            orchestrator,
+            place,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Begins to work.
+    pub(crate) fn begin(&self, parts: &Parts, drain: Duration) {
+        if let Some(told) = &parts.told {
+            // Not waited for: it listens until the process ends.
+            tokio::spawn(told.work.clone().keep());
+            tokio::spawn(self.orchestrator.clone().hear());
+        }
+        let (one, stop) = (|| self.orchestrator.clone(), || self.stop.clone());
+        self.tasks.spawn(one().schedule(stop()));
+        self.tasks.spawn(one().forget(stop()));
+        let (orchestrator, place, stopping) = (one(), self.place.clone(), stop());
+        self.tasks.spawn(async move { orchestrator.work(&place, drain, stopping).await });
+        self.tasks.close();
+    }
+
+    /// Takes no more runs, and waits for those that run within the drain time.
+    pub(crate) async fn end(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
