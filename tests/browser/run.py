@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,15 @@ def main():
     binary = os.environ.get("INTERLOCK_BIN") or os.path.join(ROOT, "target", "debug", "interlock")
     with tempfile.TemporaryDirectory() as work:
         ready = os.path.join(work, "ready.json")
-        environment = dict(os.environ, BOOTSTRAP_ADMIN_SECRET=PASSWORD, MAX_REQUESTS_PER_MINUTE="6000", MAX_REQUESTS_PER_HOUR="100000")
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        # Passkeys belong to a name, so the server has one.
+        environment = dict(os.environ, BOOTSTRAP_ADMIN_SECRET=PASSWORD, PUBLIC_URL="http://localhost:%d" % port,
+                           MAX_REQUESTS_PER_MINUTE="6000", MAX_REQUESTS_PER_HOUR="100000")
         with open(os.path.join(work, "log"), "wb") as log:
             server = subprocess.Popen(
-                [binary, "device", "serve", os.path.join(ROOT, "examples", "hello.py"), "--listen", "127.0.0.1:0",
+                [binary, "device", "serve", os.path.join(ROOT, "examples", "hello.py"), "--listen", "127.0.0.1:%d" % port,
                  "--state", os.path.join(work, "state"), "--ready-file", ready],
                 env=environment, stdout=log, stderr=log)
         try:

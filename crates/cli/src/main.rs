@@ -8,6 +8,8 @@ mod directories;
 mod installation;
 mod local;
 mod logging;
+#[cfg(feature = "passkeys")]
+mod passkeys;
 mod python;
 mod remote;
 mod shared;

@@ -13,8 +13,8 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, Issuer, PublicKey};
 use crate::auth::{
-    Account, ApiKeys, Arrivals, Db, DeviceCodes, Directories, Manage, MasterKey, Passwords, Principals,
-    Recorded, SecondFactor, Sessions, SignIns, SystemPermit, Throttle, Tokens,
+    Account, ApiKeys, Arrivals, Ceremonies, Db, DeviceCodes, Directories, Manage, MasterKey, Passkeys,
+    Passwords, Principals, Recorded, SecondFactor, Sessions, SignIns, SystemPermit, Throttle, Tokens,
 };
 
 /// Names of issuers that stay known without an end.
@@ -58,6 +58,8 @@ pub struct Identity {
     pub manage: Manage,
     /// Second factors.
     pub second_factor: Arc<SecondFactor>,
+    /// Passkeys.
+    pub passkeys: Arc<Passkeys>,
     /// Signing in where there is no browser.
     pub device_codes: Arc<DeviceCodes>,
     /// People's own accounts.
@@ -74,7 +76,6 @@ pub struct Identity {
 }
 
 /// What identity is made of.
-#[derive(Debug)]
 pub struct Setup<'a> {
     /// The database.
     pub db: &'a Db,
@@ -94,13 +95,31 @@ pub struct Setup<'a> {
     pub system: SystemPermit,
     /// Directories of people.
     pub directories: Directories,
+    /// Judges what people's devices answer, where there are passkeys.
+    pub ceremonies: Option<Arc<dyn Ceremonies>>,
+}
+
+impl std::fmt::Debug for Setup<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Setup({:?})", self.directories)
+    }
 }
 
 impl Identity {
     /// Wires the parts.
     pub fn new(setup: Setup<'_>) -> Self {
-        let Setup { db, ambient, principals, passwords, tokens, master, recorder, system, directories } =
-            setup;
+        let Setup {
+            db,
+            ambient,
+            principals,
+            passwords,
+            tokens,
+            master,
+            recorder,
+            system,
+            directories,
+            ceremonies,
+        } = setup;
         let (database, clocks, known) = (|| db.clone(), || ambient.clone(), || Arc::clone(principals));
         let tokens = tokens.shared(known());
         let master = Arc::new(master);
@@ -127,6 +146,16 @@ impl Identity {
             recorder.clone(),
             clocks(),
         );
+        let passkeys = Passkeys::new(
+            database(),
+            clocks(),
+            known(),
+            Arc::clone(&sessions),
+            Arc::clone(&sign_ins),
+            Arc::clone(&second_factor),
+            Arc::clone(&master),
+            ceremonies,
+        );
         Self {
             device_codes: DeviceCodes::new(
                 database(),
@@ -143,7 +172,9 @@ impl Identity {
                 Arc::clone(&sessions),
                 Arc::clone(&sign_ins),
                 Arc::clone(&second_factor),
+                Arc::clone(&passkeys),
             ),
+            passkeys,
             sign_ins,
             second_factor,
             throttle,

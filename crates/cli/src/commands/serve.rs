@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
-use interlock_engine::auth::{Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens};
+use interlock_engine::auth::{Ceremonies, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens};
 use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
 use interlock_engine::evidence::Evidence;
@@ -211,6 +211,7 @@ where
         runs: runs.clone(),
         limits,
         directories,
+        ceremonies: ceremonies(settings.public_url.as_deref())?,
         step_up,
         owner_mode: settings.owner_mode,
         limiter,
@@ -371,6 +372,16 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
     }
 }
 
+#[cfg(feature = "passkeys")]
+use crate::passkeys::ceremonies;
+
+/// Built without them, there are no passkeys.
+#[cfg(not(feature = "passkeys"))]
+#[expect(clippy::unnecessary_wraps, reason = "like the one that judges")]
+fn ceremonies(_: Option<&str>) -> anyhow::Result<Option<Arc<dyn Ceremonies>>> {
+    Ok(None)
+}
+
 fn limiter(
     server: &ServerConfig,
     shared: Option<&Arc<Shared>>,
@@ -390,6 +401,7 @@ struct Wired<'a> {
     runs: TaskTracker,
     limits: Limits,
     directories: Directories,
+    ceremonies: Option<Arc<dyn Ceremonies>>,
     limiter: Limiter,
     shared: Option<Arc<Shared>>,
     heralds: Option<Arc<Heralds>>,
@@ -423,6 +435,7 @@ impl Wired<'_> {
             recorder: &self.recorder,
             system: system(),
             directories: self.directories.clone(),
+            ceremonies: self.ceremonies.clone(),
         });
         let world: Arc<dyn World> = match &device {
             Some((device, name)) => Arc::new(DeviceWorld { device: Arc::clone(device), name: name.clone() }),

@@ -12,8 +12,8 @@ use serde_json::json;
 use super::documents::{SecondFactors, Session};
 use super::sessions::{Issued, record_issued};
 use super::{
-    Db, FactorError, Factors, PasswordRefused, Passwords, Permit, Principals, Recorded, SecondFactor,
-    Sessions, SignInError, SignIns, accept_password, stands_alone,
+    Db, FactorError, Factors, Passkeys, PasswordRefused, Passwords, Permit, Principals, Recorded,
+    SecondFactor, Sessions, SignInError, SignIns, accept_password, stands_alone,
 };
 use crate::Ambient;
 use crate::security::{self, Event};
@@ -73,6 +73,7 @@ pub struct Account {
     sessions: Arc<Sessions>,
     sign_ins: Arc<SignIns>,
     second_factor: Arc<SecondFactor>,
+    passkeys: Arc<Passkeys>,
 }
 
 impl std::fmt::Debug for Account {
@@ -83,7 +84,8 @@ impl std::fmt::Debug for Account {
 
 impl Account {
     /// Wires the parts.
-    pub fn new(
+    #[expect(clippy::too_many_arguments, reason = "it is wired in one place only")]
+    pub(crate) fn new(
         db: Db,
         ambient: Ambient,
         principals: Arc<Principals>,
@@ -91,8 +93,9 @@ impl Account {
         sessions: Arc<Sessions>,
         sign_ins: Arc<SignIns>,
         second_factor: Arc<SecondFactor>,
+        passkeys: Arc<Passkeys>,
     ) -> Self {
-        Self { db, ambient, principals, passwords, sessions, sign_ins, second_factor }
+        Self { db, ambient, principals, passwords, sessions, sign_ins, second_factor, passkeys }
     }
 
     /// Changes the caller's password. Every token of the caller is dead; the present session goes on with the new ones.
@@ -193,6 +196,26 @@ impl Account {
         let session = self.raise(permit, shown).await?;
         let issued = self.sessions.issue(session)?;
         Sessions::note_issued(&issued.session, origin);
+        Ok(issued)
+    }
+
+    /// As [`Account::step_up`], by a passkey of the caller.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn step_up_with_passkey(
+        &self,
+        permit: &Permit<StepUp>,
+        state: &Secret,
+        answer: serde_json::Value,
+    ) -> Result<Issued, AccountError> {
+        self.passkeys.prove(permit, state, answer).await.map_err(|error| match error {
+            FactorError::Store(error) => AccountError::Store(error),
+            _ => AccountError::WrongCode,
+        })?;
+        let session = self.raise(permit, "pop").await?;
+        let issued = self.sessions.issue(session)?;
+        Sessions::note_issued(&issued.session, permit.caller().origin());
         Ok(issued)
     }
 

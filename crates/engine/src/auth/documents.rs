@@ -329,6 +329,9 @@ pub struct SecondFactors {
     /// Authenticator apps.
     #[serde(default)]
     pub totp: Vec<TotpFactor>,
+    /// Passkeys.
+    #[serde(default)]
+    pub passkeys: Vec<PasskeyFactor>,
     /// Digests of the recovery codes that are left: 120 random bits need no slow hash.
     #[serde(default)]
     pub recovery: Vec<String>,
@@ -337,6 +340,24 @@ pub struct SecondFactors {
     pub short_password: bool,
     /// Last change.
     pub updated_at: Timestamp,
+}
+
+/// A passkey. What is kept of it is no secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PasskeyFactor {
+    /// Short id.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// Id of the credential, hexadecimal.
+    pub credential: String,
+    /// What verifies it, in the form of the library that judges it.
+    pub passkey: Value,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Last sign-in.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// An authenticator app.
@@ -362,7 +383,29 @@ pub struct TotpFactor {
 }
 
 impl SecondFactors {
-    /// The factors that count.
+    /// Nothing yet.
+    pub(super) fn of(user: String, updated_at: Timestamp) -> Self {
+        Self {
+            user,
+            totp: Vec::new(),
+            passkeys: Vec::new(),
+            recovery: Vec::new(),
+            short_password: false,
+            updated_at,
+        }
+    }
+
+    /// How many factors count.
+    pub fn count(&self) -> usize {
+        self.confirmed().count() + self.passkeys.len()
+    }
+
+    /// Whether any does.
+    pub fn has_any(&self) -> bool {
+        self.count() > 0
+    }
+
+    /// The apps that count.
     pub fn confirmed(&self) -> impl Iterator<Item = &TotpFactor> {
         self.totp.iter().filter(|factor| factor.confirmed_at.is_some())
     }

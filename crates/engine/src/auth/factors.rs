@@ -48,6 +48,18 @@ pub enum FactorError {
     /// There are enough.
     #[error("there are five authenticator apps already; remove one first")]
     TooMany,
+    /// There are enough.
+    #[error("there are ten passkeys already; remove one first")]
+    TooManyPasskeys,
+    /// What the device answered is not right, or came late, or twice.
+    #[error("what the device answered is not right, or came too late; begin again")]
+    WrongPasskey,
+    /// This person signs in another way.
+    #[error("passkeys are for accounts with a password of this server; yours signs in elsewhere")]
+    NoPasskeys,
+    /// There are no passkeys here.
+    #[error("passkeys are not offered here: the server needs PUBLIC_URL with a name of its own")]
+    NotOffered,
     /// The name cannot be used.
     #[error("a name has 1 to 64 characters")]
     Name,
@@ -94,6 +106,15 @@ impl std::fmt::Debug for SecondFactor {
 
 pub(super) fn place(user: &str, factor: &str) -> String {
     format!("{user}/{factor}")
+}
+
+/// A name for people, checked.
+pub(super) fn name_of_factor(name: &str) -> Result<String, FactorError> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+        return Err(FactorError::Name);
+    }
+    Ok(name.to_owned())
 }
 
 /// What is kept of a recovery code. Spaces, hyphens and case do not matter.
@@ -151,11 +172,11 @@ impl SecondFactor {
     ///
     /// # Errors
     /// The storage's.
-    pub async fn list(&self, permit: &Permit<ListFactors>) -> Result<(Vec<TotpFactor>, usize), Error> {
-        let found = identity::read::<SecondFactors>(self.db.read(), permit.caller().name()).await?;
-        Ok(found.map_or_else(Default::default, |found| {
-            (found.confirmed().cloned().collect(), found.recovery.len())
-        }))
+    pub async fn list(&self, permit: &Permit<ListFactors>) -> Result<SecondFactors, Error> {
+        let name = permit.caller().name();
+        let found = identity::read::<SecondFactors>(self.db.read(), name).await?;
+        let now = self.ambient.clock.now();
+        Ok(found.map_or_else(|| SecondFactors::of(name.to_owned(), now), |found| found.document))
     }
 
     /// Makes the secret of an authenticator app. It counts for nothing until [`SecondFactor::confirm`]; one that waited before
@@ -164,10 +185,7 @@ impl SecondFactor {
     /// # Errors
     /// [`FactorError`].
     pub async fn enrol(&self, permit: &Permit<EnrolFactor>, name: &str) -> Result<Enrolment, FactorError> {
-        let name = name.trim();
-        if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
-            return Err(FactorError::Name);
-        }
+        let name = name_of_factor(name)?;
         let user = permit.caller().name().to_owned();
         let mut secret = Zeroizing::new([0; totp::SECRET_BYTES]);
         self.ambient.entropy.fill(&mut *secret);
@@ -176,7 +194,7 @@ impl SecondFactor {
         let sealed = self.master.seal("totp", &place(&user, &id), &*secret);
         let factor = TotpFactor {
             id: id.clone(),
-            name: name.to_owned(),
+            name,
             sealed: sealed.map_err(|error| Error::Corrupt(error.to_string()))?,
             created_at: now,
             confirmed_at: None,
@@ -213,7 +231,7 @@ impl SecondFactor {
         let (now, master) = (self.ambient.clock.now(), Arc::clone(&self.master));
         let changed = self
             .change(permit, user, move |factors| {
-                let (user, first) = (factors.user.clone(), factors.confirmed().next().is_none());
+                let (user, first) = (factors.user.clone(), !factors.has_any());
                 let waiting = factors.totp.iter_mut().find(|factor| factor.confirmed_at.is_none());
                 let factor = waiting.ok_or(FactorError::NothingPending)?;
                 let step = step_of(factor, &user, &master, &guess, now)?.ok_or(FactorError::Wrong)?;
@@ -227,7 +245,7 @@ impl SecondFactor {
                 Ok(details)
             })
             .await?;
-        let first = changed.confirmed().count() == 1;
+        let first = changed.count() == 1;
         let newest = changed.confirmed().max_by_key(|factor| factor.confirmed_at);
         let id = newest.map(|factor| factor.id.clone()).unwrap_or_default();
         Ok((id, if first { codes } else { Vec::new() }))
@@ -241,18 +259,19 @@ impl SecondFactor {
         let id = permit.target().id.clone();
         let user = permit.caller().name().to_owned();
         self.change(permit, user, move |factors| {
-            let before = factors.totp.len();
+            let before = factors.totp.len() + factors.passkeys.len();
             factors.totp.retain(|factor| factor.id != id);
-            if factors.totp.len() == before {
+            factors.passkeys.retain(|passkey| passkey.id != id);
+            if factors.totp.len() + factors.passkeys.len() == before {
                 return Err(FactorError::NoSuchFactor);
             }
-            if factors.confirmed().next().is_none() {
+            if !factors.has_any() {
                 if factors.short_password {
                     return Err(FactorError::ShortPassword);
                 }
                 factors.recovery.clear();
             }
-            Ok(json!({ "factor": id, "left": factors.confirmed().count() }))
+            Ok(json!({ "factor": id, "left": factors.count() }))
         })
         .await
         .map(drop)
@@ -266,7 +285,7 @@ impl SecondFactor {
         let user = permit.caller().name().to_owned();
         let (codes, digests) = self.new_codes(&user);
         self.change(permit, user, move |factors| {
-            if factors.confirmed().next().is_none() {
+            if !factors.has_any() {
                 return Err(FactorError::NoFactor);
             }
             factors.recovery = digests;
@@ -286,7 +305,7 @@ impl SecondFactor {
         reset(&self.db, &self.principals, permit, name).await
     }
 
-    fn new_codes(&self, user: &str) -> (Vec<Secret>, Vec<String>) {
+    pub(super) fn new_codes(&self, user: &str) -> (Vec<Secret>, Vec<String>) {
         let mut bytes = Zeroizing::new([0; CODES * CODE_CHARS]);
         self.ambient.entropy.fill(&mut *bytes);
         let code = |part: &[u8]| {
@@ -325,16 +344,8 @@ impl SecondFactor {
             .write(proof, move |tx| {
                 Box::pin(async move {
                     let found = identity::get::<SecondFactors>(tx, &user).await?;
-                    let mut found = found.unwrap_or_else(|| Versioned {
-                        document: SecondFactors {
-                            user,
-                            totp: Vec::new(),
-                            recovery: Vec::new(),
-                            short_password: false,
-                            updated_at: now,
-                        },
-                        version: 0,
-                    });
+                    let mut found = found
+                        .unwrap_or_else(|| Versioned { document: SecondFactors::of(user, now), version: 0 });
                     if seals && !master.seals(&mut *tx).await? {
                         return Err(Error::Corrupt(
                             "the master key is being exchanged, or is not that of the other servers"
@@ -373,8 +384,9 @@ pub(crate) async fn reset<P: Proof + ?Sized>(
                 if found.short_password {
                     return Err(FactorError::ShortPassword);
                 }
-                let removed = found.confirmed().count();
+                let removed = found.count();
                 found.document.totp.clear();
+                found.document.passkeys.clear();
                 found.document.recovery.clear();
                 store(tx, &mut found).await?;
                 Ok(Recorded { value: Some(found), details: json!({ "removed": removed }) })
@@ -388,7 +400,10 @@ pub(crate) async fn reset<P: Proof + ?Sized>(
 }
 
 /// Stores version 0 as new and any other as the next.
-async fn store(tx: &mut dyn Tx, factors: &mut Versioned<SecondFactors>) -> Result<(), FactorError> {
+pub(super) async fn store(
+    tx: &mut dyn Tx,
+    factors: &mut Versioned<SecondFactors>,
+) -> Result<(), FactorError> {
     let put = if factors.version == 0 {
         identity::insert(tx, &factors.document).await?
     } else {

@@ -88,7 +88,7 @@ impl Guard {
         let principals = self.sessions.principals();
         let has = principals.has_second_factor(caller.name());
         let recent = caller.auth_time().is_some_and(|at| self.ambient.clock.now().since(at) <= FRESH_FOR);
-        let shown = recent && (!has || caller.amr().iter().any(|factor| factor == "otp"));
+        let shown = recent && (!has || caller.amr().iter().any(|factor| factor == "otp" || factor == "pop"));
         if fresh == Fresh::Proof || (has && self.step_up.required) {
             return if shown { Ok(()) } else { Err(Refused::StepUp) };
         }

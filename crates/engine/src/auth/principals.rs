@@ -306,7 +306,7 @@ impl Principals {
         let mut identity = write(&self.identity);
         let known = identity.second_factors.entry(factors.user.clone()).or_insert((false, 0));
         if known.1 < version {
-            *known = (factors.confirmed().next().is_some(), version);
+            *known = (factors.has_any(), version);
         }
     }
 

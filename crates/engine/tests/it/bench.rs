@@ -190,6 +190,7 @@ impl Bench {
             recorder: &recorder,
             system: root,
             directories,
+            ceremonies: None,
         });
         let port: Arc<dyn Device> = Arc::clone(&device) as _;
         let guard = Guard::new(

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use interlock_engine::auth::AccountError;
 use interlock_engine::identity::Identity;
 use interlock_model::Timestamp;
 use interlock_model::action::{
@@ -18,6 +19,7 @@ use serde_json::json;
 
 use super::agents::no_store;
 use super::auth::login_answer;
+use super::passkeys::Answer;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::perimeter::Screened;
@@ -56,6 +58,7 @@ async fn change_password(
 struct Proof {
     otp: Option<Secret>,
     password: Option<Secret>,
+    passkey: Option<Answer>,
 }
 
 impl Screened for Proof {
@@ -67,7 +70,15 @@ async fn step_up(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<Proof>,
 ) -> Result<Response, ApiError> {
-    Ok(login_answer(identity.account.step_up(&grant, body.otp, body.password).await?))
+    let account = &identity.account;
+    let raised = match (body.passkey, &body.otp, &body.password) {
+        (Some(Answer { state, credential }), None, None) => {
+            account.step_up_with_passkey(&grant, &state, credential).await?
+        }
+        (Some(_), _, _) => return Err(AccountError::OtherProof.into()),
+        (None, _, _) => account.step_up(&grant, body.otp, body.password).await?,
+    };
+    Ok(login_answer(raised))
 }
 
 /// A second factor without its secret.
@@ -84,18 +95,23 @@ async fn list_factors(
     grant: Granted<ListFactors>,
     State(identity): State<Identity>,
 ) -> Result<Response, ApiError> {
-    let (apps, codes) = identity.second_factor.list(&grant).await?;
-    let factors: Vec<FactorView> = apps
-        .into_iter()
-        .map(|app| FactorView {
-            id: app.id,
-            kind: "totp",
-            name: app.name,
-            created_at: app.created_at,
-            last_used_at: app.last_used_at,
-        })
-        .collect();
-    Ok(no_store(Json(json!({ "factors": factors, "recovery_codes_left": codes }))))
+    let found = identity.second_factor.list(&grant).await?;
+    let apps = found.confirmed().map(|app| FactorView {
+        id: app.id.clone(),
+        kind: "totp",
+        name: app.name.clone(),
+        created_at: app.created_at,
+        last_used_at: app.last_used_at,
+    });
+    let passkeys = found.passkeys.iter().map(|passkey| FactorView {
+        id: passkey.id.clone(),
+        kind: "passkey",
+        name: passkey.name.clone(),
+        created_at: passkey.created_at,
+        last_used_at: passkey.last_used_at,
+    });
+    let factors: Vec<FactorView> = apps.chain(passkeys).collect();
+    Ok(no_store(Json(json!({ "factors": factors, "recovery_codes_left": found.recovery.len() }))))
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,7 +149,7 @@ impl Screened for Code {
     fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
-fn exposed(codes: &[Secret]) -> Vec<&str> {
+pub(super) fn exposed(codes: &[Secret]) -> Vec<&str> {
     codes.iter().map(Secret::expose).collect()
 }
 

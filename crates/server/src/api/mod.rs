@@ -14,6 +14,7 @@ mod fields;
 mod invitations;
 mod oauth;
 mod orchestrator;
+mod passkeys;
 mod roles;
 mod runs;
 mod service;
@@ -38,6 +39,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = ApiRouter::new(state);
     let api = auth::routes(api);
     let api = account::routes(api);
+    let api = passkeys::routes(api);
     let api = credentials::routes(api);
     let api = agents::routes(api);
     let api = oauth::routes(api);

@@ -36,7 +36,9 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 
 async fn sign_in_methods(State(identity): State<Identity>) -> Json<Value> {
     let (directory, web) = identity.arrivals.offers();
-    Json(json!({ "password": true, "directory": directory, "oidc": web.then_some("/auth/oidc/login") }))
+    Json(
+        json!({ "password": true, "directory": directory, "oidc": web.then_some("/auth/oidc/login"), "passkey": identity.passkeys.is_offered() }),
+    )
 }
 
 /// `__Host-` keeps other hosts and plain HTTP from setting it; over plain HTTP on loopback browsers refuse that prefix.

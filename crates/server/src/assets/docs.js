@@ -174,8 +174,55 @@ async function arrive() {
 	if (code || refused) history.replaceState(null, '', location.pathname);
 	if (refused) throw new Problem(401, { detail: 'Your organisation did not let you in here. Ask who looks after this server.' });
 	if (code) return enter(await call('POST', '/auth/oidc/exchange', { body: { code } }));
-	$('elsewhere').hidden = !(await call('GET', '/auth/methods')).oidc;
+	const methods = await call('GET', '/auth/methods');
+	$('elsewhere').hidden = !methods.oidc;
+	$('by-passkey').hidden = $('add-passkey').hidden = !(methods.passkey && window.PublicKeyCredential?.parseCreationOptionsFromJSON);
 }
+
+// ---- passkeys
+
+/** Asks the device, and gives its answer in the form that the server takes. A person who says no is no error. */
+async function ask(begun, how) {
+	try {
+		const found = how === 'create'
+			? await navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(begun.options) })
+			: await navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(begun.options) });
+		return { state: begun.state, credential: found.toJSON() };
+	} catch (problem) {
+		if (problem.name === 'InvalidStateError') throw new Problem(0, { detail: 'This device holds a passkey of yours already.' });
+		throw new Problem(0, { detail: 'No passkey was used. Try again, or sign in another way.' });
+	}
+}
+
+on('passkey', 'click', async () => {
+	try {
+		const body = await ask(await call('POST', '/auth/passkeys/begin', { body: {} }), 'get');
+		await enter(await call('POST', '/auth/passkeys/sign-in', { body }));
+	} catch (problem) {
+		if (problem.status === 401) problem.message = 'This passkey is not known here.';
+		fill($('sign-in-error'), explain(problem));
+	}
+});
+
+on('add-passkey', 'click', async () => {
+	fill($('recovery-codes'));
+	try {
+		const body = await ask(await call('POST', '/auth/factors/passkeys', { body: { name: 'passkey of ' + new Date().toISOString().slice(0, 10) } }), 'create');
+		const { recovery_codes: codes } = await call('POST', '/auth/factors/passkeys/confirm', { body });
+		fill($('new-passkey-line'), codes.length
+			? 'The passkey is yours. Each of these codes stands in for it once, if the device is lost; write them down, they are shown only now:'
+			: 'The passkey is yours.');
+		fill($('recovery-codes'), codes.map((code) => h('li', code)));
+	} catch (problem) {
+		if (problem.code === 'step_up_required') problem.message = 'Sign out and in again first: to add a passkey, prove anew who you are.';
+		fill($('new-passkey-line'), explain(problem));
+	}
+	$('new-passkey').hidden = false;
+});
+on('new-passkey-seen', 'click', () => {
+	fill($('recovery-codes'));
+	$('new-passkey').hidden = true;
+});
 
 /** Without a token nothing can be read or stopped. The page keeps what it shows, marked as old. */
 function endSession(why) {

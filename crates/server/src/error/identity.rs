@@ -53,6 +53,8 @@ impl From<FactorError> for ApiError {
         let text = capital(&error);
         match error {
             FactorError::Wrong => Self::field(&["body", "code"], "credentials", text),
+            FactorError::WrongPasskey => Self::field(&["body", "credential"], "credentials", text),
+            FactorError::NotOffered => Self::client(StatusCode::NOT_FOUND, "not_found", text),
             FactorError::Wait(wait) => SignInError::Wait(wait).into(),
             FactorError::Name => Self::field(&["body", "name"], "length", text),
             FactorError::NoSuchFactor => {
@@ -63,6 +65,8 @@ impl From<FactorError> for ApiError {
             }
             FactorError::NothingPending
             | FactorError::TooMany
+            | FactorError::TooManyPasskeys
+            | FactorError::NoPasskeys
             | FactorError::ShortPassword
             | FactorError::NoFactor
             | FactorError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),

@@ -267,6 +267,7 @@ impl Lab {
             recorder: &recorder,
             system: root,
             directories: Directories::default(),
+            ceremonies: None,
         });
         let system = SystemPermit::root("system");
         identity.publish_key(&system).await.expect("the public key");

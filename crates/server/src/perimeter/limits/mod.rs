@@ -178,6 +178,8 @@ fn is_sign_in(path: &str) -> bool {
             | "/auth/oidc/callback"
             | "/auth/oidc/exchange"
             | "/auth/oidc/logout"
+            | "/auth/passkeys/begin"
+            | "/auth/passkeys/sign-in"
     ) || path.starts_with("/agents/") && path.ends_with("/credentials")
 }
 
