@@ -13,6 +13,7 @@ mod passkeys;
 mod python;
 mod remote;
 mod shared;
+mod tools;
 
 use std::io::Write as _;
 use std::process::ExitCode;

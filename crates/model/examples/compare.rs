@@ -25,7 +25,8 @@ fn answer(question: &Value) -> Option<Value> {
     Some(match Schedule::parse(kind, text("expr"), text("zone")?, anchor) {
         Err(error) => json!({ "refused": error.message }),
         Ok(schedule) => {
-            let times: Vec<i64> = schedule.times_after(anchor, count).into_iter().map(Timestamp::seconds).collect();
+            let times: Vec<i64> =
+                schedule.times_after(anchor, count).into_iter().map(Timestamp::seconds).collect();
             json!({ "times": times })
         }
     })

@@ -9,13 +9,13 @@ use anyhow::{Context as _, bail};
 use interlock_engine::auth::SystemPermit;
 use interlock_engine::news::News;
 use interlock_engine::orchestrator::Orchestrator;
-use interlock_engine::tools::{Simulated, Toolbox, Tools};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerSettings;
 use crate::installation::{self, Parts};
 use crate::shared::WorkHerald;
+use crate::tools::{self, Made};
 
 /// File in the state folder whose lock says that a server uses it.
 const LOCK: &str = "server.lock";
@@ -25,17 +25,12 @@ const PLACE: &str = "server-id";
 /// The orchestrator of one process.
 pub(crate) struct Orchestrating {
     pub(crate) orchestrator: Orchestrator,
+    tools: Made,
     place: String,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Held as long as the process lives.
     _lock: File,
-}
-
-/// Tools that pipelines may use.
-fn toolbox(settings: &ServerSettings) -> Arc<dyn Toolbox> {
-    let tools = Tools::new(Vec::new());
-    if settings.simulate_tools { Arc::new(Simulated(tools)) } else { Arc::new(tools) }
 }
 
 impl Orchestrating {
@@ -60,15 +55,13 @@ impl Orchestrating {
         if place.is_empty() || !place.bytes().all(|c| c.is_ascii_alphanumeric()) {
             bail!("{PLACE} in the state folder is damaged; delete it");
         }
-        if settings.simulate_tools {
-            tracing::warn!("TOOL_MODE is simulate: steps of pipelines do nothing, and their results say so");
-        }
+        let tools = tools::make(settings)?;
         let news = parts.told.as_ref().map(|told| Arc::new(WorkHerald(told.work.clone())) as Arc<dyn News>);
         let orchestrator = Orchestrator::new(
             parts.db.clone(),
             parts.ambient.clone(),
             Arc::clone(&parts.principals),
-            toolbox(settings),
+            Arc::clone(&tools.toolbox),
             settings.orchestrator.clone(),
             SystemPermit::root("system"),
             news,
@@ -76,6 +69,7 @@ impl Orchestrating {
         interlock_engine::orchestrator::metrics::describe();
         Ok(Self {
             orchestrator,
+            tools,
             place,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -95,6 +89,7 @@ impl Orchestrating {
         self.tasks.spawn(one().forget(stop()));
         let (orchestrator, place, stopping) = (one(), self.place.clone(), stop());
         self.tasks.spawn(async move { orchestrator.work(&place, drain, stopping).await });
+        self.tools.begin(&self.tasks, &self.stop);
         self.tasks.close();
     }
 

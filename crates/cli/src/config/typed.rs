@@ -44,6 +44,16 @@ pub(crate) enum TlsMode {
     },
 }
 
+/// What pipelines may reach.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ToolSettings {
+    pub(crate) http_hosts: Vec<String>,
+    pub(crate) http_networks: Vec<String>,
+    pub(crate) http_ca_file: Option<PathBuf>,
+    pub(crate) rates: Vec<String>,
+    pub(crate) file: Option<PathBuf>,
+}
+
 /// Everything that a server needs to know.
 #[expect(clippy::struct_excessive_bools, reason = "settings are independent switches")]
 #[derive(Debug, Clone)]
@@ -88,6 +98,7 @@ pub(crate) struct ServerSettings {
     pub(crate) orchestrator: OrchestratorSettings,
     pub(crate) drain: Duration,
     pub(crate) simulate_tools: bool,
+    pub(crate) tools: ToolSettings,
     pub(crate) default_timeout: Duration,
     pub(crate) database_url: Option<Secret>,
     pub(crate) redis: Option<RedisConfig>,
@@ -332,6 +343,13 @@ impl Config {
             queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
             orchestrator: self.orchestrator()?,
             drain: self.seconds("worker.drain_seconds", 0.0, 3_600.0)?,
+            tools: ToolSettings {
+                http_hosts: self.list("tools.http_hosts"),
+                http_networks: self.list("tools.http_networks"),
+                http_ca_file: self.filled("tools.http_ca_file").map(PathBuf::from),
+                rates: self.list("tools.rates"),
+                file: self.filled("tools.file").map(PathBuf::from),
+            },
             simulate_tools: self.choice("tasks.tool_mode", &[("real", false), ("simulate", true)])?,
             default_timeout: Duration::from_secs(self.integer(
                 "device.default_timeout_seconds",

@@ -17,7 +17,6 @@ use async_trait::async_trait;
 use interlock_engine::tools::{Call, Done, Failure, Tool, Toolbox};
 use interlock_model::pipeline::{Effect, Known, Misuse};
 use interlock_model::secret::Secret;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -39,28 +38,21 @@ const REFRESH: Duration = Duration::from_mins(1);
 const LONGEST_TOLD: usize = 300;
 
 /// An MCP server that tasks may use, as the operator describes it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Server {
     /// Its name in addresses: letters, digits, `_` and `-`.
     pub name: String,
     /// A program and its arguments, for a server over stdio.
-    #[serde(default)]
     pub command: Vec<String>,
     /// Its whole environment, beside PATH.
-    #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Its address, for a server over streamable HTTP.
-    #[serde(default)]
     pub url: Option<String>,
     /// Sent as bearer token.
-    #[serde(default)]
     pub token: Option<Secret>,
     /// Tools that change nothing; a `*` at the end stands for any end.
-    #[serde(default)]
     pub read_only: Vec<String>,
     /// Tools that may be called again without harm.
-    #[serde(default)]
     pub idempotent: Vec<String>,
 }
 
