@@ -10,6 +10,8 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
+import time
 import unittest
 import urllib.parse
 
@@ -117,6 +119,49 @@ class Ldap(unittest.TestCase):
         self.assertNotIn("sesame", run.stdout)
 
 
+class DyingLdap(unittest.TestCase):
+    """A directory that dies, or hangs, in the middle of a sign-in."""
+
+    def directory(self, behave):
+        """A listener that does this with each connection; its address."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                behave(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return "ldaps://127.0.0.1:%d" % listener.getsockname()[1]
+
+    def test_it_costs_bounded_time_and_local_accounts_go_on(self):
+        held = []
+        self.addCleanup(lambda: [one.close() for one in held])
+
+        def die(connection):
+            connection.recv(64)
+            connection.close()
+
+        def lie(connection):
+            connection.recv(64)
+            connection.sendall(b"\x30\x84\xff\xff\xff\xff" * 1000)
+            held.append(connection)
+
+        for behave in (die, lie, held.append):
+            with Server(HELLO, variables=ldap_settings(LDAP_URL=self.directory(behave))) as server, server.http() as http:
+                begun = time.monotonic()
+                away = http.post("/auth/login", json={"username": "ana", "password": "sesame of ana"}, timeout=30)
+                self.assertEqual((away.status_code, away.json()["code"]), (503, "unavailable"), away.text)
+                self.assertLess(time.monotonic() - begun, 20)
+                self.assertNotIn("sesame", away.text + server.log())
+                local = http.post("/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
+                self.assertEqual(local.status_code, 200)
+
+
 class AwayLdap(unittest.TestCase):
     """A directory that does not answer."""
 
@@ -203,6 +248,19 @@ class Oidc(unittest.TestCase):
             with self.server.http() as http:
                 answer = self.come_back(http, who)
                 self.assertEqual(answer.headers["location"].partition("#")[2], "sign-in-refused", who)
+
+    def test_a_sign_in_that_was_not_strong_enough_is_refused(self):
+        server = Server(HELLO, variables={**self.server.variables, "OIDC_REQUIRED_ACR": "urn:lab:strong"})
+        try:
+            server.start()
+            with server.http() as http:
+                url = http.get("/auth/oidc/login").headers["location"]
+                self.assertEqual(urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["acr_values"], ["urn:lab:strong"])
+                # The provider signs in all the same and says nothing of how.
+                answer = http.get("/auth/oidc/callback?" + self.browse(url, "ana"))
+                self.assertEqual(answer.headers["location"].partition("#")[2], "sign-in-refused")
+        finally:
+            server.close()
 
     def test_the_ways_to_sign_in_are_told(self):
         with self.server.http() as http:

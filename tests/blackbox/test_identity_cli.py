@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import threading
@@ -73,7 +74,7 @@ class Commands(WithCommandLine):
             (("agent", "show", "nobody"), 3), (("agent", "delete", SYSTEM), 7), (("agent", "update", SYSTEM), 2),
             (("agent", "create", "x", "--scope", "no:such"), 7), (("agent", "create", "System"), 7),
             (("agent", "create", "x", "--scope", "users:manage"), 7),
-            (("key", "create", "k", "--scope", "tasks:read"), 5), (("key", "create", "k", "--scope", "runs:read", "--days", "400"), 7),
+            (("key", "create", "k", "--scope", "system"), 5), (("key", "create", "k", "--scope", "runs:read", "--days", "400"), 7),
             (("key", "revoke", "none"), 3), (("session", "end", "none"), 3), (("session", "end"), 2),
             (("role", "set", "admin", "--scope", "runs:read"), 7), (("role", "delete", "none"), 3),
             (("policy", "test", "nobody", "--scope", "audit:read"), 3), (("policy", "test", "admin"), 2),
@@ -285,6 +286,21 @@ class OnTheMachine(WithCommandLine):
         self.cli("revocations", "import", "--state", server.state, path)
         server.restart()
         self.assertEqual([status(server, one) for one in dead], [401] * len(dead))
+        self.assertEqual(status(server, kept), 200)
+        # On an empty machine: yesterday's database, the keys, and today's document.
+        server.stop()
+        bare, before = os.path.join(self.home, "bare"), server.state
+        shutil.copytree(os.path.join(before, "keys"), os.path.join(bare, "keys"))
+        os.chmod(bare, 0o700)
+        with open(os.path.join(bare, "interlock.db"), "wb") as opened:
+            opened.write(backup)
+        self.cli("revocations", "import", "--state", bare, stdin=document)
+        server.state = bare
+        self.addCleanup(server.restart)
+        self.addCleanup(setattr, server, "state", before)
+        server.start()
+        self.assertEqual([status(server, one) for one in dead], [401] * len(dead))
+        self.assertEqual(refresh(server, token).status_code, 401)
         self.assertEqual(status(server, kept), 200)
 
     def test_what_is_no_document_is_refused(self):

@@ -33,6 +33,24 @@ class Passkeys(unittest.TestCase):
         self.browser.wait_text("#sign-in-why", "signed out")
         self.browser.open(self.page)
 
+    def test_the_password_is_masked_can_be_pasted_and_signing_out_is_in_sight(self):
+        browser = self.browser
+        browser.open(self.page)
+        kind, manager = browser.script("const one = document.getElementById('password'); return [one.type, one.autocomplete]")
+        self.assertEqual((kind, manager), ("password", "current-password"))
+        browser.find("#password").click()
+        browser.devtools("Input.insertText", text=variable("INTERLOCK_PASSWORD"))
+        pasted = browser.script("""const one = document.getElementById('password');
+            const event = new ClipboardEvent('paste', { bubbles: true, cancelable: true, clipboardData: new DataTransfer() });
+            return [one.dispatchEvent(event), one.value]""")
+        self.assertEqual(pasted, [True, variable("INTERLOCK_PASSWORD")], "pasting is not prevented")
+        browser.find("#username").type(variable("INTERLOCK_USER"))
+        browser.find("#sign-in-form button.primary").click()
+        self.assertEqual(browser.text("#sign-out"), "Sign out")
+        box = browser.script("const b = document.getElementById('sign-out').getBoundingClientRect(); return [b.top, b.bottom, innerHeight]")
+        self.assertTrue(0 <= box[0] < box[1] <= box[2], "it is in sight without scrolling: %s" % box)
+        self.sign_out()
+
     def test_a_person_adds_a_passkey_and_signs_in_with_it(self):
         browser = self.browser
         browser.open(self.page)

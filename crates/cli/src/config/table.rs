@@ -368,6 +368,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "preferred_username",
         "Claim with the sign-in name.",
     ),
+    setting(
+        "oidc.required_acr",
+        &["OIDC_REQUIRED_ACR"],
+        Kind::List,
+        "",
+        "How strongly people must have signed in there (acr), one of these; empty: however the provider likes.",
+    ),
     setting("oidc.groups_claim", &["OIDC_GROUPS_CLAIM"], Kind::Text, "groups", "Claim with the groups."),
     setting(
         "oidc.role_map",

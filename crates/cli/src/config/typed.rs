@@ -252,6 +252,7 @@ impl Config {
         oidc.scopes = OidcConfig::read_scopes(self.text("oidc.scopes"));
         self.text("oidc.username_claim").trim().clone_into(&mut oidc.username_claim);
         self.text("oidc.groups_claim").trim().clone_into(&mut oidc.groups_claim);
+        oidc.required_acr = self.list("oidc.required_acr");
         oidc.ca_pem = self.pem("oidc.ca_file")?;
         oidc.roles = RoleMap::for_names(self.text("oidc.role_map"))
             .map_err(|reason| self.bad("oidc.role_map", reason))?;

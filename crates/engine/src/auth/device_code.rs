@@ -17,7 +17,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::documents::{Approval, DeviceGrant};
-use super::sessions::{Issued, Opening};
+use super::opening::Opening;
+use super::sessions::Issued;
 use super::{Caller, Db, Origin, Permit, Principals, Recorded, Sessions, SignInError, SignIns};
 use crate::Ambient;
 

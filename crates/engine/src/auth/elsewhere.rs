@@ -18,8 +18,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::documents::{Session, Used};
+use super::opening::Opening;
+use super::refreshing::LONGEST_ELSEWHERE;
 use super::sealing::MasterKey;
-use super::sessions::{Issued, LONGEST_ELSEWHERE, Opening};
+use super::sessions::Issued;
 use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit, WorkloadDirectory};
 use crate::Ambient;
 use crate::audit::Recorder;

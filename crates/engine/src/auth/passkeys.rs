@@ -21,8 +21,9 @@ use sha2::{Digest as _, Sha256};
 use super::documents::{PasskeyFactor, SecondFactors, Used};
 use super::elsewhere::NO_PASSWORD;
 use super::factors::{name_of_factor, store};
+use super::opening::Opening;
 use super::sealing::MasterKey;
-use super::sessions::{Issued, Opening};
+use super::sessions::Issued;
 use super::{
     Db, FactorError, Origin, Permit, Principals, Recorded, SecondFactor, Sessions, SignInError, SignIns,
 };

@@ -1,7 +1,7 @@
 //! Sessions: one proof of identity and the tokens that follow from it, and what is asked of a token on every request.
 //!
 //! A session is also the family of its refresh tokens: each use rotates the token, a second use of an old one ends the whole
-//! session, except that the same client repeating within [`GRACE`] gets the same successor (RFC 9700 section 4.14.2). A
+//! session (see [`super::refreshing`]). A
 //! verified token is cached by its digest; whether it is revoked and what its owner may do is asked on every request.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,33 +10,25 @@ use std::time::Duration;
 
 use interlock_model::action::{LogOut, Needs};
 use interlock_model::audit::AuditDraft;
-use interlock_model::policy::{self, Grants, PrincipalKind};
+use interlock_model::policy::{Grants, PrincipalKind};
 use interlock_model::scope::Scope;
 use interlock_model::secret::Secret;
 use interlock_model::{AgentId, Timestamp};
-use interlock_store::identity::{self, Put, Versioned};
+use interlock_store::identity::{self, Put};
 use interlock_store::{Error, Revocation, Tx, UserRow};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::activity::Activity;
 use super::documents::{Agent, ApiKey, Session};
-use super::elsewhere::NO_PASSWORD;
+use super::opening::Opening;
 use super::tokens::{Claims, Issue, TokenKind};
-use super::{Bound, Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
+use super::{Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
 use crate::Ambient;
 use crate::security::{self, Event};
 
 /// Verified tokens remembered at most.
 const CACHE: usize = 10_000;
-/// The same client may repeat a refresh within this time.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
-
-/// A person proves who it is again after this long, whatever was refreshed.
-const LONGEST: Duration = Duration::from_hours(24 * 90);
-/// The same for people of a directory: what they lose there, they lose here by then.
-pub(super) const LONGEST_ELSEWHERE: Duration = Duration::from_hours(12);
-
 /// Tokens of a session, shown once.
 #[derive(Debug)]
 pub struct Issued {
@@ -50,96 +42,8 @@ pub struct Issued {
     pub session: Session,
 }
 
-/// Why there are no new tokens. To the outside all but the storage's error look the same.
-#[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
-    /// The token is not in force.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// It was used before: the session is ended.
-    #[error("invalid authentication credentials")]
-    Reused,
-    /// The storage's.
-    #[error("record the new tokens")]
-    Store(#[from] Error),
-}
-
-/// Who opens a session.
-pub(crate) struct Opening<'a> {
-    pub(crate) kind: PrincipalKind,
-    pub(crate) principal: String,
-    pub(crate) name: String,
-    pub(crate) epoch: Timestamp,
-    pub(crate) roles: Vec<String>,
-    pub(crate) scopes: Vec<Scope>,
-    pub(crate) limited: bool,
-    /// How identity was proved.
-    pub(crate) method: &'static str,
-    pub(crate) amr: Vec<String>,
-    /// When that was; now if nothing is said.
-    pub(crate) auth_time: Option<Timestamp>,
-    pub(crate) with_refresh: bool,
-    /// Nothing of the session lasts longer than this.
-    pub(crate) until: Option<Timestamp>,
-    /// Who else says who this is, for the audit trail.
-    pub(crate) vouched_by: Option<String>,
-    pub(crate) origin: &'a Origin,
-    /// Name of the act in the audit trail.
-    pub(crate) action: &'static str,
-}
-
-impl<'a> Opening<'a> {
-    /// A person's session, with all of the person's roles.
-    pub(crate) fn user(
-        user: &UserRow,
-        roles: &policy::CustomRoles,
-        method: &'static str,
-        amr: &[&str],
-        origin: &'a Origin,
-    ) -> Self {
-        Self {
-            kind: PrincipalKind::User,
-            principal: user.name.clone(),
-            name: user.name.clone(),
-            epoch: user.tokens_valid_from,
-            roles: user.roles.clone(),
-            scopes: policy::scopes_of(&user.roles, roles),
-            limited: false,
-            method,
-            amr: amr.iter().map(|&factor| factor.to_owned()).collect(),
-            auth_time: None,
-            with_refresh: true,
-            until: None,
-            vouched_by: None,
-            origin,
-            action: "device.login",
-        }
-    }
-
-    /// An agent's session with these of its scopes.
-    pub(crate) fn agent(agent: &Agent, scopes: Vec<Scope>, method: &'static str, origin: &'a Origin) -> Self {
-        Self {
-            kind: PrincipalKind::Agent,
-            principal: agent.id.to_string(),
-            name: agent.name.clone(),
-            epoch: agent.tokens_valid_from,
-            roles: Vec::new(),
-            limited: scopes != agent.scopes,
-            scopes,
-            method,
-            amr: vec![method.to_owned()],
-            auth_time: None,
-            with_refresh: true,
-            until: None,
-            vouched_by: None,
-            origin,
-            action: "agent.authenticated",
-        }
-    }
-}
-
 /// A principal as it is now.
-enum Present {
+pub(super) enum Present {
     User(Arc<UserRow>),
     Agent(Arc<Agent>),
 }
@@ -170,10 +74,10 @@ struct Verified {
 /// Opens, continues and ends sessions, and turns tokens and keys into callers.
 pub struct Sessions {
     db: Db,
-    ambient: Ambient,
+    pub(super) ambient: Ambient,
     principals: Arc<Principals>,
     tokens: Tokens,
-    system: SystemPermit,
+    pub(super) system: SystemPermit,
     cache: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
     /// Scopes that agents use.
     activity: Activity,
@@ -334,106 +238,6 @@ impl Sessions {
         Ok(Issued { access, refresh, expires_in, session })
     }
 
-    /// Exchanges a refresh token for a new pair. `authenticated` is the agent that has proved who it is with this very
-    /// request, if any: then it may repeat from anywhere.
-    ///
-    /// # Errors
-    /// [`RefreshError`].
-    pub async fn refresh(
-        &self,
-        token: &str,
-        authenticated: Option<AgentId>,
-        origin: &Origin,
-    ) -> Result<Issued, RefreshError> {
-        let rotated = self.rotate(token, authenticated, origin).await;
-        match &rotated {
-            Ok((issued, repeated)) => {
-                security::authentication("refresh", "success");
-                if !repeated {
-                    metrics::counter!("orchestrator_jwt_tokens_revoked_total", "reason" => "rotated")
-                        .increment(1);
-                    Self::note_issued(&issued.session, origin);
-                }
-            }
-            Err(error) => {
-                security::authentication(
-                    "refresh",
-                    if matches!(error, RefreshError::Store(_)) { "error" } else { "failed" },
-                );
-            }
-        }
-        rotated.map(|(issued, _)| issued)
-    }
-
-    /// The pair, and whether it was given before.
-    async fn rotate(
-        &self,
-        token: &str,
-        authenticated: Option<AgentId>,
-        origin: &Origin,
-    ) -> Result<(Issued, bool), RefreshError> {
-        let now = self.ambient.clock.now();
-        let claims = self.tokens.read(token, TokenKind::Refresh)?;
-        Tokens::check_time(&claims, now)?;
-        let present = self.present(&claims)?;
-        if authenticated.is_some_and(|agent| agent.to_string() != claims.sub) {
-            return Err(TokenError::Principal.into());
-        }
-        if let Present::Agent(agent) = &present {
-            let same = |scope: &Scope| claims.scopes.iter().any(|held| held == scope.as_str());
-            let held = |scope: &String| agent.scopes.iter().any(|now| now.covers(scope));
-            let unchanged = if claims.limited {
-                claims.scopes.iter().all(held)
-            } else {
-                agent.scopes.len() == claims.scopes.len() && agent.scopes.iter().all(same)
-            };
-            if !unchanged {
-                return Err(TokenError::Principal.into());
-            }
-        }
-        if let Present::User(user) = &present {
-            let longest = if user.password_hash == NO_PASSWORD { LONGEST_ELSEWHERE } else { LONGEST };
-            if now.since(Timestamp::from_seconds(claims.auth_time)) > longest {
-                return Err(TokenError::Expired.into());
-            }
-        }
-        let next = Rotation {
-            jti: claims.jti.clone(),
-            refresh: self.fresh_jti(),
-            access: self.fresh_jti(),
-            now,
-            end: self.end_of(claims.principal, true, now),
-            longest: self.tokens.longest_session(),
-            from: (origin.client_ip.to_string(), origin.user_agent.clone()),
-            authenticated: authenticated.is_some(),
-            certificate: origin.certificate.as_ref().map(|certificate| certificate.bound().clone()),
-        };
-        let proof =
-            self.system.acting("token.refreshed", Some(claims.sub.clone())).on_behalf(&claims.sub, origin);
-        let family = claims.fam.clone();
-        let rotated =
-            self.db.write(&proof, move |tx| Box::pin(async move { next.apply(tx, &family).await })).await;
-        match rotated {
-            Ok((session, repeated)) => Ok((self.issue(session)?, repeated)),
-            Err(RefreshError::Reused) => {
-                self.reuse_detected(&claims, origin).await?;
-                Err(RefreshError::Reused)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn reuse_detected(&self, claims: &Claims, origin: &Origin) -> Result<(), Error> {
-        let proof = self
-            .system
-            .acting("token.reuse_detected", Some(claims.sub.clone()))
-            .on_behalf(&claims.sub, origin);
-        self.end(&proof, &claims.fam, "reuse").await?;
-        let details = json!({ "token_type": "refresh", "jti": claims.jti, "session": claims.fam });
-        security::event(Event::TokenReuseDetected, Some(&claims.sub), Some(origin), details);
-        Ok(())
-    }
-
     /// Ends a session: all its tokens are dead from here on, also after a restart. `false` if there is none.
     pub(crate) async fn end<P>(&self, proof: &P, session: &str, reason: &'static str) -> Result<bool, Error>
     where
@@ -565,7 +369,7 @@ impl Sessions {
     }
 
     /// The owner of a token as it is now, if the token is not revoked.
-    fn present(&self, claims: &Claims) -> Result<Present, TokenError> {
+    pub(super) fn present(&self, claims: &Claims) -> Result<Present, TokenError> {
         if self.principals.is_revoked(&claims.jti, &claims.fam, claims.iat) {
             return Err(TokenError::Revoked);
         }
@@ -712,7 +516,7 @@ impl Sessions {
 }
 
 /// Which tokens a session has now, for the audit trail: ids, never the tokens.
-fn tokens_of(session: &Session) -> Value {
+pub(super) fn tokens_of(session: &Session) -> Value {
     json!({
         "token_type": "access", "jti": session.access_jti, "refresh_jti": session.refresh_jti, "session": session.id,
     })
@@ -725,70 +529,4 @@ pub(super) async fn record_issued(
     session: &Session,
 ) -> Result<(), Error> {
     tx.append_audit(&AuditDraft { details: tokens_of(session), ..entry }).await.map(drop)
-}
-
-/// One use of a refresh token.
-struct Rotation {
-    /// The token that was shown.
-    jti: String,
-    refresh: String,
-    access: String,
-    now: Timestamp,
-    end: Timestamp,
-    longest: Duration,
-    from: (String, String),
-    /// The client has proved who it is.
-    authenticated: bool,
-    /// The certificate that it shows.
-    certificate: Option<Bound>,
-}
-
-impl Rotation {
-    async fn apply(self, tx: &mut dyn Tx, family: &str) -> Result<Recorded<(Session, bool)>, RefreshError> {
-        let found = identity::get::<Session>(tx, family).await?.ok_or(TokenError::Revoked)?;
-        let Versioned { document: mut session, version } = found;
-        if session.ended_at.is_some() {
-            return Err(TokenError::Revoked.into());
-        }
-        // The session of a certificate goes on with that certificate, or with its successor (RFC 8705 section 4).
-        let fits = match (&session.certificate, &self.certificate) {
-            (None, _) => true,
-            (Some(_), Some(_)) if self.authenticated => true,
-            (Some(bound), Some(shown)) => bound.is_followed_by(shown),
-            (Some(_), None) => false,
-        };
-        if !fits {
-            return Err(TokenError::Certificate.into());
-        }
-        let details = |session: &Session, repeated: bool| {
-            let mut details = tokens_of(session);
-            details["repeated"] = json!(repeated);
-            details
-        };
-        let last_moment = session.created_at.plus(self.longest);
-        if session.refresh_jti.as_ref() == Some(&self.jti) {
-            session.previous_jti = session.refresh_jti.replace(self.refresh);
-            session.access_jti = self.access;
-            session.issued_at = self.now;
-            session.expires_at = self.end.min(last_moment);
-            (session.client_ip, session.user_agent) = self.from;
-            session.certificate = self.certificate;
-            let session = Versioned { document: session, version };
-            if identity::update(tx, &session).await? != Put::Done {
-                return Err(Error::Corrupt("a session changed under its own lock".to_owned()).into());
-            }
-            let details = details(&session, false);
-            return Ok(Recorded { value: (session.document, false), details });
-        }
-        let same_client =
-            self.authenticated || (&session.client_ip, &session.user_agent) == (&self.from.0, &self.from.1);
-        let repeats = session.previous_jti.as_ref() == Some(&self.jti)
-            && same_client
-            && self.now.since(session.issued_at) <= GRACE;
-        if !repeats {
-            return Err(RefreshError::Reused);
-        }
-        let details = details(&session, true);
-        Ok(Recorded { value: (session, true), details })
-    }
 }
