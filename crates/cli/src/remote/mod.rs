@@ -29,6 +29,7 @@ mod sign_in;
 mod signing;
 mod status;
 mod stop;
+mod tasks;
 mod terminal;
 mod text;
 mod trust;
@@ -70,6 +71,15 @@ pub(crate) enum Command {
     Cancel(runs::CancelArgs),
     /// Show how the server and its device are
     Status,
+    /// Have something done at its time (orchestrator)
+    #[command(subcommand, alias = "tasks")]
+    Task(tasks::TaskCommand),
+    /// Publish and look at events (orchestrator)
+    #[command(subcommand, alias = "events")]
+    Event(tasks::EventCommand),
+    /// Approve or deny what waits for a person (orchestrator)
+    #[command(subcommand, alias = "approvals")]
+    Approval(tasks::ApprovalCommand),
     /// Look at what the device can do
     #[command(subcommand, alias = "actions")]
     Action(actions::ActionCommand),
@@ -144,6 +154,9 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Wait(args) => Box::pin(wait::wait(&ui, global, args)).await,
         Command::Cancel(args) => Box::pin(runs::cancel(&ui, global, args)).await,
         Command::Status => Box::pin(status::status(&ui, global)).await,
+        Command::Task(command) => Box::pin(tasks::task(&ui, global, command)).await,
+        Command::Event(command) => Box::pin(tasks::event(&ui, global, command)).await,
+        Command::Approval(command) => Box::pin(tasks::approval(&ui, global, command)).await,
         Command::Action(command) => Box::pin(actions::action(&ui, global, command)).await,
         Command::Login(args) => Box::pin(sign_in::login(&ui, global, args)).await,
         Command::Logout => Box::pin(sign_in::logout(&ui, global)).await,

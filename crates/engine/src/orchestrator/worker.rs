@@ -56,7 +56,11 @@ impl Outcome {
 /// A run that this worker holds.
 struct Held {
     fence: i64,
+    /// Somebody wants it to end.
     cancel: CancellationToken,
+    /// Others may have it: what is done for it here is dropped as it is. It is not cancelled, which would end an action of a device
+    /// that whoever takes the run over asks for again.
+    dropped: CancellationToken,
     /// Why somebody wants it to end.
     reason: Option<String>,
     /// When its steps began here.

@@ -72,10 +72,7 @@ impl Worker {
 
     /// Lets others have what is still held.
     pub(super) async fn end(&self) {
-        for held in self.held().values() {
-            held.cancel.cancel();
-        }
-        self.held().clear();
+        self.drop_all();
         let (worker, now) = (self.id.clone(), self.orchestrator.now());
         let proof = self.orchestrator.0.system.acting("worker.ended", Some(worker.clone()));
         let ended = self
@@ -102,17 +99,15 @@ impl Worker {
 
     /// Nothing that is held may be gone on with: others may have it.
     fn lose(&self) {
+        let runs = self.drop_all();
+        if runs > 0 {
+            tracing::error!(runs, "this worker cannot show that it lives; it stops what it does");
+        }
+    }
+
+    fn drop_all(&self) -> usize {
         let mut held = self.held();
-        if !held.is_empty() {
-            tracing::error!(
-                runs = held.len(),
-                "this worker cannot show that it lives; it stops what it does"
-            );
-        }
-        for held in held.values() {
-            held.cancel.cancel();
-        }
-        held.clear();
+        held.drain().map(|(_, held)| held.dropped.cancel()).count()
     }
 
     /// Beats until `over`. Judged by this process's own clock: when the storage has not answered for three quarters of the time

@@ -1,8 +1,10 @@
 //! One run on a worker: what it needs is read, the pipeline is carried out, its end is told.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use interlock_model::pipeline::StepRecord;
 use interlock_model::task::{ApprovalId, TaskRunId, TaskRunState, TaskStatus};
 use interlock_store::Error;
@@ -34,10 +36,11 @@ struct Ending {
 impl Worker {
     /// Takes a claimed run in hand.
     pub(super) fn start(self: &Arc<Self>, claimed: Claimed) {
-        let cancel = CancellationToken::new();
+        let (cancel, dropped) = (CancellationToken::new(), CancellationToken::new());
         let held = Held {
             fence: claimed.fence,
             cancel: cancel.clone(),
+            dropped: dropped.clone(),
             reason: None,
             began: None,
             noted: claimed.started_at.is_some(),
@@ -51,7 +54,10 @@ impl Worker {
             if !worker.has_begun(run, claimed.fence) {
                 return;
             }
-            let outcome = worker.carry_out(claimed, cancel).await;
+            let outcome = tokio::select! {
+                outcome = worker.carry_out(claimed, cancel) => outcome,
+                () = dropped.cancelled() => None,
+            };
             drop(place);
             if let Some(outcome) = outcome {
                 // The pump is gone only when everything was given up.
@@ -114,29 +120,20 @@ impl Worker {
             cancel,
         };
         let keep = Keeper::new(Arc::clone(self), &entry, started_at);
-        let (shared, pipeline) = (self.orchestrator.clone(), Arc::clone(&known));
-        let carried = self
-            .tasks
-            .spawn(async move {
-                let shared = &shared.0;
-                match &pipeline.pipeline {
-                    Some(pipeline) => execute(pipeline, job, &keep, &*shared.toolbox, &shared.ambient).await,
-                    None => End::Lost,
-                }
-            })
-            .await;
+        let shared = &self.orchestrator.0;
+        let Some(pipeline) = &known.pipeline else { return None };
+        let carried = AssertUnwindSafe(execute(pipeline, job, &keep, &*shared.toolbox, &shared.ambient));
+        let carried = carried.catch_unwind().await;
         if !self.still_holds(&entry) {
             return None;
         }
-        match carried {
-            Ok(end) => self.outcome(entry, &known.task, started_at, end),
-            Err(panic) => {
-                tracing::error!(run.id = %entry.run, error = &panic as &dyn std::error::Error, "carrying out a run panicked");
-                let why = "the server failed while it carried out this run; its log has the cause";
-                let ending = Ending { state: TaskRunState::Uncertain, ..failed(why) };
-                Some(self.finished(entry, started_at, ending, None))
-            }
-        }
+        let Ok(end) = carried else {
+            tracing::error!(run.id = %entry.run, "carrying out a run panicked");
+            let why = "the server failed while it carried out this run; its log has the cause";
+            let ending = Ending { state: TaskRunState::Uncertain, ..failed(why) };
+            return Some(self.finished(entry, started_at, ending, None));
+        };
+        self.outcome(entry, &known.task, started_at, end)
     }
 
     fn outcome(

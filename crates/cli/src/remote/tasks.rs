@@ -1,0 +1,437 @@
+//! `interlock task`, `interlock event`, `interlock approval`: what an orchestrator keeps and does by itself.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+use interlock_client::Client;
+use interlock_model::task::{ApprovalId, TaskId, TaskRunId, TaskRunState};
+use serde_json::{Value, json};
+
+use super::connect::Session;
+use super::failure::{Failure, exit};
+use super::global::Global;
+use super::text::{duration, line};
+use super::ui::{Facts, Table, Ui};
+
+/// Between two looks at a run that is waited for.
+const LOOKING: Duration = Duration::from_millis(200);
+
+/// Tasks: what is to be done, when, and how it went.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// List tasks, newest first
+    List {
+        /// Only active, paused or canceled ones
+        #[arg(long, value_parser = ["active", "paused", "canceled"])]
+        status: Option<String>,
+        /// At most so many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a task
+    Show {
+        /// Id
+        task: TaskId,
+    },
+    /// Make a task from a JSON file; created_by is you unless it says otherwise
+    Create {
+        /// File, or - for standard input
+        file: PathBuf,
+    },
+    /// Change members of a task from a JSON file
+    Update {
+        /// Id
+        task: TaskId,
+        /// File, or - for standard input
+        file: PathBuf,
+    },
+    /// Have a task run now
+    Run {
+        /// Id
+        task: TaskId,
+        /// Wait until the run is over, and end with its code
+        #[arg(long)]
+        wait: bool,
+    },
+    /// List runs of tasks, newest first
+    Runs {
+        /// Only those of this task
+        task: Option<TaskId>,
+        /// At most so many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a run with its output
+    ShowRun {
+        /// Id
+        run: TaskRunId,
+    },
+    /// End a run
+    CancelRun {
+        /// Id
+        run: TaskRunId,
+        /// Why, for the record
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Stop a task from running by itself
+    Pause {
+        /// Id
+        task: TaskId,
+    },
+    /// Let a task run by itself again
+    Resume {
+        /// Id
+        task: TaskId,
+    },
+    /// Have what waits of a task, or its next occurrence, wait longer
+    Snooze {
+        /// Id
+        task: TaskId,
+        /// How much longer, such as 10m, at most 7d
+        #[arg(value_parser = duration)]
+        delay: Duration,
+        /// Why, for the record
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// End a task for good
+    Cancel {
+        /// Id
+        task: TaskId,
+    },
+    /// Show when a schedule would be due
+    Preview {
+        /// cron, rrule or once
+        #[arg(value_parser = ["cron", "rrule", "once"])]
+        kind: String,
+        /// The rule or time
+        expression: String,
+        /// IANA time zone
+        #[arg(long)]
+        zone: Option<String>,
+        /// How many times, 1 to 100
+        #[arg(long, default_value_t = 10)]
+        count: u32,
+    },
+}
+
+/// Events that tasks wait for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventCommand {
+    /// Publish an event in your name
+    Publish {
+        /// Topic
+        topic: String,
+        /// What it says: a JSON object
+        #[arg(default_value = "{}")]
+        payload: String,
+    },
+    /// List the newest events, newest first
+    List {
+        /// At most so many, 1 to 1000
+        #[arg(long, default_value_t = 50)]
+        count: u32,
+    },
+    /// List topics that active tasks wait for
+    Topics,
+}
+
+/// What waits for a person's word.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalCommand {
+    /// List what waits, newest first
+    List {
+        /// Also what was decided
+        #[arg(long)]
+        all: bool,
+    },
+    /// Say yes, once, to exactly what is shown
+    Approve {
+        /// Id
+        approval: ApprovalId,
+        /// Why, for the record
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Say no
+    Deny {
+        /// Id
+        approval: ApprovalId,
+        /// Why, for the record
+        #[arg(long)]
+        note: Option<String>,
+    },
+}
+
+fn misread(what: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        exit::ERROR,
+        format!("the server's answer cannot be read: {what}"),
+        "is this an orchestrator? `interlock status` tells",
+    )
+}
+
+async fn ask(client: &Client, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    let answer = client.raw(method, path, body.as_ref()).await?;
+    serde_json::from_slice(&answer.bytes).map_err(misread)
+}
+
+/// A JSON object of a file, or of standard input.
+fn object(file: &PathBuf) -> Result<Value, Failure> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        let text = format!("{}: {error}", line(&file.display().to_string()));
+        Failure::new(exit::USAGE, text, "give a file with one JSON object")
+    };
+    let mut text = String::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable(&error))?;
+    } else {
+        text = std::fs::read_to_string(file).map_err(|error| unreadable(&error))?;
+    }
+    let value: Value = serde_json::from_str(&text).map_err(|error| unreadable(&error))?;
+    if value.is_object() { Ok(value) } else { Err(unreadable(&"it holds no object")) }
+}
+
+fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+    value[name].as_str().unwrap_or("")
+}
+
+fn items(value: &Value, name: &str) -> Vec<Value> {
+    value[name].as_array().cloned().unwrap_or_default()
+}
+
+fn task_table(tasks: &[Value]) -> Table {
+    let mut table = Table::new(&["ID", "TITLE", "STATUS", "KIND", "SCHEDULE"]);
+    for task in tasks {
+        let cells =
+            ["id", "title", "status", "schedule_kind", "schedule_expr"].map(|name| line(text(task, name)));
+        table.row(cells);
+    }
+    table
+}
+
+fn run_table(runs: &[Value]) -> Table {
+    let mut table = Table::new(&["ID", "STATE", "TRIGGER", "ATTEMPT", "STARTED", "FINISHED"]);
+    for run in runs {
+        let attempt = run["attempt"].to_string();
+        let [id, state, trigger, started, finished] =
+            ["id", "state", "trigger", "started_at", "finished_at"].map(|name| line(text(run, name)));
+        table.row([id, state, trigger, attempt, started, finished]);
+    }
+    table
+}
+
+/// Every member that is not empty, in the order of the answer.
+fn tell(ui: &Ui, value: &Value, names: &[&'static str]) -> Result<(), Failure> {
+    let facts = || {
+        names.iter().fold(Facts::new(), |facts, name| match &value[*name] {
+            Value::Null => facts,
+            Value::String(text) => facts.with(name, line(text)),
+            other => facts.with(name, line(&other.to_string())),
+        })
+    };
+    ui.one(value, facts, text(value, "id"))
+}
+
+const TASK: &[&str] = &[
+    "id",
+    "title",
+    "description",
+    "status",
+    "schedule_kind",
+    "schedule_expr",
+    "timezone",
+    "priority",
+    "max_retries",
+    "backoff_strategy",
+    "concurrency_key",
+    "dedupe_key",
+    "misfire_policy",
+    "created_by",
+    "created_at",
+    "payload",
+];
+const RUN: &[&str] = &[
+    "id",
+    "task_id",
+    "state",
+    "trigger",
+    "attempt",
+    "scheduled_for",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "error",
+    "output",
+];
+const OPERATION: &[&str] = &["message", "details"];
+
+pub(crate) async fn task(ui: &Ui, global: &Global, command: TaskCommand) -> Result<(), Failure> {
+    let client = Session::open(global)?.client;
+    match command {
+        TaskCommand::List { status, limit } => {
+            let status = status.map_or_else(String::new, |status| format!("&status={status}"));
+            let page = ask(&client, "GET", &format!("/tasks?limit={limit}{status}"), None).await?;
+            ui.list(&items(&page, "items"), task_table, |task| text(task, "id").to_owned())
+        }
+        TaskCommand::Show { task } => {
+            tell(ui, &ask(&client, "GET", &format!("/tasks/{task}"), None).await?, TASK)
+        }
+        TaskCommand::Create { file } => {
+            let mut body = object(&file)?;
+            if body["created_by"].is_null() {
+                body["created_by"] = json!(client.me().await?.user);
+            }
+            tell(ui, &ask(&client, "POST", "/tasks", Some(body)).await?, TASK)
+        }
+        TaskCommand::Update { task, file } => {
+            tell(ui, &ask(&client, "PUT", &format!("/tasks/{task}"), Some(object(&file)?)).await?, TASK)
+        }
+        TaskCommand::Run { task, wait } => {
+            let done = ask(&client, "POST", &format!("/tasks/{task}/run_now"), Some(json!({}))).await?;
+            let run = text(&done["details"], "run_id").to_owned();
+            if !wait {
+                return ui.one(&done, || Facts::new().with("run", line(&run)), &run);
+            }
+            over(ui, &client, &run).await
+        }
+        TaskCommand::Runs { task, limit } => {
+            let task = task.map_or_else(String::new, |task| format!("&task_id={task}"));
+            let path = format!("/runs?limit={limit}&include_errors=true{task}");
+            let page = ask(&client, "GET", &path, None).await?;
+            ui.list(&items(&page, "items"), run_table, |run| text(run, "id").to_owned())
+        }
+        TaskCommand::ShowRun { run } => {
+            tell(ui, &ask(&client, "GET", &format!("/runs/{run}"), None).await?, RUN)
+        }
+        TaskCommand::CancelRun { run, reason } => {
+            let body = json!({ "reason": reason });
+            tell(ui, &ask(&client, "POST", &format!("/runs/{run}/cancel"), Some(body)).await?, RUN)
+        }
+        TaskCommand::Pause { task } => change(ui, &client, task, "pause", json!({})).await,
+        TaskCommand::Resume { task } => change(ui, &client, task, "resume", json!({})).await,
+        TaskCommand::Cancel { task } => change(ui, &client, task, "cancel", json!({})).await,
+        TaskCommand::Snooze { task, delay, reason } => {
+            let body = json!({ "delay_seconds": delay.as_secs(), "reason": reason });
+            change(ui, &client, task, "snooze", body).await
+        }
+        TaskCommand::Preview { kind, expression, zone, count } => {
+            let mut body = json!({ "schedule_kind": kind, "schedule_expr": expression, "count": count });
+            if let Some(zone) = zone {
+                body["timezone"] = json!(zone);
+            }
+            let found = ask(&client, "POST", "/schedules/preview", Some(body)).await?;
+            let times = |times: &[Value]| {
+                let mut table = Table::new(&["DUE"]);
+                for time in times {
+                    table.row([line(time.as_str().unwrap_or(""))]);
+                }
+                table
+            };
+            ui.list(&items(&found, "times"), times, |time| time.as_str().unwrap_or("").to_owned())
+        }
+    }
+}
+
+async fn change(ui: &Ui, client: &Client, task: TaskId, what: &str, body: Value) -> Result<(), Failure> {
+    tell(ui, &ask(client, "POST", &format!("/tasks/{task}/{what}"), Some(body)).await?, OPERATION)
+}
+
+/// Waits until a run is over; its end is the command's.
+async fn over(ui: &Ui, client: &Client, run: &str) -> Result<(), Failure> {
+    loop {
+        let found = ask(client, "GET", &format!("/runs/{run}"), None).await?;
+        let state = TaskRunState::parse(text(&found, "state")).ok_or_else(|| misread("an unknown state"))?;
+        if !state.is_final() {
+            tokio::time::sleep(LOOKING).await;
+            continue;
+        }
+        tell(ui, &found, RUN)?;
+        let code = match state {
+            TaskRunState::Succeeded => return Ok(()),
+            TaskRunState::Cancelled => exit::CANCELLED,
+            TaskRunState::TimedOut => exit::TIMED_OUT,
+            _ => exit::TASK_FAILED,
+        };
+        return Err(Failure::new(code, format!("the run ended as {}", state.as_str()), "its error says why"));
+    }
+}
+
+pub(crate) async fn event(ui: &Ui, global: &Global, command: EventCommand) -> Result<(), Failure> {
+    let client = Session::open(global)?.client;
+    match command {
+        EventCommand::Publish { topic, payload } => {
+            let payload: Value = serde_json::from_str(&payload).map_err(|error| {
+                Failure::new(
+                    exit::USAGE,
+                    format!("the payload is no JSON: {error}"),
+                    "write it as '{\"plate\": \"P7\"}'",
+                )
+            })?;
+            let body =
+                json!({ "topic": topic, "payload": payload, "source_agent_id": client.me().await?.user });
+            tell(ui, &ask(&client, "POST", "/events", Some(body)).await?, OPERATION)
+        }
+        EventCommand::List { count } => {
+            let found = ask(&client, "GET", &format!("/events/stream/recent?count={count}"), None).await?;
+            let table = |events: &[Value]| {
+                let mut table = Table::new(&["POSITION", "TOPIC", "PUBLISHED", "PAYLOAD"]);
+                for event in events {
+                    let [position, topic, at] =
+                        ["stream_id", "topic", "published_at"].map(|name| line(text(event, name)));
+                    table.row([position, topic, at, line(&event["payload"].to_string())]);
+                }
+                table
+            };
+            ui.list(&items(&found, "events"), table, |event| text(event, "event_id").to_owned())
+        }
+        EventCommand::Topics => {
+            let found = ask(&client, "GET", "/events/topics", None).await?;
+            let table = |topics: &[Value]| {
+                let mut table = Table::new(&["TOPIC", "TASKS"]);
+                for topic in topics {
+                    table.row([line(text(topic, "topic")), topic["active_tasks"].to_string()]);
+                }
+                table
+            };
+            ui.list(&items(&found, "topics"), table, |topic| text(topic, "topic").to_owned())
+        }
+    }
+}
+
+pub(crate) async fn approval(ui: &Ui, global: &Global, command: ApprovalCommand) -> Result<(), Failure> {
+    let client = Session::open(global)?.client;
+    match command {
+        ApprovalCommand::List { all } => {
+            let state = if all { "" } else { "&state=pending" };
+            let found = ask(&client, "GET", &format!("/approvals?limit=200{state}"), None).await?;
+            let table = |rows: &[Value]| {
+                let mut table = Table::new(&["ID", "STATE", "REASON", "ASKED BY", "UNTIL"]);
+                for row in rows {
+                    let cells = ["id", "state", "reason", "requested_by", "expires_at"]
+                        .map(|name| line(text(row, name)));
+                    table.row(cells);
+                }
+                table
+            };
+            ui.list(&items(&found, "items"), table, |row| text(row, "id").to_owned())
+        }
+        ApprovalCommand::Approve { approval, note } => decide(ui, &client, approval, "approve", note).await,
+        ApprovalCommand::Deny { approval, note } => decide(ui, &client, approval, "deny", note).await,
+    }
+}
+
+async fn decide(
+    ui: &Ui,
+    client: &Client,
+    approval: ApprovalId,
+    decision: &str,
+    note: Option<String>,
+) -> Result<(), Failure> {
+    let body = json!({ "decision": decision, "note": note });
+    let done = ask(client, "POST", &format!("/approvals/{approval}/decide"), Some(body)).await?;
+    tell(ui, &done, &["id", "state", "task_id", "run_id", "parameters", "decided_by"])
+}
