@@ -284,6 +284,23 @@ class Tools(Case):
         run = self.server.over(self.server.now(made.json()["id"], self.agent), agent=self.agent)
         self.assertEqual((run["state"], run["attempt"]), ("failed", 1), run)
 
+    def test_pipelines_and_templates_that_explode_harm_nobody(self):
+        body = self.server.body(self.agent, [NAP] * 10_000)
+        answer = self.server.ask("POST", "/tasks", body, self.agent)
+        self.assertProblem(answer, 422)
+        self.assertIn("this one has 10000", answer.text)
+        doubling = "|".join(["[@,@][]"] * 100)
+        for text in ("(" * 1000, "!" * 1000 + "a", "a." * 5000 + "a"):
+            self.assertIn("expression", self.refused({"uses": "http.request", "with": {"url": "${%s}" % text}})["msg"])
+        for value in ("${`[1]`|%s}" % doubling, {"$expr": "`[1]`|" + doubling}):
+            step = {"uses": "http.request", "with": {"url": self.service.url + "/weather/x", "query": {"q": value}}}
+            run = self.carried_out([step], max_retries=0)
+            self.assertEqual(run["state"], "failed", run)
+            self.assertIn("than it may", run["error"])
+        answer = self.server.ask("POST", "/tasks", self.server.body(self.agent, schedule_kind="condition", schedule_expr="event|" + doubling), self.agent)
+        self.assertEqual(answer.status_code, 201, answer.text)
+        self.assertEqual(self.server.publish("anything", agent=self.agent)["triggered_tasks"], [])
+
     def test_tools_are_for_those_who_may_use_them(self):
         self.assertLessEqual({"http.request", "device.ot2.ph", "device.ot2.mix_color", "mcp.papers.find", "event.publish", "orchestrator.sleep",
                               "orchestrator.request_approval"}, set(self.tools()))

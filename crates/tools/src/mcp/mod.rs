@@ -156,12 +156,15 @@ impl Servers {
 
     /// Keeps the lists current until it is told to stop.
     pub async fn keep_current(&self, stop: CancellationToken) {
-        loop {
-            self.refresh().await;
-            tokio::select! {
-                () = tokio::time::sleep(REFRESH) => {}
-                () = stop.cancelled() => return,
+        let current = async {
+            loop {
+                self.refresh().await;
+                tokio::time::sleep(REFRESH).await;
             }
+        };
+        tokio::select! {
+            () = current => {}
+            () = stop.cancelled() => {}
         }
     }
 }
