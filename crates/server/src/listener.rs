@@ -3,7 +3,8 @@
 //! A connection costs something before it has proved anything. Caps hold per address, where an IPv6 /64 counts as one, and
 //! in all; deadlines and rates are `connection`'s. A proxy that is listed as trusted stands for everybody behind it and may
 //! hold half of all places; the other half stays for those who come directly. Loopback has no privilege: a script that
-//! runs away on this machine is likelier than an attack, and idle connections give way to new ones anyhow.
+//! runs away on this machine is likelier than an attack. Where there is no place, an idle connection of whoever has the most
+//! gives way to a new one.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use interlock_model::Entropy;
 use ipnet::IpNet;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,22 +81,55 @@ struct Place {
     activity: Arc<Activity>,
 }
 
+impl Open {
+    fn held(&self, address: IpAddr) -> usize {
+        self.by_address.get(&address).map_or(0, VecDeque::len)
+    }
+
+    /// Ends the oldest idle connection of an address.
+    fn evict(&mut self, address: IpAddr) -> Option<()> {
+        let theirs = self.by_address.get_mut(&address)?;
+        let oldest = theirs.iter().position(|activity| activity.is_idle())?;
+        theirs.remove(oldest)?.evicted.cancel();
+        self.total = self.total.saturating_sub(1);
+        Some(())
+    }
+
+    /// Ends an idle connection of whoever has the most, or else one of this address: whoever opens connections from many
+    /// addresses and says nothing must not keep anybody from stopping a robot.
+    fn make_room(&mut self, address: IpAddr, spared: &[&[IpNet]]) -> Option<()> {
+        let mine = self.held(address);
+        let is_spared = |other: IpAddr| spared.iter().any(|networks| within(networks, other));
+        let largest = self
+            .by_address
+            .iter()
+            .filter(|(other, theirs)| {
+                theirs.len() > mine + 1
+                    && !is_spared(**other)
+                    && theirs.iter().any(|activity| activity.is_idle())
+            })
+            .max_by_key(|(_, theirs)| theirs.len())
+            .map(|(other, _)| *other);
+        self.evict(largest.unwrap_or(address))
+    }
+}
+
 impl Place {
-    /// A place, if need be that of the oldest idle connection of the same address: whoever opens connections and says nothing
-    /// must not keep anybody from stopping a robot.
-    fn take(open: &Arc<Mutex<Open>>, address: IpAddr, most: usize, total: usize) -> Option<Self> {
+    /// A place among `total`, at most `most` for this address, if need be that of an idle connection. Those of `spared`
+    /// networks stay: behind one of their connections there are many.
+    fn take(
+        open: &Arc<Mutex<Open>>,
+        address: IpAddr,
+        most: usize,
+        total: usize,
+        spared: &[&[IpNet]],
+    ) -> Option<Self> {
         let mut guard = open.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = &mut *guard;
-        let mine = counts.by_address.entry(address).or_default();
-        if mine.len() >= most || (counts.total >= total && !mine.is_empty()) {
-            let oldest = mine.iter().position(|activity| activity.is_idle())?;
-            if let Some(activity) = mine.remove(oldest) {
-                activity.evicted.cancel();
-                counts.total = counts.total.saturating_sub(1);
-            }
+        if counts.held(address) >= most {
+            counts.evict(address)?;
         } else if counts.total >= total {
-            counts.by_address.remove(&address);
-            return None;
+            counts.make_room(address, spared)?;
         }
         let activity = Arc::new(Activity::default());
         counts.by_address.entry(address).or_default().push_back(Arc::clone(&activity));
@@ -122,6 +156,24 @@ impl Drop for Place {
 
 fn within(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|net| net.contains(&address))
+}
+
+/// What the kernel holds of answers that a client does not take, in bytes for each connection. Without a bound it is megabytes.
+const UNTAKEN: u32 = 256 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Listens on an address.
+///
+/// # Errors
+/// The operating system's.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it.
+    socket.set_send_buffer_size(UNTAKEN)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Listener {
@@ -194,11 +246,13 @@ impl Door {
     fn place(&self, address: IpAddr) -> Option<Place> {
         let address = address.to_canonical();
         let Self { open, limits, .. } = self;
-        let place = if within(&self.trusted_proxies, address) || within(&self.proxy_protocol, address) {
-            Place::take(open, address, limits.per_address.max(limits.total / 2), limits.total)
+        let spared: [&[IpNet]; 2] = [&self.trusted_proxies, &self.proxy_protocol];
+        let (address, most) = if spared.iter().any(|networks| within(networks, address)) {
+            (address, limits.per_address.max(limits.total / 2))
         } else {
-            Place::take(open, counted(address), limits.per_address, limits.total)
+            (counted(address), limits.per_address)
         };
+        let place = Place::take(open, address, most, limits.total, &spared);
         if place.is_none() {
             metrics::counter!("orchestrator_blocked_requests_total", "reason" => "overloaded").increment(1);
         }
@@ -230,8 +284,10 @@ impl Door {
             entropy: Arc::clone(&self.entropy),
         };
         let evicted = place.activity.evicted.clone();
+        // On the heap, and not once more in what waits for it: thousands of these do nothing but wait.
+        let running = Box::pin(connection.run(stream, self.tls.clone()));
         tokio::select! {
-            () = connection.run(stream, self.tls.clone()) => {}
+            () = running => {}
             () = evicted.cancelled() => {}
         }
         drop(place);
@@ -263,5 +319,53 @@ impl Door {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn whoever_has_the_most_gives_way_to_whoever_has_none() {
+        let open = Arc::default();
+        let take = |from: &str| Place::take(&open, address(from), 6, 8, &[]);
+        let crowd: Vec<Place> = (0..6).filter_map(|_| take("203.0.113.7")).collect();
+        let lawful: Vec<Place> = (0..2).filter_map(|_| take("192.0.2.1")).collect();
+
+        let newcomer = take("198.51.100.9").expect("a place although all are taken");
+
+        assert!(crowd[0].activity.evicted.is_cancelled(), "the oldest of the crowd went");
+        assert!(crowd[1..].iter().chain(&lawful).all(|place| !place.activity.evicted.is_cancelled()));
+        drop((crowd, lawful, newcomer));
+        assert_eq!(open.lock().expect("lock").total, 0);
+        assert!(open.lock().expect("lock").by_address.is_empty());
+    }
+
+    #[test]
+    fn where_nobody_has_more_than_a_fair_share_nobody_gives_way() {
+        let open = Arc::default();
+        let held: Vec<Place> = (0..4)
+            .filter_map(|host| Place::take(&open, address(&format!("203.0.113.{host}")), 6, 4, &[]))
+            .collect();
+
+        assert!(Place::take(&open, address("198.51.100.9"), 6, 4, &[]).is_none());
+        let again = Place::take(&open, address("203.0.113.0"), 6, 4, &[]);
+        assert!(again.is_some() && held[0].activity.evicted.is_cancelled(), "its own idle one gave way");
+    }
+
+    #[test]
+    fn the_idle_connections_of_a_proxy_are_left_alone() {
+        let open = Arc::default();
+        let proxies: [IpNet; 1] = ["127.0.0.0/8".parse().expect("a network")];
+        let held: Vec<Place> =
+            (0..4).filter_map(|_| Place::take(&open, address("127.0.0.1"), 6, 4, &[&proxies])).collect();
+
+        assert!(Place::take(&open, address("198.51.100.9"), 6, 4, &[&proxies]).is_none());
+        assert!(held.iter().all(|place| !place.activity.evicted.is_cancelled()));
     }
 }

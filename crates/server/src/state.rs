@@ -1,8 +1,9 @@
 //! What handlers can reach: services, never storage.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use axum::body::Bytes;
 use axum::extract::FromRef;
 use interlock_engine::audit::Recorder;
 use interlock_engine::auth::Guard;
@@ -31,12 +32,13 @@ pub struct AppState(Arc<Shared>);
 struct Shared {
     services: Services,
     answers: Answers,
+    document: OnceLock<Bytes>,
 }
 
 impl AppState {
     /// Shares the services.
     pub fn new(services: Services) -> Self {
-        Self(Arc::new(Shared { services, answers: Answers::default() }))
+        Self(Arc::new(Shared { services, answers: Answers::default(), document: OnceLock::new() }))
     }
 
     /// The same services with a change.
@@ -45,6 +47,11 @@ impl AppState {
         let mut services = Services::clone(self);
         edit(&mut services);
         Self::new(services)
+    }
+
+    /// The API document as strangers get it: it never changes, and making it costs more than any other answer to them.
+    pub(crate) fn document(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.0.document.get_or_init(make).clone()
     }
 
     /// The metrics of answers.

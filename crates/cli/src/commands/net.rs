@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use interlock_engine::security::{self, Event};
-use interlock_server::config::ScreeningMode;
+use interlock_server::config::{ConnectionLimits, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::{self, Keeper, Sources};
 use serde_json::json;
@@ -96,6 +96,37 @@ pub(super) fn certificates(
     let ca_file = sources.authority();
     let keeper = Keeper::open(sources, Arc::new(crate::ambient::SystemClock))?;
     Ok((Some(keeper), ca_file))
+}
+
+/// Files that are open beside connections: database, log, journal, artifacts, pipes.
+const OTHER_FILES: u64 = 512;
+
+/// Lets this process open as many files as it may, and bounds the connections by what is left.
+pub(super) fn connection_limits() -> ConnectionLimits {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limits = ConnectionLimits::default();
+    let wanted = limits.total as u64 + OTHER_FILES;
+    let mut allowed = getrlimit(Resource::Nofile);
+    // The usual 1024 would be used up by a few hundred browsers; raising it to what is allowed needs no privilege.
+    if allowed.current.is_some_and(|current| current < wanted) {
+        let raised = rustix::process::Rlimit {
+            current: Some(allowed.maximum.map_or(wanted, |most| most.min(wanted))),
+            maximum: allowed.maximum,
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            allowed = raised;
+        }
+    }
+    if let Some(current) = allowed.current.filter(|current| *current < wanted) {
+        let total = usize::try_from(current.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(64);
+        tracing::warn!(
+            open_files = current,
+            connections = total,
+            "few open files are allowed, so few connections are taken; raise LimitNOFILE or ulimit -n to {wanted}"
+        );
+        limits.total = total.min(limits.total);
+    }
+    limits
 }
 
 /// Looks at the certificates again at every SIGHUP, until dropped.

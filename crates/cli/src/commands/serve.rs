@@ -22,12 +22,11 @@ use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_model::action::World;
 use interlock_model::secret::Secret;
-use interlock_server::config::{ConnectionLimits, ServerConfig};
-use interlock_server::listener::Listener;
+use interlock_server::config::ServerConfig;
+use interlock_server::listener::{Listener, listen};
 use interlock_server::perimeter::limits::{Limiter, SharedCounters, WhenAway};
 use interlock_server::tls::{self, Keeper};
 use interlock_server::{AppState, DeviceServices, Services};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -149,9 +148,9 @@ where
     // What can fail without touching the device comes first: certificate, port, database, keys.
     let (certificates, ca_file) = net::certificates(&settings, &state)?;
     let address = SocketAddr::new(settings.bind, settings.port);
-    let tcp = TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?;
+    let tcp = listen(address).with_context(|| net::bind_hint(address))?;
     let internal = match settings.internal_listen {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| net::bind_hint(address))?),
+        Some(address) => Some(listen(address).with_context(|| net::bind_hint(address))?),
         None => None,
     };
     let mut parts = installation::open(&state, settings.database_url.as_ref()).await?;
@@ -365,7 +364,7 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
         max_request_size: settings.max_request_size,
         rate: settings.rate,
         screening: settings.screening,
-        connections: ConnectionLimits::default(),
+        connections: net::connection_limits(),
         security_contacts: settings.security_contacts.clone(),
         security_policy: settings.security_policy.clone(),
         metrics_token: settings.metrics_token.clone(),

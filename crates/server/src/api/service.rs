@@ -218,7 +218,7 @@ async fn document(
     Extension(origin): Extension<Arc<Origin>>,
     Extension(table): Extension<Arc<Vec<crate::routes::RouteEntry>>>,
     headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     may_read_docs(&state, &headers, &origin)?;
     // Actions are named to those only who may list them.
     let devices = state.device.as_ref().map(|device| &device.devices);
@@ -226,5 +226,9 @@ async fn document(
         .and_then(|token| state.guard.authenticate(Some(token), &origin).ok())
         .and_then(|caller| state.guard.permit_if_allowed::<ListActions>(&caller, Installation {}))
         .and_then(|permit| devices.map(|devices| devices.catalogue(&permit)));
-    Ok(Json(openapi::document(&state.config, &table, listed.as_deref())))
+    if listed.is_some() {
+        return Ok(Json(openapi::document(&state.config, &table, listed.as_deref())).into_response());
+    }
+    let text = state.document(|| openapi::document(&state.config, &table, None).to_string().into());
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }

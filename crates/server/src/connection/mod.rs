@@ -134,10 +134,10 @@ impl Connection {
         );
         let plain = Peer { address: self.address, tls: false, certificate: None };
         let Some(keeper) = keeper else {
-            return self.http1(stream, plain).await;
+            return self.begin(stream, plain).await;
         };
         let (config, generation) = keeper.config();
-        let accepting = TlsAcceptor::from(config).accept(stream);
+        let accepting = Box::pin(TlsAcceptor::from(config).accept(stream));
         match tokio::time::timeout(self.limits.handshake, accepting).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
@@ -150,9 +150,9 @@ impl Connection {
                 };
                 let peer = Peer { tls: true, certificate, ..plain };
                 if session.alpn_protocol() == Some(b"h2") {
-                    self.http2(stream, peer).await;
+                    Box::pin(self.http2(stream, peer)).await;
                 } else {
-                    self.http1(stream, peer).await;
+                    self.begin(stream, peer).await;
                 }
             }
             Ok(Err(error)) => {
@@ -165,10 +165,24 @@ impl Connection {
         }
     }
 
-    async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
+    /// Waits for the first head, which costs little to wait for, and only then builds what reads it.
+    async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
         let verdict = Arc::new(Verdict::default());
         let log = gate::Log { peer: self.address.ip().to_canonical(), entropy: Arc::clone(&self.entropy) };
-        let stream = Gate::new(stream, Arc::clone(&verdict), log);
+        let mut gate = Gate::new(stream, Arc::clone(&verdict), log);
+        let came = tokio::select! {
+            came = tokio::time::timeout(self.limits.head, gate.head()) => came,
+            () = self.stop.cancelled() => return,
+        };
+        if matches!(came, Ok(Ok(true))) {
+            Box::pin(self.http1(gate, verdict, peer)).await;
+        }
+    }
+
+    async fn http1<S>(self, stream: Gate<S>, verdict: Arc<Verdict>, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = self.service(peer);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let number = self.activity.begun.fetch_add(1, Ordering::AcqRel) + 1;

@@ -297,6 +297,11 @@ impl<S> Gate<S> {
 }
 
 impl<S: AsyncRead + Unpin> Gate<S> {
+    /// Waits until the first head is whole or refused. False if the stream ends before.
+    pub(crate) async fn head(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|context| self.poll_head(context)).await
+    }
+
     /// Reads on in a head. False at the end of the stream.
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while !self.judge_head() {

@@ -5,6 +5,8 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::config::{Hsts, ServerConfig};
 
 const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Sets them; a page may have set a policy of its own before.
 pub(super) fn secure(headers: &mut HeaderMap, secure: bool, config: &ServerConfig) {
@@ -15,6 +17,9 @@ pub(super) fn secure(headers: &mut HeaderMap, secure: bool, config: &ServerConfi
     // The filter that this header steered made side channels; `0` switches it off where it still exists.
     set(header::X_XSS_PROTECTION, if config.compat_headers { "1; mode=block" } else { "0" });
     set(header::REFERRER_POLICY, "strict-origin-when-cross-origin");
+    // Other pages get no handle on ours and cannot embed what we answer; listed origins ask by CORS, which this leaves alone.
+    set(OPENER_POLICY, "same-origin");
+    set(RESOURCE_POLICY, "same-origin");
     set(PERMISSIONS_POLICY, "geolocation=(), microphone=(), camera=()");
     // RFC 6797 section 7.2: not over plain HTTP, unless the operator wants the earlier behaviour.
     let send = match config.hsts {

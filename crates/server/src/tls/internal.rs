@@ -119,6 +119,7 @@ fn server(names: &[String], now: Timestamp) -> Result<CertificateParams, rcgen::
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.not_before = date(now.seconds() - DAY);
-    params.not_after = date(now.seconds() + 90 * DAY);
+    // Ninety days with the one before.
+    params.not_after = date(now.seconds() + 89 * DAY);
     Ok(params)
 }

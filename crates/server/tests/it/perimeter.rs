@@ -15,6 +15,8 @@ fn assert_headers(answer: &Answer) {
         ("x-frame-options", "DENY"),
         ("x-xss-protection", "0"),
         ("referrer-policy", "strict-origin-when-cross-origin"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
         ("permissions-policy", "geolocation=(), microphone=(), camera=()"),
     ] {
         assert_eq!(answer.header(name), Some(value), "{name} on {}", answer.status);
