@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::audit::{AuditDraft, AuditEntry, Hash};
 use crate::device::{ActionSpec, DeviceStop, EventKind};
 use crate::policy::PrincipalKind;
 use crate::run::{RunError, RunState};
@@ -391,6 +392,58 @@ pub struct AuditView {
     pub prev_hash: String,
     /// Hash of this entry, hexadecimal.
     pub hash: String,
+}
+
+impl From<AuditEntry> for AuditView {
+    fn from(entry: AuditEntry) -> Self {
+        let AuditEntry { seq, draft, prev_hash, hash } = entry;
+        let AuditDraft { at, actor, action, subject, details, client_ip, request_id } = draft;
+        Self {
+            id: seq,
+            at,
+            actor_agent_id: actor,
+            action,
+            subject_id: subject,
+            details,
+            client_ip,
+            request_id,
+            prev_hash: crate::id::hexadecimal(&prev_hash),
+            hash: crate::id::hexadecimal(&hash),
+        }
+    }
+}
+
+/// A row whose hashes are not 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a hash has 64 lower-case hexadecimal digits")]
+pub struct NoHash;
+
+impl TryFrom<AuditView> for AuditEntry {
+    type Error = NoHash;
+
+    fn try_from(view: AuditView) -> Result<Self, NoHash> {
+        let (prev_hash, hash) = (parse_hash(&view.prev_hash)?, parse_hash(&view.hash)?);
+        let AuditView { id, at, actor_agent_id, action, subject_id, details, client_ip, request_id, .. } = view;
+        let draft =
+            AuditDraft { at, actor: actor_agent_id, action, subject: subject_id, details, client_ip, request_id };
+        Ok(Self { seq: id, draft, prev_hash, hash })
+    }
+}
+
+/// The hash in 64 lower-case hexadecimal digits.
+///
+/// # Errors
+/// [`NoHash`] when the text is none.
+pub fn parse_hash(text: &str) -> Result<Hash, NoHash> {
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(NoHash);
+    }
+    for (at, byte) in hash.iter_mut().enumerate() {
+        let digits = text.get(2 * at..2 * at + 2).ok_or(NoHash)?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| NoHash)?;
+    }
+    Ok(hash)
 }
 
 /// A problem body as a client reads it.
