@@ -29,6 +29,7 @@ pub mod migrations;
 pub mod orchestrator;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod seals;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

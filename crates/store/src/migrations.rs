@@ -31,6 +31,7 @@ pub const SQLITE: &[Step] = &[
     Step { name: "0001_first", sql: include_str!("../migrations/sqlite/0001_first.sql") },
     Step { name: "0002_identity", sql: include_str!("../migrations/sqlite/0002_identity.sql") },
     Step { name: "0003_orchestrator", sql: include_str!("../migrations/sqlite/0003_orchestrator.sql") },
+    Step { name: "0004_seals", sql: include_str!("../migrations/sqlite/0004_seals.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -39,6 +40,7 @@ pub const POSTGRES: &[Step] = &[
     Step { name: "0001_first", sql: include_str!("../migrations/postgres/0001_first.sql") },
     Step { name: "0002_identity", sql: include_str!("../migrations/postgres/0002_identity.sql") },
     Step { name: "0003_orchestrator", sql: include_str!("../migrations/postgres/0003_orchestrator.sql") },
+    Step { name: "0004_seals", sql: include_str!("../migrations/postgres/0004_seals.sql") },
 ];
 
 /// What is recorded for a step.

@@ -6,7 +6,9 @@ use futures::FutureExt as _;
 use interlock_model::audit::{AuditDraft, AuditEntry, Verifier};
 use serde_json::{Value, json};
 
-use super::{ALL, after, at_once, draft, put};
+use super::{ALL, NOW, after, at_once, draft, put};
+use crate::orchestrator::ask;
+use crate::seals::{Seal, Tile};
 use crate::{AuditFilter, Error, Page, Store, Verdict, transact};
 
 async fn append(store: &dyn Store, draft: AuditDraft) -> AuditEntry {
@@ -157,4 +159,82 @@ pub async fn rows_are_filtered_and_paged(store: Arc<dyn Store>) {
     let both = AuditFilter { actor: text("ana"), action: text("auth.login"), ..window };
     assert_eq!(listed(both, 10, 0).await, (vec![7], 1));
     assert_eq!(listed(AuditFilter { action: text("auth"), ..all() }, 10, 0).await, (vec![], 0));
+}
+
+/// Tiles and checkpoints: the first of several that are made at once stays, and one a minute is kept.
+pub async fn tiles_and_seals_are_read_back(store: Arc<dyn Store>) {
+    let tile = |index, byte| Tile { index, root: [byte; 32], hashes: vec![[byte; 32]; 256] };
+    let seal = |size, seconds: i64| Seal {
+        size,
+        root: [7; 32],
+        at: after(seconds * 1_000_000),
+        note: format!("note of {size}"),
+    };
+    let minute = 60 - (NOW.micros() / 1_000_000) % 60;
+    let kept = [seal(100, minute - 1), seal(600, minute + 3), seal(601, minute + 70)];
+    for (tiles, seal) in [
+        (vec![], kept[0].clone()),
+        (vec![tile(0, 1)], seal(300, minute + 1)),
+        (vec![tile(0, 9), tile(1, 2)], kept[1].clone()),
+        (vec![], Seal { note: "another server's".to_owned(), ..kept[1].clone() }),
+        (vec![], kept[2].clone()),
+    ] {
+        put(&*store, move |tx| async move { tx.orchestrator().seal(&tiles, &seal).await }.boxed()).await;
+    }
+
+    let read = ask(&*store, |mut reads| {
+        async move {
+            Ok((
+                reads.seals(0, 10).await?,
+                reads.newest_seal().await?,
+                reads.tiles(0, 10).await?,
+                reads.tile_roots(1, 10).await?,
+            ))
+        }
+        .boxed()
+    });
+    let (seals, newest, tiles, roots) = read.await.expect("readable");
+
+    assert_eq!(seals, kept);
+    assert_eq!(newest.as_ref(), kept.last());
+    assert_eq!(tiles, [tile(0, 1), tile(1, 2)]);
+    assert_eq!(roots, [(1, [2; 32])]);
+}
+
+/// The oldest go, in batches; numbers go on where they were.
+pub async fn old_entries_are_deleted_and_the_chain_goes_on(store: Arc<dyn Store>) {
+    for number in 0..10 {
+        append(&*store, AuditDraft { at: after(number), ..draft("old") }).await;
+    }
+    let (span, before, hashes) = ask(&*store, |mut reads| {
+        async move {
+            let span = reads.audit_span().await?;
+            let before = [
+                reads.audit_before(after(0)).await?,
+                reads.audit_before(after(6)).await?,
+                reads.audit_before(after(99)).await?,
+            ];
+            Ok((span, before, reads.entry_hashes(8, 10).await?))
+        }
+        .boxed()
+    })
+    .await
+    .expect("readable");
+    assert_eq!((span, before), (Some((1, 10)), [None, Some(6), Some(10)]));
+    let entries = verified(&*store).await;
+    assert_eq!(hashes, [(9, entries[8].hash), (10, entries[9].hash)]);
+
+    let mut deleted = Vec::new();
+    for _ in 0..3 {
+        deleted
+            .push(put(&*store, |tx| async move { tx.orchestrator().forget_audit(6, 4).await }.boxed()).await);
+    }
+
+    assert_eq!(deleted, [4, 2, 0]);
+    let next = append(&*store, draft("next")).await;
+    assert_eq!((next.seq, next.prev_hash), (11, entries[9].hash));
+    let left = store.audit_from(0, 100).await.expect("readable");
+    assert_eq!(left.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [7, 8, 9, 10, 11]);
+    let page = store.audit(&AuditFilter::default(), ALL).await.expect("readable");
+    assert_eq!(page.total, 5);
 }

@@ -45,6 +45,10 @@ impl<'t> Changes<'t> {
         Self { sql }
     }
 
+    pub(crate) fn sql(&mut self) -> &mut dyn Sql {
+        &mut *self.sql
+    }
+
     /// Reads inside the write.
     pub fn reads(&mut self) -> Reads<'_> {
         Reads { sql: &mut *self.sql }
@@ -65,6 +69,10 @@ impl std::fmt::Debug for Reads<'_> {
 impl<'q> Reads<'q> {
     pub(crate) fn new(sql: &'q mut dyn Sql) -> Self {
         Self { sql }
+    }
+
+    pub(crate) fn sql(&mut self) -> &mut dyn Sql {
+        &mut *self.sql
     }
 }
 
