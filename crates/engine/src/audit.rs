@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use interlock_model::Timestamp;
-use interlock_model::audit::{AuditDraft, Broken, Hash, Verifier};
+use interlock_model::audit::AuditDraft;
 use interlock_store::{Error, Store, transact_repeatable};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -130,50 +130,4 @@ async fn append(store: &dyn Store, drafts: Arc<Vec<AuditDraft>>) -> Result<(), E
         })
     })
     .await
-}
-
-/// Why a chain could not be verified.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// It is broken.
-    #[error(transparent)]
-    Broken(#[from] Broken),
-    /// An entry that was noted elsewhere is another one here.
-    #[error("entry {0} is not the one that was noted: the chain was written anew")]
-    Rewritten(u64),
-    /// An entry that was noted elsewhere is not here.
-    #[error("entry {noted} was noted, but the chain ends at {last}: its newest entries are gone")]
-    CutOff {
-        /// The entry that was noted.
-        noted: u64,
-        /// The last one that is here.
-        last: u64,
-    },
-    /// It cannot be read.
-    #[error(transparent)]
-    Store(#[from] Error),
-}
-
-/// Checks the whole chain, against an entry that was `noted` elsewhere if there is one, and returns its length and last hash.
-///
-/// # Errors
-/// Where it breaks, or why it cannot be read.
-pub async fn verify(store: &dyn Store, noted: Option<(u64, Hash)>) -> Result<Verifier, VerifyError> {
-    let mut verifier = Verifier::default();
-    loop {
-        let entries = store.audit_from(verifier.seq, 2_000).await?;
-        if entries.is_empty() {
-            break;
-        }
-        for entry in &entries {
-            verifier.next(entry)?;
-            if noted.is_some_and(|(at, hash)| at == entry.seq && hash != verifier.hash) {
-                return Err(VerifyError::Rewritten(entry.seq));
-            }
-        }
-    }
-    match noted {
-        Some((noted, _)) if noted > verifier.seq => Err(VerifyError::CutOff { noted, last: verifier.seq }),
-        _ => Ok(verifier),
-    }
 }

@@ -17,6 +17,7 @@ pub mod janitor;
 pub mod metrics;
 pub mod news;
 pub mod orchestrator;
+pub mod notary;
 pub mod pipeline;
 pub mod reads;
 pub mod revocations;

@@ -43,6 +43,8 @@ pub enum Event {
     ConfigInsecure,
     /// The audit trail cannot be written.
     AuditFailed,
+    /// The audit trail is not what was signed before.
+    AuditTampered,
     /// The emergency stop was engaged or released.
     EmergencyStop,
     /// What servers share cannot be reached: limits hold on each server alone.
@@ -53,7 +55,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TokenReuseDetected,
         Self::DormantAgentActive,
         Self::ScopeUsageUnusual,
@@ -71,6 +73,7 @@ impl Event {
         Self::IpBlocked,
         Self::ConfigInsecure,
         Self::AuditFailed,
+        Self::AuditTampered,
         Self::EmergencyStop,
         Self::SharedStateLost,
         Self::SharedStateBack,
@@ -96,6 +99,7 @@ impl Event {
             Self::IpBlocked => "ip_blocked",
             Self::ConfigInsecure => "config_insecure",
             Self::AuditFailed => "audit_failed",
+            Self::AuditTampered => "audit_tampered",
             Self::EmergencyStop => "emergency_stop",
             Self::SharedStateLost => "shared_state_lost",
             Self::SharedStateBack => "shared_state_back",
@@ -123,7 +127,7 @@ impl Event {
             | Self::ConfigInsecure
             | Self::SharedStateLost
             | Self::EmergencyStop => "high",
-            Self::AuditFailed | Self::BreakGlassUsed => "critical",
+            Self::AuditFailed | Self::AuditTampered | Self::BreakGlassUsed => "critical",
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum Finding {
         /// The last that is here.
         last: u64,
     },
+    /// An entry that was noted elsewhere is another one here.
+    #[error("entry {0} is not the one that was noted: the log was written anew")]
+    Rewritten(u64),
     /// A checkpoint is not to be believed.
     #[error("the checkpoint behind entry {after}: {problem}")]
     Checkpoint {
@@ -85,7 +88,7 @@ pub struct Report {
     pub hash: Hash,
     /// Checkpoints that were checked.
     pub checkpoints: u64,
-    /// Checkpoints noted elsewhere that were checked.
+    /// Checkpoints and entries noted elsewhere that were checked.
     pub noted: u64,
     /// Entries up to this one are signed for.
     pub signed: u64,
@@ -102,12 +105,13 @@ fn hexadecimal<S: serde::Serializer>(hash: &Hash, serializer: S) -> Result<S::Ok
 pub struct Trust {
     keys: Vec<VerifyingKey>,
     noted: Vec<Checkpoint>,
+    entry: Option<(u64, Hash)>,
 }
 
 impl Trust {
     /// These keys.
     pub fn in_keys(keys: Vec<VerifyingKey>) -> Self {
-        Self { keys, noted: Vec::new() }
+        Self { keys, noted: Vec::new(), entry: None }
     }
 
     /// Adds a checkpoint that was kept somewhere else: the log must hold what it says. It must be signed by one of the keys.
@@ -117,6 +121,11 @@ impl Trust {
     pub fn note(&mut self, note: &str) -> Result<(), NoteError> {
         self.noted.push(checkpoint::open(note, &self.keys)?);
         Ok(())
+    }
+
+    /// Number and hash of an entry that were noted somewhere else.
+    pub fn note_entry(&mut self, number: u64, hash: Hash) {
+        self.entry = Some((number, hash));
     }
 
     /// Checkpoints that were noted.
@@ -134,6 +143,7 @@ pub struct Examiner {
     keys: Vec<VerifyingKey>,
     /// Sorted by size, the next one last.
     noted: Vec<Checkpoint>,
+    noted_entry: Option<(u64, Hash)>,
     noted_checked: u64,
     origin: Option<String>,
     frontier: Frontier,
@@ -152,7 +162,7 @@ impl Examiner {
     /// # Errors
     /// [`Finding::Misplaced`] when entries were deleted that are no whole tiles.
     pub fn new(trust: Trust, first: u64) -> Result<Self, Finding> {
-        let Trust { keys, mut noted } = trust;
+        let Trust { keys, mut noted, entry } = trust;
         if first == 0 || (first - 1) % TILE != 0 {
             return Err(Finding::Misplaced { after: first.saturating_sub(1), what: "tile" });
         }
@@ -161,6 +171,7 @@ impl Examiner {
             origin: keys.first().map(|key| key.name().to_owned()),
             keys,
             noted,
+            noted_entry: entry,
             noted_checked: 0,
             frontier: Frontier::default(),
             chain: Verifier::default(),
@@ -231,6 +242,13 @@ impl Examiner {
 
     fn grow(&mut self, hash: Hash) -> Result<(), Finding> {
         self.frontier.push(leaf_hash(&hash));
+        if let Some((number, noted)) = self.noted_entry.take_if(|(number, _)| *number == self.frontier.size())
+        {
+            if noted != hash {
+                return Err(Finding::Rewritten(number));
+            }
+            self.noted_checked += 1;
+        }
         self.compare_noted()
     }
 
@@ -286,8 +304,9 @@ impl Examiner {
     /// are keys to trust, and nothing is signed.
     pub fn finish(self) -> Result<Report, Finding> {
         let (last, good) = (self.frontier.size(), self.good);
-        if let Some(noted) = self.noted.first() {
-            return Err(Finding::CutOff { good, noted: noted.size, last });
+        let entry = self.noted_entry.map(|(number, _)| number);
+        if let Some(noted) = self.noted.first().map(|noted| noted.size).max(entry) {
+            return Err(Finding::CutOff { good, noted, last });
         }
         if let Some((index, _)) = &self.tile {
             return Err(Finding::CutOff { good, noted: (index + 1) * TILE, last });

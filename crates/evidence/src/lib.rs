@@ -11,6 +11,7 @@
 pub mod bundle;
 pub mod checkpoint;
 pub mod examine;
+pub mod proof;
 pub mod tree;
 
 /// Entries whose hashes are kept together, as one tile of the tree. What is deleted after its retention are whole tiles; their

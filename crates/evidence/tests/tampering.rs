@@ -130,7 +130,9 @@ fn place(finding: &Finding) -> (u64, u64) {
         Finding::Chain(Broken::Sequence { after, .. }) => (*after, after + 1),
         // It does not follow from the one before: either of them.
         Finding::Chain(Broken::Link(number)) => (number - 1, *number),
-        Finding::Chain(Broken::Content(number)) | Finding::Replaced(number) => (*number, *number),
+        Finding::Chain(Broken::Content(number)) | Finding::Replaced(number) | Finding::Rewritten(number) => {
+            (*number, *number)
+        }
         Finding::Root { first, last } => (*first, *last),
         Finding::CutOff { good, noted, .. } => (*good, *noted),
         Finding::Checkpoint { after, .. }

@@ -423,9 +423,17 @@ impl TryFrom<AuditView> for AuditEntry {
 
     fn try_from(view: AuditView) -> Result<Self, NoHash> {
         let (prev_hash, hash) = (parse_hash(&view.prev_hash)?, parse_hash(&view.hash)?);
-        let AuditView { id, at, actor_agent_id, action, subject_id, details, client_ip, request_id, .. } = view;
-        let draft =
-            AuditDraft { at, actor: actor_agent_id, action, subject: subject_id, details, client_ip, request_id };
+        let AuditView { id, at, actor_agent_id, action, subject_id, details, client_ip, request_id, .. } =
+            view;
+        let draft = AuditDraft {
+            at,
+            actor: actor_agent_id,
+            action,
+            subject: subject_id,
+            details,
+            client_ip,
+            request_id,
+        };
         Ok(Self { seq: id, draft, prev_hash, hash })
     }
 }

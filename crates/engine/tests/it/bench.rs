@@ -16,6 +16,7 @@ use interlock_engine::auth::{
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
 use interlock_engine::identity::{Identity, Setup};
+use interlock_engine::notary;
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
 use interlock_model::action::{DeviceActionTarget, ExecuteAction};
@@ -275,4 +276,9 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: 
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never came true that {what}");
+}
+
+/// The chain is unbroken.
+pub(crate) async fn verified(store: &dyn Store) {
+    notary::verify(store, notary::Trust::default()).await.expect("the chain is unbroken");
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod elsewhere;
 mod executions;
+mod notary;
 mod principals;
 mod reconcile;
 mod recorder;

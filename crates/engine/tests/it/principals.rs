@@ -46,7 +46,7 @@ async fn a_change_by_another_process_is_seen() {
         .await;
 
     watching.abort();
-    interlock_engine::audit::verify(&*server.store, None).await.expect("two processes, one chain");
+    crate::bench::verified(&*server.store).await;
 }
 
 #[tokio::test]

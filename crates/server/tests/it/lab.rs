@@ -21,6 +21,7 @@ use interlock_engine::evidence::Evidence;
 use interlock_engine::executions::{Executions, Limits};
 use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::orchestrator::{Orchestrator, OrchestratorSettings};
+use interlock_engine::notary;
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::tools::Tools;
@@ -460,8 +461,9 @@ impl Lab {
     /// The chain must hold at the end of any story.
     pub(crate) async fn assert_chain(&self) {
         let length = self.trail().await.len() as u64;
-        let verified = audit::verify(&*self.store, None).await.expect("the chain is unbroken");
-        assert_eq!(verified.seq, length);
+        let verified =
+            notary::verify(&*self.store, notary::Trust::default()).await.expect("the chain is unbroken");
+        assert_eq!(verified.last, length);
     }
 
     pub(crate) fn now(&self) -> Timestamp {
