@@ -13,6 +13,7 @@ use interlock_engine::auth::{
 };
 use interlock_engine::identity::Identity;
 use interlock_engine::users::Users;
+use interlock_evidence::checkpoint::Signer;
 use interlock_model::secret::Secret;
 use interlock_store::{Store, postgres};
 
@@ -257,6 +258,17 @@ async fn audience(state: &Path, parts: &Parts) -> anyhow::Result<String> {
         .await
         .context("name the installation")?;
     Ok(format!("interlock:{name}"))
+}
+
+/// Signs the audit log with a key that is not in the database.
+///
+/// # Errors
+/// When the key is damaged or cannot be kept, or the installation's name cannot be read.
+pub(crate) async fn audit_signer(state: &Path, parts: &Parts) -> anyhow::Result<Signer> {
+    let path = state.join("keys/audit-signing.pk8");
+    let key = keep(&path, || Ok(Signer::generate()?))?;
+    let origin = audience(state, parts).await?.replace(':', "/");
+    Signer::from_pkcs8(&origin, &key).with_context(|| format!("use {}", path.display()))
 }
 
 /// Signs with another key as soon as its file is exchanged (`interlock keys rotate`). Runs until dropped.

@@ -6,12 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use interlock_engine::auth::documents::PublicKey;
-use interlock_engine::auth::{Keys, Lockout, Resealed, SystemPermit, Throttle, examine_sealed, reseal};
+use interlock_engine::auth::{
+    Keys, Lockout, Recorded, Resealed, SystemPermit, Throttle, examine_sealed, reseal,
+};
 use interlock_engine::bans::{BanError, Bans};
 use interlock_engine::identity;
+use interlock_engine::notary::{self, Finding, NotaryError, Report, Trust};
 use interlock_engine::revocations::{self, Ended, Revocations};
 use interlock_engine::users::{UserChange, UserError, Users};
-use interlock_engine::{BanRow, UserRow};
+use interlock_engine::{BanRow, StoreError, UserRow};
+use interlock_evidence::checkpoint::{Signer, VerifyingKey};
+use interlock_evidence::proof::Proof;
 use interlock_model::Timestamp;
 use interlock_model::audit::Hash;
 use interlock_model::secret::Secret;
@@ -32,9 +37,19 @@ pub(crate) struct Rotated {
     pub(crate) until: Timestamp,
 }
 
+/// What was noted of the audit log somewhere else.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Checkpoints.
+    pub(crate) notes: Vec<String>,
+    /// Number and hash of an entry.
+    pub(crate) entry: Option<(u64, Hash)>,
+}
+
 /// An installation opened through its state folder.
 pub(crate) struct Local {
     parts: Parts,
+    signer: Signer,
     users: Users,
     bans: Bans,
     permit: SystemPermit,
@@ -65,7 +80,8 @@ impl Local {
             .or_else(|_| std::env::var("USER"))
             .unwrap_or_else(|_| "unknown".to_owned());
         let who: String = who.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
-        Ok(Self { parts, users, bans, permit: SystemPermit::root(&format!("console:{who}")) })
+        let signer = installation::audit_signer(state, &parts).await?;
+        Ok(Self { parts, signer, users, bans, permit: SystemPermit::root(&format!("console:{who}")) })
     }
 
     /// Everyone.
@@ -133,10 +149,46 @@ impl Local {
         self.users.console(&self.permit).reset_factors(name).await
     }
 
-    /// Checks the whole audit chain: its length and last hash.
-    pub(crate) async fn verify_audit(&self, noted: Option<(u64, Hash)>) -> anyhow::Result<(u64, String)> {
-        let verified = interlock_engine::audit::verify(&*self.parts.store, noted).await?;
-        Ok((verified.seq, interlock_model::id::hexadecimal(&verified.hash)))
+    /// Checks the whole audit log with the installation's own key, `keys` beside it, and what was noted elsewhere.
+    pub(crate) async fn verify_audit(
+        &self,
+        mut keys: Vec<VerifyingKey>,
+        kept: Kept,
+    ) -> Result<Report, NotaryError> {
+        keys.insert(0, self.signer.key().clone());
+        let mut trust = Trust::in_keys(keys);
+        for note in kept.notes {
+            let problem = |problem| Finding::Checkpoint { after: 0, problem };
+            trust.note(&note).map_err(problem)?;
+        }
+        if let Some((number, hash)) = kept.entry {
+            trust.note_entry(number, hash);
+        }
+        notary::verify(&*self.parts.store, trust).await
+    }
+
+    /// What others need to verify the audit log of this installation.
+    pub(crate) fn audit_key(&self) -> String {
+        self.signer.key().to_string()
+    }
+
+    /// The newest signed checkpoint of the audit log.
+    pub(crate) async fn audit_checkpoint(&self) -> anyhow::Result<Option<String>> {
+        Ok(notary::newest(&*self.parts.store).await.context("read the checkpoints")?.map(|seal| seal.note))
+    }
+
+    /// Writes the whole audit log.
+    pub(crate) async fn export_audit<W: std::io::Write>(&self, out: W) -> Result<W, NotaryError> {
+        let exported = notary::export(&*self.parts.store, &self.signer, out).await?;
+        let proof = self.permit.acting("audit.exported", None);
+        let nothing = Recorded { value: (), details: serde_json::json!({}) };
+        self.parts.db.write(&proof, move |_| Box::pin(async move { Ok::<_, StoreError>(nothing) })).await?;
+        Ok(exported)
+    }
+
+    /// The proof that an entry is in the audit log.
+    pub(crate) async fn prove_audit(&self, number: u64) -> Result<Proof, NotaryError> {
+        notary::prove(&*self.parts.store, number).await
     }
 
     /// Accounts at which somebody guesses and must wait.

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod ambient;
+mod anchors;
 mod commands;
 mod config;
 mod directories;

@@ -1,10 +1,12 @@
 //! Looking at the audit trail, and whether the database that holds it answers.
 
+use interlock_evidence::proof::Proof;
 use interlock_model::action::ReadAudit;
 use interlock_model::audit::AuditEntry;
 use interlock_store::{AuditFilter, Error, Page, Paged};
 
 use crate::auth::{Db, Permit};
+use crate::notary::{self, NotaryError};
 
 /// Reads the audit trail.
 #[derive(Clone, Debug)]
@@ -29,6 +31,22 @@ impl Evidence {
         page: Page,
     ) -> Result<Paged<AuditEntry>, Error> {
         self.db.read().audit(filter, page).await
+    }
+
+    /// The newest signed checkpoint of the audit trail.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn checkpoint(&self, _permit: &Permit<ReadAudit>) -> Result<Option<String>, Error> {
+        Ok(notary::newest(self.db.read()).await?.map(|seal| seal.note))
+    }
+
+    /// The proof that an entry is in the trail that was signed.
+    ///
+    /// # Errors
+    /// As [`notary::prove`].
+    pub async fn prove(&self, _permit: &Permit<ReadAudit>, number: u64) -> Result<Proof, NotaryError> {
+        notary::prove(self.db.read(), number).await
     }
 
     /// Whether the database answers.

@@ -17,7 +17,7 @@ use interlock_evidence::proof::Proof;
 use interlock_evidence::tree::{Frontier, Subtrees, inclusion, leaf_hash, root};
 use interlock_evidence::{TILE, TILE_HEIGHT};
 use interlock_model::Timestamp;
-use interlock_model::audit::{AuditEntry, Hash};
+use interlock_model::audit::{AuditEntry, Broken, Hash};
 use interlock_store::orchestrator::ask;
 use interlock_store::seals::{Seal, Tile};
 use interlock_store::{AuditFilter, Error, Page, Store, transact_repeatable};
@@ -31,6 +31,8 @@ use crate::security;
 const BATCH: u32 = 4_096;
 /// Tiles that are read together: 1 MiB.
 const TILES: u32 = 128;
+/// [`TILE`] as a limit of a read.
+const TILE_ENTRIES: u32 = 256;
 /// Entries that are deleted together: other writes wait that long.
 const DELETED: u32 = 2_000;
 
@@ -74,7 +76,9 @@ impl Grown {
 
 fn tile_root(hashes: &[Hash]) -> Hash {
     let mut frontier = Frontier::default();
-    hashes.iter().for_each(|hash| frontier.push(leaf_hash(hash)));
+    for hash in hashes {
+        frontier.push(leaf_hash(hash));
+    }
     frontier.root()
 }
 
@@ -172,11 +176,7 @@ impl Notary {
             for (number, hash) in hashes {
                 if number != grown.frontier.size() + 1 {
                     let after = grown.frontier.size();
-                    return Err(Finding::Chain(interlock_model::audit::Broken::Sequence {
-                        after,
-                        found: number,
-                    })
-                    .into());
+                    return Err(Finding::Chain(Broken::Sequence { after, found: number }).into());
                 }
                 tiles.extend(grown.push(hash));
                 compare(&grown, &mut seals)?;
@@ -387,7 +387,7 @@ pub async fn newest(store: &dyn Store) -> Result<Option<Seal>, Error> {
 struct Known {
     roots: Vec<Hash>,
     /// The leaves of the entry's tile and of the one under way: where they begin, and they.
-    leaves: [(u64, Vec<Hash>); 2],
+    leaves: Vec<(u64, Vec<Hash>)>,
 }
 
 impl Subtrees for Known {
@@ -399,17 +399,17 @@ impl Subtrees for Known {
         if height >= TILE_HEIGHT {
             let count = 1 << (height - TILE_HEIGHT);
             let (first, end) = (place(index * count), place(index * count + count));
-            self.roots
-                .get(first..end)
-                .unwrap_or_default()
-                .iter()
-                .for_each(|root| frontier.push_subtree(*root, TILE_HEIGHT));
+            for root in self.roots.get(first..end).unwrap_or_default() {
+                frontier.push_subtree(*root, TILE_HEIGHT);
+            }
         } else {
             let (first, count) = (index << height, 1_u64 << height);
             for (begin, leaves) in &self.leaves {
                 let part = first.checked_sub(*begin).and_then(|at| leaves.get(place(at)..place(at + count)));
                 if let Some(part) = part {
-                    part.iter().for_each(|leaf| frontier.push(*leaf));
+                    for leaf in part {
+                        frontier.push(*leaf);
+                    }
                     break;
                 }
             }
@@ -418,17 +418,8 @@ impl Subtrees for Known {
     }
 }
 
-/// Proves that an entry is in the log.
-///
-/// # Errors
-/// [`NotaryError::NoEntry`]; [`NotaryError::Tampered`] when what is stored does not give what was signed; the storage's.
-pub async fn prove(store: &dyn Store, number: u64) -> Result<Proof, NotaryError> {
-    let missing = || NotaryError::NoEntry(number);
-    let index = number.checked_sub(1).ok_or_else(missing)?;
-    let entry =
-        store.audit_from(index, 1).await?.pop().filter(|entry| entry.seq == number).ok_or_else(missing)?;
-    let seal = newest(store).await?.filter(|seal| seal.size >= number).ok_or_else(missing)?;
-    let size = seal.size;
+/// What is needed to prove entry `index + 1` in the log of `size` entries.
+async fn known(store: &dyn Store, index: u64, size: u64) -> Result<Known, NotaryError> {
     let mut roots = Vec::new();
     while (roots.len() as u64) < size / TILE {
         let first = roots.len() as u64;
@@ -442,31 +433,87 @@ pub async fn prove(store: &dyn Store, number: u64) -> Result<Proof, NotaryError>
     let (of_entry, under_way) = (index - index % TILE, size - size % TILE);
     let leaves = ask(store, move |mut reads| {
         async move {
-            let tile =
-                reads.tiles(of_entry / TILE, 1).await?.pop().filter(|tile| tile.index == of_entry / TILE);
-            let tail = reads.entry_hashes(under_way, u32::try_from(size % TILE).unwrap_or(0)).await?;
-            let tile = tile.map(|tile| tile.hashes).unwrap_or_default();
-            let leaves = |hashes: Vec<Hash>| hashes.iter().map(|hash| leaf_hash(hash)).collect::<Vec<_>>();
-            let tail = tail.into_iter().map(|(_, hash)| hash).collect();
-            Ok([(of_entry, leaves(tile)), (under_way, leaves(tail))])
+            let mut leaves = Vec::new();
+            for first in [of_entry, under_way] {
+                let tile =
+                    reads.tiles(first / TILE, 1).await?.pop().filter(|tile| tile.index == first / TILE);
+                let hashes = match tile {
+                    Some(tile) => tile.hashes,
+                    None => reads
+                        .entry_hashes(first, TILE_ENTRIES)
+                        .await?
+                        .into_iter()
+                        .map(|(_, hash)| hash)
+                        .collect(),
+                };
+                leaves.push((first, hashes.iter().map(|hash| leaf_hash(hash)).collect()));
+            }
+            Ok(leaves)
         }
         .boxed()
     })
     .await?;
-    let mut known = Known { roots, leaves };
-    let Ok(whole) = root(size, &mut known);
-    if whole != seal.root {
-        return Err(Finding::Root { first: 1, last: size }.into());
+    Ok(Known { roots, leaves })
+}
+
+/// The root over the first `size` entries; `None` when there are not so many.
+///
+/// # Errors
+/// The storage's.
+pub async fn root_of(store: &dyn Store, size: u64) -> Result<Option<Hash>, NotaryError> {
+    let span = ask(store, |mut reads| async move { reads.audit_span().await }.boxed()).await?;
+    if span.is_none_or(|(_, last)| last < size) {
+        return Ok(None);
     }
-    let Ok(path) = inclusion(index, size, &mut known);
+    let mut known = known(store, size.saturating_sub(1), size).await?;
+    let Ok(root) = root(size, &mut known);
+    Ok(Some(root))
+}
+
+/// Proves that an entry is in the log.
+///
+/// # Errors
+/// [`NotaryError::NoEntry`]; [`NotaryError::Tampered`] when what is stored does not give what was signed; the storage's.
+pub async fn prove(store: &dyn Store, number: u64) -> Result<Proof, NotaryError> {
+    let missing = || NotaryError::NoEntry(number);
+    let index = number.checked_sub(1).ok_or_else(missing)?;
+    let entry =
+        store.audit_from(index, 1).await?.pop().filter(|entry| entry.seq == number).ok_or_else(missing)?;
+    let seal = newest(store).await?.filter(|seal| seal.size >= number).ok_or_else(missing)?;
+    let mut known = known(store, index, seal.size).await?;
+    let Ok(whole) = root(seal.size, &mut known);
+    if whole != seal.root {
+        return Err(Finding::Root { first: 1, last: seal.size }.into());
+    }
+    let Ok(path) = inclusion(index, seal.size, &mut known);
     Ok(Proof::new(entry, &path.ok_or_else(missing)?, seal.note))
 }
 
-/// Deletes entries that are older than `days`, in whole tiles that are signed for; returns how many. Their hashes stay.
+/// Deletes what is too old, as [`forget`] does, once in every `period` until dropped. Run it as a background task.
+pub async fn forget_forever(db: Db, ambient: Ambient, permit: SystemPermit, days: u32, period: Duration) {
+    loop {
+        if let Err(error) = forget(&db, &ambient, &permit, days).await {
+            if let NotaryError::Tampered(finding) = &error {
+                let reason = json!({ "reason": finding.to_string() });
+                security::event(security::Event::AuditTampered, None, None, reason);
+            }
+            tracing::error!(%error, "audit entries beyond their retention could not be deleted");
+        }
+        tokio::time::sleep(period).await;
+    }
+}
+
+/// Deletes entries that are older than `days`, in whole tiles that are signed for; returns how many. Their hashes stay. What is
+/// not as it was signed is evidence of something, and stays.
 ///
 /// # Errors
-/// The storage's; what was deleted until then stays deleted, and is recorded the next time.
-pub async fn forget(db: &Db, ambient: &Ambient, permit: &SystemPermit, days: u32) -> Result<u64, Error> {
+/// [`NotaryError::Tampered`]; then nothing was deleted. The storage's; then what was deleted until then stays deleted.
+pub async fn forget(
+    db: &Db,
+    ambient: &Ambient,
+    permit: &SystemPermit,
+    days: u32,
+) -> Result<u64, NotaryError> {
     let age = i64::from(days) * 86_400 * 1_000_000;
     let before = Timestamp::from_micros(ambient.clock.now().micros().saturating_sub(age));
     let (old, newest, span) = ask(db.read(), move |mut reads| {
@@ -483,6 +530,7 @@ pub async fn forget(db: &Db, ambient: &Ambient, permit: &SystemPermit, days: u32
     if upto < first {
         return Ok(0);
     }
+    compare_tiles(db.read(), (first - 1) / TILE, upto / TILE).await?;
     let mut deleted = 0;
     loop {
         let step = transact_repeatable(db.read(), move |tx| {
@@ -498,6 +546,31 @@ pub async fn forget(db: &Db, ambient: &Ambient, permit: &SystemPermit, days: u32
     }
     let proof = permit.acting("audit.retention_applied", None);
     let details = json!({ "deleted": deleted, "upto": upto, "older_than_days": days });
-    db.write(&proof, move |_| async move { Ok::<_, Error>(Recorded { value: deleted, details }) }.boxed())
-        .await
+    let recorded = Recorded { value: deleted, details };
+    Ok(db.write(&proof, move |_| async move { Ok::<_, Error>(recorded) }.boxed()).await?)
+}
+
+/// Whether the entries of these tiles are those that the tiles were made of.
+async fn compare_tiles(store: &dyn Store, first: u64, end: u64) -> Result<(), NotaryError> {
+    for index in first..end {
+        let tile =
+            ask(store, move |mut reads| async move { reads.tiles(index, 1).await }.boxed()).await?.pop();
+        let misplaced = Finding::Misplaced { after: index * TILE, what: "tile" };
+        let tile = tile
+            .filter(|tile| tile.index == index && tile_root(&tile.hashes) == tile.root)
+            .ok_or(misplaced)?;
+        let entries = store.audit_from(index * TILE, TILE_ENTRIES).await?;
+        for (number, (hash, entry)) in (index * TILE + 1..).zip(tile.hashes.iter().zip(&entries)) {
+            if entry.seq != number {
+                return Err(Finding::Chain(Broken::Sequence { after: number - 1, found: entry.seq }).into());
+            }
+            if !entry.is_sound() {
+                return Err(Finding::Chain(Broken::Content(number)).into());
+            }
+            if entry.hash != *hash {
+                return Err(Finding::Replaced(number).into());
+            }
+        }
+    }
+    Ok(())
 }

@@ -112,6 +112,30 @@ impl<W: Write> Writer<W> {
     }
 }
 
+/// The line of a file of checkpoints that were kept somewhere else: the same as in a log.
+///
+/// # Errors
+/// None in practice: a text is always JSON.
+pub fn note_line(note: &str) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Line::Checkpoint { note: note.to_owned() })
+}
+
+/// The note in such a line.
+///
+/// # Errors
+/// When it is none.
+pub fn noted(line: &str) -> Result<String, NoNote> {
+    match serde_json::from_str(line) {
+        Ok(Line::Checkpoint { note }) => Ok(note),
+        _ => Err(NoNote),
+    }
+}
+
+/// A line that holds no checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(r#"this is not a line such as {{"type":"checkpoint","note":"..."}}"#)]
+pub struct NoNote;
+
 /// A line that was looked at.
 enum Part {
     Log(u64),

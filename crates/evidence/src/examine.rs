@@ -71,8 +71,10 @@ pub enum Finding {
         /// `tile` or `checkpoint`.
         what: &'static str,
     },
-    /// Nothing in the log is signed.
-    #[error("nothing in this log is signed: without a checkpoint it could have been written by anybody")]
+    /// Nothing in the log is signed by anybody who is trusted.
+    #[error(
+        "nothing in this log is signed by a key that is trusted: it is another installation's, or was written by somebody else"
+    )]
     Unsigned,
 }
 
@@ -88,6 +90,8 @@ pub struct Report {
     pub hash: Hash,
     /// Checkpoints that were checked.
     pub checkpoints: u64,
+    /// Checkpoints that only keys which are not trusted have signed, and that were not looked at.
+    pub strangers: u64,
     /// Checkpoints and entries noted elsewhere that were checked.
     pub noted: u64,
     /// Entries up to this one are signed for.
@@ -151,6 +155,7 @@ pub struct Examiner {
     first: u64,
     tile: Option<(u64, Hashes)>,
     checkpoints: u64,
+    strangers: u64,
     newest: Option<Checkpoint>,
     /// Up to here everything is as it was signed.
     good: u64,
@@ -163,7 +168,7 @@ impl Examiner {
     /// [`Finding::Misplaced`] when entries were deleted that are no whole tiles.
     pub fn new(trust: Trust, first: u64) -> Result<Self, Finding> {
         let Trust { keys, mut noted, entry } = trust;
-        if first == 0 || (first - 1) % TILE != 0 {
+        if first == 0 || !(first - 1).is_multiple_of(TILE) {
             return Err(Finding::Misplaced { after: first.saturating_sub(1), what: "tile" });
         }
         noted.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.size));
@@ -178,6 +183,7 @@ impl Examiner {
             first,
             tile: None,
             checkpoints: 0,
+            strangers: 0,
             newest: None,
             good: 0,
         };
@@ -278,14 +284,21 @@ impl Examiner {
         Ok(())
     }
 
-    /// Takes a checkpoint. It is right behind the last entry that it covers.
+    /// Takes a checkpoint. It is right behind the last entry that it covers. One that only others have signed says nothing, and
+    /// takes nothing from what the rest says: of several servers each signs with a key of its own.
     ///
     /// # Errors
     /// Where the log breaks.
     pub fn checkpoint(&mut self, note: &str) -> Result<(), Finding> {
         let after = self.size();
-        let checkpoint =
-            checkpoint::open(note, &self.keys).map_err(|problem| Finding::Checkpoint { after, problem })?;
+        let checkpoint = match checkpoint::open(note, &self.keys) {
+            Ok(checkpoint) => checkpoint,
+            Err(NoteError::Stranger) => {
+                self.strangers += 1;
+                return Ok(());
+            }
+            Err(problem) => return Err(Finding::Checkpoint { after, problem }),
+        };
         if checkpoint.size > after {
             return Err(Finding::CutOff { good: self.good, noted: checkpoint.size, last: after });
         }
@@ -322,6 +335,7 @@ impl Examiner {
             last,
             hash: self.chain.hash,
             checkpoints: self.checkpoints,
+            strangers: self.strangers,
             noted: self.noted_checked,
             signed: self.newest.as_ref().map_or(0, |newest| newest.size),
             signed_at: self.newest.map(|newest| newest.at.to_string()),

@@ -104,7 +104,7 @@ impl Subtrees for &[Hash] {
 
 /// The largest power of two that is smaller than `count`, which is at least 2.
 fn split(count: u64) -> u64 {
-    1 << (63 - (count - 1).leading_zeros())
+    1 << (count - 1).ilog2()
 }
 
 /// The root over the leaves `first..first + count`; `first` is a multiple of the largest power of two that is at most `count`.
@@ -255,7 +255,9 @@ mod tests {
 
     fn grown(leaves: &[Hash]) -> Frontier {
         let mut frontier = Frontier::default();
-        leaves.iter().for_each(|leaf| frontier.push(*leaf));
+        for leaf in leaves {
+            frontier.push(*leaf);
+        }
         frontier
     }
 
@@ -327,7 +329,9 @@ mod tests {
             for tile in all[..tiles * 256].chunks(256) {
                 frontier.push_subtree(grown(tile).root(), 8);
             }
-            all[tiles * 256..].iter().for_each(|leaf| frontier.push(*leaf));
+            for leaf in &all[tiles * 256..] {
+                frontier.push(*leaf);
+            }
             prop_assert_eq!(frontier, grown(&all));
         }
     }

@@ -3,7 +3,7 @@
 
 use interlock_evidence::TILE;
 use interlock_evidence::bundle::{self, BundleError, Writer};
-use interlock_evidence::checkpoint::{NoteError, Signer};
+use interlock_evidence::checkpoint::Signer;
 use interlock_evidence::examine::{Examiner, Finding, Report, Trust};
 use interlock_evidence::tree::{Frontier, leaf_hash};
 use interlock_model::Timestamp;
@@ -127,7 +127,10 @@ fn by_file(log: &Log, trust: Trust) -> Result<Report, Finding> {
 /// Between which entries a finding says that the fault is.
 fn place(finding: &Finding) -> (u64, u64) {
     match finding {
-        Finding::Chain(Broken::Sequence { after, .. }) => (*after, after + 1),
+        Finding::Chain(Broken::Sequence { after, .. })
+        | Finding::Checkpoint { after, .. }
+        | Finding::Origin { after, .. }
+        | Finding::Misplaced { after, .. } => (*after, after + 1),
         // It does not follow from the one before: either of them.
         Finding::Chain(Broken::Link(number)) => (number - 1, *number),
         Finding::Chain(Broken::Content(number)) | Finding::Replaced(number) | Finding::Rewritten(number) => {
@@ -135,14 +138,12 @@ fn place(finding: &Finding) -> (u64, u64) {
         }
         Finding::Root { first, last } => (*first, *last),
         Finding::CutOff { good, noted, .. } => (*good, *noted),
-        Finding::Checkpoint { after, .. }
-        | Finding::Origin { after, .. }
-        | Finding::Misplaced { after, .. } => (*after, after + 1),
         Finding::Unsigned => (0, u64::MAX),
     }
 }
 
 /// What an attacker does, and to which entry.
+#[expect(clippy::too_many_lines, reason = "a list of attacks")]
 fn tamper(
     kind: u64,
     entries: &[AuditEntry],
@@ -262,7 +263,7 @@ fn tamper(
             let sizes: Vec<u64> = notes.iter().map(|note| note.0).collect();
             (
                 assemble(&forged, first, &sign(&forged, &thief, &sizes)),
-                0,
+                target,
                 "everything written anew and signed with another key",
             )
         }
@@ -302,9 +303,9 @@ fn tamper(
 fn every_tampering_is_found_where_it_is_and_nothing_else_is() {
     let told = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let rounds: u64 = told("INTERLOCK_TAMPERINGS").unwrap_or(1_500);
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
-    let seed: u64 = told("INTERLOCK_SEED").unwrap_or(u64::from(clock.subsec_nanos()) | 1);
-    println!("seed {seed}, {rounds} rounds");
+    let chance = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), "seed") | 1;
+    let seed: u64 = told("INTERLOCK_SEED").unwrap_or(chance);
+    eprintln!("seed {seed}, {rounds} rounds");
     let mut dice = Dice(seed);
     let signer = Signer::from_pkcs8("interlock/lab", &Signer::generate().expect("a key")).expect("a signer");
     let mut made = 0;
@@ -344,13 +345,7 @@ fn every_tampering_is_found_where_it_is_and_nothing_else_is() {
                 Ok(report) => panic!("{what} at {target} of {length} was not found: {report:?}; seed {seed}"),
             };
             let (from, to) = place(&finding);
-            match &finding {
-                Finding::Checkpoint { problem, .. } if kind == 9 => assert_eq!(*problem, NoteError::Stranger),
-                _ => assert!(
-                    from <= target && target <= to,
-                    "{what} at {target} of {length}: {finding}; seed {seed}"
-                ),
-            }
+            assert!(from <= target && target <= to, "{what} at {target} of {length}: {finding}; seed {seed}");
             made += 1;
         }
     }

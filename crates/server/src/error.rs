@@ -11,6 +11,7 @@ use interlock_engine::auth::{Refused, SignInError, TokenError};
 use interlock_engine::bans::BanError;
 use interlock_engine::devices::DeviceError;
 use interlock_engine::executions::ExecuteError;
+use interlock_engine::notary::NotaryError;
 use interlock_engine::users::UserError;
 use interlock_model::strict_json::BadJson;
 use interlock_model::wire::FieldError;
@@ -292,6 +293,22 @@ impl From<BanError> for ApiError {
                 Self::client(StatusCode::NOT_FOUND, "ban_not_found", "There is no ban of this network")
             }
             BanError::Store(cause) => Self::storage(&cause),
+        }
+    }
+}
+
+impl From<NotaryError> for ApiError {
+    fn from(error: NotaryError) -> Self {
+        match error {
+            NotaryError::NoEntry(number) => Self::client(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                format!(
+                    "Entry {number} is not in the audit trail, was deleted after its retention, or is not signed for yet"
+                ),
+            ),
+            NotaryError::Store(cause) => Self::storage(&cause),
+            NotaryError::Tampered(_) | NotaryError::Io(_) => Self::internal(&error),
         }
     }
 }

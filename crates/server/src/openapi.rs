@@ -146,6 +146,24 @@ const OPERATIONS: &[Entry] = &[
         "Operation",
     ),
     ("GET", "/audit", "read_audit", "Audit", "The audit trail, newest first", "", "AuditPage"),
+    (
+        "GET",
+        "/audit/checkpoint",
+        "read_checkpoint",
+        "Audit",
+        "What the audit trail holds, as a signed note (C2SP)",
+        "",
+        "",
+    ),
+    (
+        "GET",
+        "/audit/proof",
+        "prove_entry",
+        "Audit",
+        "The proof that an entry is in the audit trail",
+        "",
+        "AuditProof",
+    ),
     ("GET", "/", "banner", "Service", "The name of the service", "", "Object"),
     ("GET", "/health", "health", "Service", "Whether the server can work", "", "Health"),
     ("GET", "/health/live", "live", "Service", "Whether the process lives", "", "Object"),
@@ -255,6 +273,7 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
         ("GET", "/audit") => {
             parameters.extend(["action", "actor", "subject", "since", "until", "limit", "offset"].map(query));
         }
+        ("GET", "/audit/proof") => parameters.push(query("entry")),
         ("GET", "/runs/{run_id}/events") => parameters.extend(["after", "limit"].map(query)),
         _ => {}
     }
@@ -299,6 +318,9 @@ fn query(name: &str) -> Value {
         }
         "all" | "keep_current" | "success" | "include_errors" => json!({ "type": "boolean" }),
         "since" | "until" | "start_time" | "end_time" => json!({ "type": "string", "format": "date-time" }),
+        "limit" | "offset" | "after" | "entry" => json!({ "type": "integer", "minimum": 0 }),
+        "all" | "keep_current" => json!({ "type": "boolean" }),
+        "since" | "until" => json!({ "type": "string", "format": "date-time" }),
         _ => json!({ "type": "string" }),
     };
     json!({ "name": name, "in": "query", "required": false, "schema": schema })
@@ -444,6 +466,7 @@ fn schemas() -> Value {
         "AuditRow": object(&[("id", "integer"), ("at", "time"), ("actor_agent_id", "string?"), ("action", "string"), ("subject_id", "string?"), ("details", "any"),
             ("client_ip", "string?"), ("request_id", "string?"), ("prev_hash", "string"), ("hash", "string")], &[]),
         "AuditPage": page("[AuditRow]"),
+        "AuditProof": object(&[("entry", "object"), ("path", "[string]"), ("checkpoint", "string")], &[]),
         "Health": object(&[("status", "string"), ("timestamp", "time"), ("tasks_registered", "integer")], &[]),
         "Problem": object(&[("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"), ("error", "string"), ("message", "string"),
             ("code", "string"), ("details", "object?"), ("request_id", "string"), ("timestamp", "time")], &[("errors", "[object]"), ("retry_after", "integer?")]),

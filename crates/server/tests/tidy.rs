@@ -7,10 +7,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, then the crates of ours that it may depend on (STYLE.md section 2).
-const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("interlock-model", &[]),
     ("interlock-store", &["interlock-model"]),
-    ("interlock-engine", &["interlock-model", "interlock-store"]),
+    ("interlock-evidence", &["interlock-model"]),
+    ("interlock-engine", &["interlock-model", "interlock-store", "interlock-evidence"]),
     ("interlock-server", &["interlock-model", "interlock-engine"]),
     ("interlock-client", &["interlock-model"]),
     ("interlock-device", &["interlock-model", "interlock-client"]),
@@ -26,6 +27,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
             "interlock-client",
             "interlock-device",
             "interlock-directory",
+            "interlock-evidence",
             "interlock-shared",
         ],
     ),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::local::Local;
+use crate::local::{Kept, Local};
 use crate::print_out;
 use crate::python;
 
@@ -122,15 +122,18 @@ async fn look_at(state: &Path) -> Vec<Finding> {
             "start a server there once, or restore a backup",
         )),
         Ok(local) => {
-            match local.verify_audit(None).await {
-                Ok((entries, _)) => findings.push(finding(
+            match local.verify_audit(Vec::new(), Kept::default()).await {
+                Ok(report) => findings.push(finding(
                     true,
-                    format!("audit chain is unbroken over {entries} entries"),
+                    format!(
+                        "audit log is as it was signed: entries {} to {}, {} checkpoints",
+                        report.first, report.last, report.checkpoints
+                    ),
                     "",
                 )),
                 Err(error) => findings.push(finding(
                     false,
-                    format!("audit chain: {error:#}"),
+                    format!("audit log: {error:#}"),
                     "treat it as an incident: keep a copy of the state folder before anything else",
                 )),
             }

@@ -18,6 +18,7 @@ use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::janitor;
 use interlock_engine::news::News;
 use interlock_engine::orchestrator::Orchestrator;
+use interlock_engine::notary::{self, Notary};
 use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_model::action::World;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use super::net::{self, NetArgs};
 use super::orchestrate::Orchestrating;
 use crate::adapter::LocalDevice;
+use crate::anchors;
 use crate::config::{Config, ServerSettings};
 use crate::directories;
 use crate::installation::{self, Parts};
@@ -46,6 +48,8 @@ const CLEANING: Duration = Duration::from_hours(1);
 
 /// How often changes by other processes are looked for.
 const WATCHING: Duration = Duration::from_millis(250);
+/// How often what was written to the audit log is signed for.
+const SEALING: Duration = Duration::from_secs(1);
 /// How often the rate limits' counters are written, so that a restart forgets no more than this.
 const SAVING: Duration = Duration::from_secs(2);
 /// Their file in the state folder.
@@ -227,6 +231,9 @@ where
         .context("read the bans")?;
     let (app, following) = wired.state(hosted, (tokens, master), server, metrics, bans);
     app.identity.publish_key(&root).await.context("publish the signing key")?;
+    let signer = Arc::new(installation::audit_signer(&state, &parts).await?);
+    let notary = Notary::new(Arc::clone(&parts.store), Arc::clone(&signer), parts.ambient.clone());
+    notary.publish_key(&parts.db, &root).await.context("publish the key of the audit log")?;
     app.identity.publish_issuer(&root).await.context("publish the issuer's name")?;
     let secret = settings.bootstrap_admin_secret.as_ref();
     let first_password = installation::first_admin(&parts, &app.users, secret).await?;
@@ -239,6 +246,14 @@ where
     };
     for task in following {
         tokio::spawn(task);
+    }
+    tokio::spawn(notary.seal_forever(SEALING));
+    if let Some(days) = settings.audit_days {
+        let (db, ambient) = (parts.db.clone(), parts.ambient.clone());
+        tokio::spawn(notary::forget_forever(db, ambient, SystemPermit::root("system"), days, CLEANING));
+    }
+    if let Some(path) = settings.anchor_file.clone() {
+        tokio::spawn(anchors::keep_forever(Arc::clone(&parts.store), signer.key().clone(), path));
     }
     tokio::spawn(Arc::clone(&app.limits).save_forever(counters.clone(), SAVING));
     if let Some(keeper) = certificates {
@@ -332,6 +347,11 @@ where
         tracing::warn!(path = %counters.display(), %error, "the rate limits' counters could not be written");
     }
     recorder.drained(Duration::from_secs(5)).await;
+    // What was written last is signed for now rather than at the next start.
+    let mut last = Notary::new(Arc::clone(&parts.store), signer, parts.ambient.clone());
+    if let Err(error) = last.seal().await {
+        tracing::warn!(%error, "the end of the audit log was not signed; the next start does it");
+    }
     parts.store.close().await;
     if let Some(path) = &net.ready_file {
         let _ = std::fs::remove_file(path);

@@ -280,6 +280,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Password of the user admin and secret of the agent system at the first start; empty: a password is made and shown once, the agent has none.",
     ),
     setting(
+        "audit.retention_days",
+        &["AUDIT_RETENTION_DAYS"],
+        Kind::Integer,
+        "90",
+        "Audit entries older than so many days are deleted, 1 to 36500; 0 keeps them for ever. Their hashes stay, so that the rest can be verified.",
+    ),
+    setting(
+        "audit.legal_hold",
+        &["AUDIT_LEGAL_HOLD"],
+        Kind::Flag,
+        "false",
+        "While this is set no audit entry is deleted, whatever its age.",
+    ),
+    setting(
+        "audit.anchor_file",
+        &["AUDIT_ANCHOR_FILE"],
+        Kind::Text,
+        "",
+        "File to which each minute's signed checkpoint of the audit log is appended; best on another machine. `interlock-verify --noted` reads it.",
+    ),
+    setting(
         "ldap.url",
         &["LDAP_URL"],
         Kind::Text,

@@ -89,6 +89,10 @@ pub(crate) struct ServerSettings {
     pub(crate) access_minutes: i64,
     pub(crate) refresh_days: i64,
     pub(crate) owner_mode: bool,
+    /// Days after which audit entries are deleted; `None`: never.
+    pub(crate) audit_days: Option<u32>,
+    /// File to which checkpoints of the audit log are appended.
+    pub(crate) anchor_file: Option<PathBuf>,
     pub(crate) bootstrap_admin_secret: Option<Secret>,
     pub(crate) master_key: Option<Secret>,
     pub(crate) master_key_previous: Option<Secret>,
@@ -291,6 +295,13 @@ impl Config {
     /// The first value that cannot be used.
     pub(crate) fn server(&self) -> Result<ServerSettings, ConfigError> {
         let bind = self.bind()?;
+        let hold = self.flag("audit.legal_hold")?;
+        let bind = match self.text("server.bind").trim() {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            text => text
+                .parse::<IpAddr>()
+                .map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
+        };
         let settings = ServerSettings {
             bind,
             port: u16::try_from(self.integer("server.port", 0, 65_535)?).unwrap_or(0),
@@ -336,6 +347,11 @@ impl Config {
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
             owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
+            audit_days: u32::try_from(self.integer("audit.retention_days", 0, 36_500)?)
+                .ok()
+                .filter(|days| *days > 0)
+                .filter(|_| !hold),
+            anchor_file: self.filled("audit.anchor_file").map(PathBuf::from),
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
             master_key: self.secret("identity.master_key"),
             master_key_previous: self.secret("identity.master_key_previous"),

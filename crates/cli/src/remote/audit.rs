@@ -1,12 +1,15 @@
 //! `interlock audit`: reading the trail, and checking that nobody has changed it.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use interlock_client::{AuditQuery, Client};
+use interlock_engine::notary::Report;
+use interlock_evidence::checkpoint::VerifyingKey;
 use interlock_model::Timestamp;
-use interlock_model::audit::{AuditDraft, AuditEntry, Hash, Verifier};
-use interlock_model::wire::AuditView;
+use interlock_model::audit::{AuditEntry, Hash, Verifier};
+use interlock_model::wire::{AuditView, parse_hash};
 use serde_json::json;
 
 use super::connect::Session;
@@ -14,6 +17,7 @@ use super::failure::{Failure, exit};
 use super::global::Global;
 use super::text::{hexadecimal, shortened, time};
 use super::ui::{Facts, Table, Ui, json_text};
+use crate::local::Kept;
 
 /// Largest page of the server.
 const PAGE: u32 = 200;
@@ -27,8 +31,50 @@ const LOOKS: u32 = 5;
 pub(crate) enum AuditCommand {
     /// List entries, newest first
     List(ListArgs),
-    /// Check the whole chain: every entry, its content and its link to the one before
+    /// Check that nobody has changed the trail: every entry, the chain, and with --state every signature
     Verify(VerifyArgs),
+    /// Prove that one entry is in the trail that was signed, as a document to give away
+    Prove(ProveArgs),
+    /// Show what the trail holds, as a signed note: keep it somewhere else
+    Checkpoint(PlaceArgs),
+    /// Show the public key with which others can check the trail
+    Key(StateArgs),
+    /// Write the whole trail to a file that `interlock-verify` checks without a server
+    Export(ExportArgs),
+}
+
+/// Which installation.
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    /// Work on the installation in this folder, without a server
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+}
+
+/// Where to ask.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArgs {
+    /// Work on the installation in this folder, without a server
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+/// What to prove.
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// Number of the entry
+    entry: u64,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+/// Where to write.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The file to write; it must not be there yet
+    file: PathBuf,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// Which entries.
@@ -67,24 +113,98 @@ pub(crate) struct VerifyArgs {
     /// Number and hash of an entry that were noted earlier
     #[arg(long, value_name = "NUMBER:HASH", value_parser = noted)]
     noted: Option<(u64, Hash)>,
+    /// Checkpoints that were kept somewhere else: the file of AUDIT_ANCHOR_FILE
+    #[arg(long, value_name = "FILE", requires = "state")]
+    anchors: Option<PathBuf>,
+    /// Keys that sign for the same trail beside the one in the state folder: those of the other servers
+    #[arg(long, value_name = "KEY", requires = "state")]
+    key: Vec<VerifyingKey>,
 }
 
 pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Result<(), Failure> {
     match command {
         AuditCommand::List(args) => list(ui, global, args).await,
-        AuditCommand::Verify(VerifyArgs { state: Some(state), noted }) => {
+        AuditCommand::Verify(VerifyArgs { state: Some(state), noted, anchors, key }) => {
+            let notes = anchors.as_deref().map(crate::anchors::notes).transpose();
+            let notes = notes.map_err(|error| {
+                Failure::new(exit::USAGE, "the checkpoints cannot be read", "").because(&format!("{error:#}"))
+            })?;
+            let kept = Kept { notes: notes.unwrap_or_default(), entry: noted };
             let local = super::users::open(&state).await?;
-            let verified = local.verify_audit(noted).await;
+            let verified = local.verify_audit(key, kept).await;
             local.close().await;
-            let (entries, hash) = verified.map_err(|error| broken(&format!("{error:#}")))?;
-            verified_is(ui, entries, &hash)
+            signed_is(ui, &verified.map_err(|error| broken(&format!("{error:#}")))?)
         }
-        AuditCommand::Verify(VerifyArgs { state: None, noted }) => {
+        AuditCommand::Verify(VerifyArgs { state: None, noted, .. }) => {
             let client = Session::open(global)?.client;
             let verifier = verify(ui, &client, noted).await?;
             verified_is(ui, verifier.seq, &hexadecimal(&verifier.hash))
         }
+        AuditCommand::Prove(ProveArgs { entry, place: PlaceArgs { state: Some(state) } }) => {
+            let local = super::users::open(&state).await?;
+            let proof = local.prove_audit(entry).await;
+            local.close().await;
+            let proof = proof.map_err(|error| broken(&format!("{error:#}")))?;
+            ui.out(&json!(proof).to_string())
+        }
+        AuditCommand::Prove(ProveArgs { entry, .. }) => {
+            let client = Session::open(global)?.client;
+            ui.out(&raw(&client, &format!("/audit/proof?entry={entry}")).await?)
+        }
+        AuditCommand::Checkpoint(PlaceArgs { state: Some(state) }) => {
+            let local = super::users::open(&state).await?;
+            let note = local.audit_checkpoint().await;
+            local.close().await;
+            let note = note.map_err(|error| broken(&format!("{error:#}")))?;
+            let nothing = || {
+                let hint = "start the server: it signs each second";
+                Failure::new(exit::NOT_FOUND, "nothing in the audit trail is signed yet", hint)
+            };
+            ui.out(note.ok_or_else(nothing)?.trim_end())
+        }
+        AuditCommand::Checkpoint(PlaceArgs { state: None }) => {
+            let client = Session::open(global)?.client;
+            ui.out(raw(&client, "/audit/checkpoint").await?.trim_end())
+        }
+        AuditCommand::Key(StateArgs { state }) => {
+            let local = super::users::open(&state).await?;
+            let key = local.audit_key();
+            local.close().await;
+            ui.out(&key)
+        }
+        AuditCommand::Export(ExportArgs { file, state: StateArgs { state } }) => {
+            let unwritable = |error: &dyn std::fmt::Display| {
+                Failure::new(
+                    exit::ERROR,
+                    "the audit trail was not written",
+                    "name a file that is not there yet, in a folder that you may write",
+                )
+                .because(&format!("{}: {error}", file.display()))
+            };
+            let out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
+            let out = std::io::BufWriter::new(out.map_err(|error| unwritable(&error))?);
+            let local = super::users::open(&state).await?;
+            let written = local.export_audit(out).await;
+            let key = local.audit_key();
+            local.close().await;
+            let written = written
+                .map_err(|error| unwritable(&error))?
+                .into_inner()
+                .map_err(|error| unwritable(error.error()))?;
+            written.sync_all().map_err(|error| unwritable(&error))?;
+            ui.note(&format!(
+                "wrote {}; check it with: interlock-verify --key {key} {}",
+                file.display(),
+                file.display()
+            ));
+            Ok(())
+        }
     }
+}
+
+async fn raw(client: &Client, path: &str) -> Result<String, Failure> {
+    let answer = client.raw("GET", path, None).await?;
+    Ok(String::from_utf8_lossy(&answer.bytes).into_owned())
 }
 
 async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
@@ -140,26 +260,7 @@ fn noted(text: &str) -> Result<(u64, Hash), String> {
     let (number, hash) = text.split_once(':').ok_or("it looks like 1234:9f2c… with 64 hexadecimal digits")?;
     let number =
         number.parse().ok().filter(|&number| number > 0).ok_or("the number of an entry comes first")?;
-    Ok((number, digest(hash).ok_or("the hash has 64 lower-case hexadecimal digits")?))
-}
-
-fn digest(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(hash)
-}
-
-fn entry(view: AuditView) -> Option<AuditEntry> {
-    let (prev_hash, hash) = (digest(&view.prev_hash)?, digest(&view.hash)?);
-    let AuditView { id, at, actor_agent_id, action, subject_id, details, client_ip, request_id, .. } = view;
-    let draft =
-        AuditDraft { at, actor: actor_agent_id, action, subject: subject_id, details, client_ip, request_id };
-    Some(AuditEntry { seq: id, draft, prev_hash, hash })
+    Ok((number, parse_hash(hash).map_err(|_| "the hash has 64 lower-case hexadecimal digits")?))
 }
 
 /// Checks the chain from its first entry to the one that was newest at the start.
@@ -191,7 +292,8 @@ async fn verify(ui: &Ui, client: &Client, noted: Option<(u64, Hash)>) -> Result<
         looks = 0;
         for view in entries {
             let number = view.id;
-            let next = entry(view).ok_or_else(|| broken(&format!("entry {number} has no proper hash")))?;
+            let next = AuditEntry::try_from(view)
+                .map_err(|_| broken(&format!("entry {number} has no proper hash")))?;
             verifier.next(&next).map_err(|error| broken(&error.to_string()))?;
             if noted.is_some_and(|(at, hash)| at == number && hash != verifier.hash) {
                 return Err(broken(&format!(
@@ -215,6 +317,29 @@ async fn verify(ui: &Ui, client: &Client, noted: Option<(u64, Hash)>) -> Result<
 fn broken(cause: &str) -> Failure {
     let hint = "keep the database as it is, look for who had access to it, and compare with the last backup";
     Failure::new(exit::UNVERIFIED, "the audit trail does not verify", hint).because(cause)
+}
+
+fn signed_is(ui: &Ui, report: &Report) -> Result<(), Failure> {
+    let last = format!("{}:{}", report.last, hexadecimal(&report.hash));
+    let facts = || {
+        let mut facts = Facts::new()
+            .with("verified", format!("entries {} to {}, unbroken", report.first, report.last))
+            .with("signed", format!("up to entry {}, by {} checkpoints", report.signed, report.checkpoints))
+            .with("last", last.clone());
+        if report.strangers > 0 {
+            facts = facts.with(
+                "not looked at",
+                format!("{} checkpoints of other keys; --key names those of other servers", report.strangers),
+            );
+        }
+        facts
+    };
+    let mut document = json!(report);
+    document["verified"] = json!(true);
+    document["entries"] = json!(report.last + 1 - report.first.min(report.last + 1));
+    ui.one(&document, facts, &last)?;
+    ui.note("keep a checkpoint elsewhere (AUDIT_ANCHOR_FILE); --anchors checks against it");
+    Ok(())
 }
 
 fn verified_is(ui: &Ui, entries: u64, hash: &str) -> Result<(), Failure> {

@@ -7,8 +7,8 @@ use interlock_engine::auth::{Db, SystemPermit};
 use interlock_engine::notary::{self, Finding, Notary, NotaryError, Trust};
 use interlock_evidence::bundle;
 use interlock_evidence::checkpoint::Signer;
-use interlock_model::audit::{AuditDraft, AuditEntry};
 use interlock_model::Timestamp;
+use interlock_model::audit::{AuditDraft, AuditEntry};
 use interlock_store::{Store, transact};
 use serde_json::json;
 
@@ -216,6 +216,26 @@ async fn somebody_who_writes_the_database_is_found_out() {
         let words = answer.expect_err(attack).to_string();
         assert!(words.contains(expected), "{attack}: {words}");
     }
+}
+
+/// Whoever makes an entry look old enough to be deleted, so that nobody will see that it was changed.
+#[tokio::test]
+async fn what_was_changed_is_not_deleted_as_too_old() {
+    let log = Log::start().await;
+    let db = Db::new(Arc::clone(&log.bench.store), log.bench.ambient.clone());
+    log.append(600).await;
+    log.notary().seal().await.expect("signed");
+
+    log.attack("UPDATE audit SET actor = 'eve', at = at - 100 * 86400 * 1000000 WHERE seq <= 300;");
+
+    let root = SystemPermit::root("system");
+    let refused = notary::forget(&db, &log.bench.ambient, &root, 90).await;
+    let expected = interlock_model::audit::Broken::Content(1);
+    assert!(
+        matches!(&refused, Err(NotaryError::Tampered(Finding::Chain(found))) if *found == expected),
+        "{refused:?}"
+    );
+    assert_eq!(log.entry(1).await.draft.actor.as_deref(), Some("eve"));
 }
 
 /// Written anew, hashes and tiles and all, while no server runs: the next one does not sign for it.

@@ -2,15 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::users::{UserChange, Users};
 use interlock_engine::{AuditFilter, UserRow};
 use interlock_model::Timestamp;
 use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
-use interlock_model::audit::AuditEntry;
-use interlock_model::id::hexadecimal;
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
 use interlock_model::wire::{AuditView, Operation, PageAnswer, UserView};
@@ -28,6 +26,8 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::PATCH, "/users/{name}", update_user)
         .route(Method::POST, "/users/{name}/password", set_password)
         .route(Method::GET, "/audit", read_audit)
+        .route(Method::GET, "/audit/checkpoint", read_checkpoint)
+        .route(Method::GET, "/audit/proof", prove_entry)
 }
 
 fn view(user: UserRow) -> UserView {
@@ -120,22 +120,6 @@ struct AuditQuery {
     page: PageQuery,
 }
 
-fn row(entry: AuditEntry) -> AuditView {
-    let AuditEntry { seq, draft, prev_hash, hash } = entry;
-    AuditView {
-        id: seq,
-        at: draft.at,
-        actor_agent_id: draft.actor,
-        action: draft.action,
-        subject_id: draft.subject,
-        details: draft.details,
-        client_ip: draft.client_ip,
-        request_id: draft.request_id,
-        prev_hash: hexadecimal(&prev_hash),
-        hash: hexadecimal(&hash),
-    }
-}
-
 async fn read_audit(
     grant: Granted<ReadAudit>,
     State(evidence): State<Evidence>,
@@ -150,7 +134,34 @@ async fn read_audit(
         until: query.until,
     };
     let found = evidence.audit(&grant, &filter, page).await?;
-    let rows =
-        interlock_engine::Paged { items: found.items.into_iter().map(row).collect(), total: found.total };
+    let rows = interlock_engine::Paged {
+        items: found.items.into_iter().map(AuditView::from).collect(),
+        total: found.total,
+    };
     Ok(envelope(rows, page))
+}
+
+#[derive(Debug, Deserialize)]
+struct ProofQuery {
+    entry: u64,
+}
+
+/// As a signed note (C2SP), so that a witness needs nothing but this address and the key.
+async fn read_checkpoint(
+    grant: Granted<ReadAudit>,
+    State(evidence): State<Evidence>,
+) -> Result<Response, ApiError> {
+    let note = evidence.checkpoint(&grant).await?;
+    let note = note.ok_or_else(|| {
+        ApiError::client(StatusCode::NOT_FOUND, "not_found", "Nothing in the audit trail is signed yet")
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], note).into_response())
+}
+
+async fn prove_entry(
+    grant: Granted<ReadAudit>,
+    State(evidence): State<Evidence>,
+    Query(query): Query<ProofQuery>,
+) -> Result<Response, ApiError> {
+    Ok(Json(evidence.prove(&grant, query.entry).await?).into_response())
 }

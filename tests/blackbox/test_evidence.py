@@ -1,0 +1,213 @@
+"""The audit log as evidence: signed while the server runs, taken away, checked by somebody who has only the public key."""
+
+import glob
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import unittest
+
+from support import Server, program, wait_for
+
+SOURCE = """
+    from interlock import task
+    @task
+    def measure(well: str = "A1") -> int:
+        return len(well)
+"""
+
+
+def clock(shift):
+    """Variables for a server whose clock is wrong by so much."""
+    library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not library:
+        raise AssertionError("libfaketime is needed and is not installed")
+    return {"LD_PRELOAD": library[0], "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def verifier():
+    """The separate verifier, beside the program under test."""
+    return os.path.join(os.path.dirname(program()), "interlock-verify")
+
+
+class Evidence(unittest.TestCase):
+    """One server, its log, and what an auditor sees of it."""
+
+    def setUp(self):
+        self.server = Server(SOURCE)
+        self.addCleanup(self.server.close)
+        self.server.variables["AUDIT_ANCHOR_FILE"] = os.path.join(self.server.folder, "anchors.jsonl")
+        self.server.start()
+
+    def interlock(self, *arguments, code=0):
+        """The command line on the server's state folder."""
+        done = subprocess.run([program(), "audit", *arguments, "--state", self.server.state], capture_output=True, text=True,
+                              timeout=60, env=self.server.variables, check=False)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def verify(self, *arguments, code=0):
+        """The separate verifier, without any environment."""
+        done = subprocess.run([verifier(), *arguments], capture_output=True, text=True, timeout=60, env={}, check=False)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def fill(self, count=300):
+        """Give the log something to hold: two entries a call."""
+        for number in range(count // 2):
+            self.assertEqual(self.server.run("measure", {"well": "B%d" % number}).status_code, 200)
+        return self.server.get("/audit?limit=1").json()["total"]
+
+    def export(self, name="log.jsonl"):
+        """The log as a file."""
+        path = os.path.join(self.server.folder, name)
+        self.interlock("export", path)
+        return path
+
+    def attack(self, *statements):
+        """As somebody who can write the database file."""
+        connection = sqlite3.connect(os.path.join(self.server.state, "interlock.db"))
+        with connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+
+    def test_the_log_is_signed_exported_and_checked_with_the_key_alone(self):
+        total = self.fill()
+        wait_for(lambda: self.signed() >= total, "a checkpoint over all entries")
+        key = self.interlock("key").strip()
+        path = self.export()
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+
+        self.assertIn("good: entries 1 to ", self.verify("--key", key, path))
+        report = json.loads(self.interlock("verify", "-o", "json"))
+        self.assertTrue(report["verified"] and report["signed"] >= total and report["checkpoints"] >= 1, report)
+        # The export itself is on record, and a second one does not overwrite the first.
+        self.assertEqual(self.server.audit(action="audit.exported")[0]["actor_agent_id"][:8], "console:")
+        self.assertIn("File exists", self.interlock("export", path, code=1))
+
+        other = subprocess.run([program(), "audit", "key", "--state", self.other()], capture_output=True, text=True, timeout=60,
+                               env=self.server.variables, check=True).stdout.strip()
+        self.assertIn("nothing in this log is signed by a key that is trusted", self.verify("--key", other, path, code=1))
+        with open(path, encoding="utf-8") as opened:
+            lines = opened.readlines()
+        changed = [line.replace('"well"', '"wall"', 1) if '"id":150,' in line else line for line in lines]
+        changed = changed if changed != lines else [line.replace("admin", "nobody", 1) if '"id":150,' in line else line for line in lines]
+        self.assertNotEqual(changed, lines)
+        for words, content in (("entry 150 was changed", changed), ("line %d: the file was cut off here" % len(lines), lines[:-1] + [lines[-1][:-2]])):
+            with open(path, "w", encoding="utf-8") as opened:
+                opened.writelines(content)
+            self.assertIn(words, self.verify("--key", key, path, code=1))
+        self.assertIn("without --key nobody is trusted", self.verify(path, code=2))
+
+    def signed(self):
+        """How many entries the newest checkpoint covers."""
+        answer = self.server.get("/audit/checkpoint")
+        return int(answer.text.split("\n")[1]) if answer.status_code == 200 else 0
+
+    def other(self):
+        """The state folder of another installation."""
+        with Server(SOURCE) as other:
+            self.addCleanup(lambda: None)
+            other.stop()
+            kept = os.path.join(self.server.folder, "other")
+            os.rename(other.state, kept)
+            return kept
+
+    def test_one_entry_is_proven_over_http_and_shows_no_other(self):
+        total = self.fill(20)
+        wait_for(lambda: self.signed() >= total, "a checkpoint over all entries")
+        proof = self.server.get("/audit/proof?entry=3")
+        self.assertEqual((proof.status_code, proof.json()["entry"]["id"]), (200, 3))
+        path = os.path.join(self.server.folder, "proof.json")
+        with open(path, "w", encoding="utf-8") as opened:
+            opened.write(proof.text)
+        key = self.interlock("key").strip()
+
+        self.assertIn("good: entry 3 is in the log interlock/", self.verify("--key", key, "--proof", path))
+        self.assertEqual(json.loads(self.interlock("prove", "3"))["entry"], proof.json()["entry"])
+        with open(path, "w", encoding="utf-8") as opened:
+            opened.write(proof.text.replace('"id":3', '"id":4'))
+        self.assertIn("entry 4 was changed", self.verify("--key", key, "--proof", path, code=1))
+        for query, status in (("?entry=99999", 404), ("?entry=0", 404), ("?entry=x", 422), ("", 422)):
+            self.assertEqual(self.server.get("/audit/proof" + query).status_code, status, query)
+        self.server.add_users("vera")
+        self.assertEqual([self.server.get(path, user="vera").status_code for path in ("/audit/proof?entry=3", "/audit/checkpoint")], [403, 403])
+
+    def test_an_old_copy_that_was_put_back_is_noticed_at_the_start(self):
+        self.fill(20)
+        self.server.stop()
+        database = os.path.join(self.server.state, "interlock.db")
+        with open(database, "rb") as opened:
+            old = opened.read()
+        self.server.start()
+        total = self.fill(20)
+        wait_for(lambda: self.signed() >= total, "a checkpoint over all entries")
+        note = self.server.get("/audit/checkpoint").text
+        # The server appends each minute; the same line now, as a witness would have it.
+        with open(self.server.variables["AUDIT_ANCHOR_FILE"], "a", encoding="utf-8") as opened:
+            opened.write(json.dumps({"type": "checkpoint", "note": note}) + "\n")
+        self.interlock("verify", "--anchors", self.server.variables["AUDIT_ANCHOR_FILE"])
+        self.server.stop()
+        for name in os.listdir(self.server.state):
+            if name.startswith("interlock.db"):
+                os.unlink(os.path.join(self.server.state, name))
+        with open(database, "wb") as opened:
+            opened.write(old)
+
+        self.server.start()
+
+        wait_for(lambda: self.server.events("audit_tampered"), "the alarm")
+        self.assertIn("an old copy was put back", self.server.events("audit_tampered")[0]["details"]["reason"])
+        said = self.interlock("verify", "--anchors", self.server.variables["AUDIT_ANCHOR_FILE"], code=13)
+        self.assertRegex(said, r"entries were signed for, but the log ends at|an entry from \d+ to \d+ was changed")
+
+    def test_a_log_that_was_changed_while_no_server_ran_is_not_signed_for(self):
+        self.fill(20)
+        self.server.stop()
+        self.attack("UPDATE audit SET actor = 'eve' WHERE seq = 7")
+        self.assertIn("entry 7 was changed", self.interlock("verify", code=13))
+        # Cut off, and everything that was signed behind the cut too: the checkpoint that is left still says it.
+        self.attack("DELETE FROM audit WHERE seq > 15")
+        self.server.start()
+
+        wait_for(lambda: self.server.events("audit_tampered"), "the alarm")
+        # Work goes on; the alarm is for people.
+        self.assertEqual(self.server.run("measure").status_code, 200)
+
+    def test_old_entries_are_deleted_unless_they_are_held(self):
+        self.server.stop()
+        shutil.rmtree(self.server.state)
+        self.server.variables.update(clock("-100d"))
+        self.server.start()
+        self.fill(600)
+        self.server.stop()
+        self.server.tokens.clear()
+        for name in clock("-100d"):
+            del self.server.variables[name]
+        self.server.variables["AUDIT_LEGAL_HOLD"] = "true"
+        self.server.start()
+        self.assertEqual(self.server.audit(action="audit.retention_applied"), [])
+        self.assertEqual(self.oldest(), 1)
+        self.server.variables["AUDIT_LEGAL_HOLD"] = "false"
+        self.server.restart()
+
+        wait_for(lambda: self.oldest() == 513, "the deletion of whole tiles")
+
+        record = wait_for(lambda: self.server.audit(action="audit.retention_applied"), "the record of it")[0]
+        self.assertEqual(record["details"], {"deleted": 512, "older_than_days": 90, "upto": 512})
+        self.server.stop()
+        self.assertEqual(json.loads(self.interlock("verify", "-o", "json"))["first"], 513)
+        self.assertIn("good: entries 513 to ", self.verify("--key", self.interlock("key").strip(), self.export()))
+
+    def oldest(self):
+        """The oldest entry that is there."""
+        connection = sqlite3.connect(os.path.join(self.server.state, "interlock.db"))
+        oldest = connection.execute("SELECT min(seq) FROM audit").fetchone()[0]
+        connection.close()
+        return oldest
+
+
+if __name__ == "__main__":
+    unittest.main()
