@@ -313,14 +313,11 @@ fn access(access: Access) -> String {
 
 fn query(name: &str) -> Value {
     let schema = match name {
-        "limit" | "offset" | "after" | "days" | "count" | "max_age_hours" => {
+        "limit" | "offset" | "after" | "entry" | "days" | "count" | "max_age_hours" => {
             json!({ "type": "integer", "minimum": 0 })
         }
         "all" | "keep_current" | "success" | "include_errors" => json!({ "type": "boolean" }),
         "since" | "until" | "start_time" | "end_time" => json!({ "type": "string", "format": "date-time" }),
-        "limit" | "offset" | "after" | "entry" => json!({ "type": "integer", "minimum": 0 }),
-        "all" | "keep_current" => json!({ "type": "boolean" }),
-        "since" | "until" => json!({ "type": "string", "format": "date-time" }),
         _ => json!({ "type": "string" }),
     };
     json!({ "name": name, "in": "query", "required": false, "schema": schema })

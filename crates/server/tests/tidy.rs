@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate, then the crates of ours that it may depend on (STYLE.md section 2).
-const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 11] = [
     ("interlock-model", &[]),
     ("interlock-store", &["interlock-model"]),
     ("interlock-evidence", &["interlock-model"]),
@@ -17,6 +17,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("interlock-device", &["interlock-model", "interlock-client"]),
     ("interlock-directory", &["interlock-model"]),
     ("interlock-shared", &["interlock-model"]),
+    ("interlock-tools", &["interlock-model", "interlock-engine", "interlock-client"]),
     (
         "interlock",
         &[
@@ -29,11 +30,12 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
             "interlock-directory",
             "interlock-evidence",
             "interlock-shared",
+            "interlock-tools",
         ],
     ),
 ];
 /// Everything that `model` may use from outside.
-const MODEL: [&str; 6] = ["serde", "serde_json", "thiserror", "sha2", "zeroize", "subtle"];
+const MODEL: [&str; 7] = ["serde", "serde_json", "thiserror", "sha2", "zeroize", "subtle", "jiff"];
 /// Crate, then what it must not list from outside.
 const MUST_NOT_LIST: [(&str, &[&str]); 5] = [
     ("interlock-model", &["tokio", "futures", "async-trait", "metrics", "tracing"]),
@@ -287,7 +289,9 @@ fn time_is_asked_for_in_one_place() {
             "{} asks the system for the time",
             source.name()
         );
-        assert!(!source.code.contains("thread::sleep"), "{} sleeps", source.name());
+        // A thread of its own, which looks for processes that a worker left behind.
+        let may_sleep = source.name() == "crates/device/src/escaped.rs";
+        assert!(may_sleep || !source.code.contains("thread::sleep"), "{} sleeps", source.name());
     }
 }
 

@@ -296,12 +296,6 @@ impl Config {
     pub(crate) fn server(&self) -> Result<ServerSettings, ConfigError> {
         let bind = self.bind()?;
         let hold = self.flag("audit.legal_hold")?;
-        let bind = match self.text("server.bind").trim() {
-            "localhost" => IpAddr::from([127, 0, 0, 1]),
-            text => text
-                .parse::<IpAddr>()
-                .map_err(|_| self.bad("server.bind", "must be an IP address such as 127.0.0.1 or 0.0.0.0"))?,
-        };
         let settings = ServerSettings {
             bind,
             port: u16::try_from(self.integer("server.port", 0, 65_535)?).unwrap_or(0),

@@ -127,7 +127,7 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
         AuditCommand::Verify(VerifyArgs { state: Some(state), noted, anchors, key }) => {
             let notes = anchors.as_deref().map(crate::anchors::notes).transpose();
             let notes = notes.map_err(|error| {
-                Failure::new(exit::USAGE, "the checkpoints cannot be read", "").because(&format!("{error:#}"))
+                Failure::new(exit::USAGE, "the checkpoints cannot be read", "").because(format!("{error:#}"))
             })?;
             let kept = Kept { notes: notes.unwrap_or_default(), entry: noted };
             let local = super::users::open(&state).await?;
@@ -179,7 +179,7 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
                     "the audit trail was not written",
                     "name a file that is not there yet, in a folder that you may write",
                 )
-                .because(&format!("{}: {error}", file.display()))
+                .because(format!("{}: {error}", file.display()))
             };
             let out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
             let out = std::io::BufWriter::new(out.map_err(|error| unwritable(&error))?);

@@ -1,3 +1,5 @@
+//! Pipelines from start to end over tools that count: what is done once, tried again, taken up again.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

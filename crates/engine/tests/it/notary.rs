@@ -255,12 +255,12 @@ async fn a_log_that_was_written_anew_is_not_signed_again() {
         let entry = AuditEntry::link(seq, before, draft);
         before = entry.hash;
         let hexadecimal = interlock_model::id::hexadecimal;
-        statements += &format!(
+        statements.push_str(&format!(
             "UPDATE audit SET actor = '{}', prev_hash = x'{}', hash = x'{}' WHERE seq = {seq};",
             entry.draft.actor.as_deref().unwrap_or_default(),
             hexadecimal(&entry.prev_hash),
             hexadecimal(&entry.hash)
-        );
+        ));
     }
     log.attack(&format!("{statements} DELETE FROM audit_tiles;"));
 

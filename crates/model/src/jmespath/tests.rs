@@ -1,3 +1,5 @@
+//! Expressions and what they answer.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is a pipeline, and what is refused with its place.
+
 use super::*;
 
 /// Tools for the tests: what begins with `http.` may be repeated, what begins with `device.` must not.

@@ -1,3 +1,5 @@
+//! Schedules and the times they name.
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;

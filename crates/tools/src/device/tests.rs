@@ -1,3 +1,5 @@
+//! Actions of devices as tools.
+
 use std::collections::BTreeMap as Map;
 use std::sync::Mutex;
 

@@ -1,3 +1,5 @@
+//! Requests to where they may go, and nowhere else.
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,3 +1,5 @@
+//! Servers that speak MCP, and servers that lie.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 
