@@ -289,13 +289,19 @@ impl Config {
         }
     }
 
+    /// Days after which audit entries are deleted; `None`: never.
+    fn audit_days(&self) -> Result<Option<u32>, ConfigError> {
+        let hold = self.flag("audit.legal_hold")?;
+        let days = self.integer("audit.retention_days", 0, 36_500)?;
+        Ok(u32::try_from(days).ok().filter(|days| *days > 0 && !hold))
+    }
+
     /// All settings of a server.
     ///
     /// # Errors
     /// The first value that cannot be used.
     pub(crate) fn server(&self) -> Result<ServerSettings, ConfigError> {
         let bind = self.bind()?;
-        let hold = self.flag("audit.legal_hold")?;
         let settings = ServerSettings {
             bind,
             port: u16::try_from(self.integer("server.port", 0, 65_535)?).unwrap_or(0),
@@ -341,10 +347,7 @@ impl Config {
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
             owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
-            audit_days: u32::try_from(self.integer("audit.retention_days", 0, 36_500)?)
-                .ok()
-                .filter(|days| *days > 0)
-                .filter(|_| !hold),
+            audit_days: self.audit_days()?,
             anchor_file: self.filled("audit.anchor_file").map(PathBuf::from),
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),
             master_key: self.secret("identity.master_key"),

@@ -1,5 +1,6 @@
 //! The audit log as evidence: signed while it grows, checked against what was signed, kept when old entries go.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -255,12 +256,13 @@ async fn a_log_that_was_written_anew_is_not_signed_again() {
         let entry = AuditEntry::link(seq, before, draft);
         before = entry.hash;
         let hexadecimal = interlock_model::id::hexadecimal;
-        statements.push_str(&format!(
+        let _ = write!(
+            statements,
             "UPDATE audit SET actor = '{}', prev_hash = x'{}', hash = x'{}' WHERE seq = {seq};",
             entry.draft.actor.as_deref().unwrap_or_default(),
             hexadecimal(&entry.prev_hash),
             hexadecimal(&entry.hash)
-        ));
+        );
     }
     log.attack(&format!("{statements} DELETE FROM audit_tiles;"));
 
