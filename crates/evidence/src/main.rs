@@ -118,9 +118,10 @@ fn check(asked: Asked) -> Result<String, Failure> {
         interlock_model::id::hexadecimal(&report.hash)
     );
     if let Some(at) = report.signed_at {
-        words += &format!(
-            "\nsigned up to entry {} at {at}; what is behind it is chained but not signed yet",
-            report.signed
+        let signed = report.signed;
+        words = format!(
+            "{words}
+signed up to entry {signed} at {at}; what is behind it is chained but not signed yet"
         );
     }
     Ok(words)

@@ -289,6 +289,17 @@ impl Config {
         }
     }
 
+    /// What tools may reach.
+    fn tools(&self) -> ToolSettings {
+        ToolSettings {
+            http_hosts: self.list("tools.http_hosts"),
+            http_networks: self.list("tools.http_networks"),
+            http_ca_file: self.filled("tools.http_ca_file").map(PathBuf::from),
+            rates: self.list("tools.rates"),
+            file: self.filled("tools.file").map(PathBuf::from),
+        }
+    }
+
     /// Days after which audit entries are deleted; `None`: never.
     fn audit_days(&self) -> Result<Option<u32>, ConfigError> {
         let hold = self.flag("audit.legal_hold")?;
@@ -357,13 +368,7 @@ impl Config {
             queue: Duration::from_secs(self.integer("device.execute_queue_seconds", 0, 3_600)?),
             orchestrator: self.orchestrator()?,
             drain: self.seconds("worker.drain_seconds", 0.0, 3_600.0)?,
-            tools: ToolSettings {
-                http_hosts: self.list("tools.http_hosts"),
-                http_networks: self.list("tools.http_networks"),
-                http_ca_file: self.filled("tools.http_ca_file").map(PathBuf::from),
-                rates: self.list("tools.rates"),
-                file: self.filled("tools.file").map(PathBuf::from),
-            },
+            tools: self.tools(),
             simulate_tools: self.choice("tasks.tool_mode", &[("real", false), ("simulate", true)])?,
             default_timeout: Duration::from_secs(self.integer(
                 "device.default_timeout_seconds",
