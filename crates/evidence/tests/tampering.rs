@@ -300,6 +300,7 @@ fn tamper(
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "the seed of a failure has to be seen")]
 fn every_tampering_is_found_where_it_is_and_nothing_else_is() {
     let told = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let rounds: u64 = told("INTERLOCK_TAMPERINGS").unwrap_or(1_500);
