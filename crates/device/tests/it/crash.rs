@@ -184,16 +184,16 @@ async fn what_a_crashed_worker_started_dies_with_it() {
 
 #[tokio::test]
 async fn what_the_worker_of_a_killed_host_started_is_gone() {
-    // Without a hook for the safe state there is no standby, and the worker itself has to do it.
-    for lab in [Lab::with_file(CHILDREN), Lab::new(CHILDREN)] {
-        let helper = Helper::start(&lab, &[]);
-        helper.call("children");
-        let children = lab.children().await;
+    let lab = Lab::new(CHILDREN);
+    let helper = Helper::start(&lab, &[]);
+    helper.tell("standby");
+    helper.expect("standby");
+    helper.call("children");
+    let children = lab.children().await;
 
-        helper.kill();
+    helper.kill();
 
-        eventually("the children's death", || !children.iter().any(|child| lives(*child))).await;
-    }
+    eventually("the children's death", || !children.iter().any(|child| lives(*child))).await;
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ def hold() -> int:
 "#;
 
 /// An action that starts three programs which ignore signals: one stays in the process group of the worker, one leaves it, one
-/// leaves it as a daemon does. Stands alone or behind [`ACTIONS`].
+/// leaves it as a daemon does.
 pub(crate) const CHILDREN: &str = r#"
 import os, subprocess
 from interlock import task
