@@ -96,6 +96,20 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
+/// The bytes in `2 * N` hexadecimal digits of either case; `None` for any other text.
+pub fn from_hexadecimal<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (value(pair[0])? << 4) | value(pair[1])?;
+    }
+    Some(bytes)
+}
+
 /// SHA-256 of bytes as people compare it: pairs of upper-case hexadecimal digits with colons between.
 pub fn fingerprint(bytes: &[u8]) -> String {
     use sha2::Digest as _;
@@ -114,6 +128,17 @@ pub fn random_hex(entropy: &dyn Entropy, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_is_read_back_and_nothing_else_is() {
+        let bytes: [u8; 3] = [0, 0xab, 0xff];
+
+        assert_eq!(from_hexadecimal(&hexadecimal(&bytes)), Some(bytes));
+        assert_eq!(from_hexadecimal("00ABfF"), Some(bytes));
+        for bad in ["", "00abf", "00abff0", "00abfg", "+0abff", " 0abff", "é0ab0"] {
+            assert_eq!(from_hexadecimal::<3>(bad), None, "{bad}");
+        }
+    }
     use crate::time::TestEntropy;
 
     #[test]

@@ -443,15 +443,8 @@ impl TryFrom<AuditView> for AuditEntry {
 /// # Errors
 /// [`NoHash`] when the text is none.
 pub fn parse_hash(text: &str) -> Result<Hash, NoHash> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(NoHash);
-    }
-    for (at, byte) in hash.iter_mut().enumerate() {
-        let digits = text.get(2 * at..2 * at + 2).ok_or(NoHash)?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| NoHash)?;
-    }
-    Ok(hash)
+    let upper = text.bytes().any(|digit| digit.is_ascii_uppercase());
+    crate::id::from_hexadecimal(text).filter(|_| !upper).ok_or(NoHash)
 }
 
 /// A problem body as a client reads it.

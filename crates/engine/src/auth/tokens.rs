@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use interlock_model::Timestamp;
+use interlock_model::id::from_hexadecimal;
 use interlock_model::policy::PrincipalKind;
 use interlock_model::secret::Secret;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
@@ -328,10 +329,8 @@ impl Tokens {
     /// stored public key must never serve as a shared secret.
     fn published(&self, kid: &str, algorithm: Algorithm) -> Option<(DecodingKey, Option<Timestamp>)> {
         let key = self.principals.as_ref()?.public_key(kid).filter(|_| algorithm == Algorithm::EdDSA)?;
-        let bytes: Vec<u8> = (0..key.public.len() / 2)
-            .map(|at| u8::from_str_radix(key.public.get(at * 2..at * 2 + 2)?, 16).ok())
-            .collect::<Option<_>>()?;
-        (bytes.len() == 32).then(|| (DecodingKey::from_ed_der(&bytes), key.retired_at))
+        let bytes = from_hexadecimal::<32>(&key.public)?;
+        Some((DecodingKey::from_ed_der(&bytes), key.retired_at))
     }
 
     /// Whether the token is in force now.

@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 use interlock_engine::Paged;
 use interlock_engine::orchestrator::{ApprovalError, ApprovalRow, Orchestrator, Verdict};
 use interlock_model::action::{DecideApproval, ListApprovals};
-use interlock_model::id::hexadecimal;
+use interlock_model::id::{from_hexadecimal, hexadecimal};
 use interlock_model::screen::Place;
 use interlock_model::task::ApprovalState;
 use interlock_model::wire::PageAnswer;
@@ -102,17 +102,6 @@ fn verdict(text: &str) -> Option<Verdict> {
     }
 }
 
-fn digest(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
 async fn decide_approval(
     grant: Granted<DecideApproval>,
     State(orchestrator): State<Orchestrator>,
@@ -124,7 +113,7 @@ async fn decide_approval(
         fields.missing("decision");
     }
     let seen = body.parameters_sha256.filter(|value| !value.is_null());
-    let seen = fields.word("parameters_sha256", seen.as_ref(), digest);
+    let seen = fields.word("parameters_sha256", seen.as_ref(), from_hexadecimal::<32>);
     let note = fields.text("note", body.note);
     fields.done()?;
     let verdict = verdict.unwrap_or(Verdict::Deny);

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use interlock_engine::auth::{AgentProof, INTERVAL, Origin, PollError, RefreshError, SignInError};
 use interlock_engine::identity::Identity;
 use interlock_model::action::Introspect;
+use interlock_model::id::from_hexadecimal;
 use interlock_model::scope;
 use interlock_model::secret::Secret;
 use serde::Deserialize;
@@ -364,10 +365,8 @@ async fn jwks(State(state): State<AppState>) -> Response {
         .iter()
         .filter(|key| key.retired_at.is_none_or(|end| end > now))
         .filter_map(|key| {
-            let bytes: Option<Vec<u8>> = (0..key.public.len() / 2)
-                .map(|at| u8::from_str_radix(key.public.get(at * 2..at * 2 + 2)?, 16).ok())
-                .collect();
-            let x = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes?);
+            let public = from_hexadecimal::<32>(&key.public)?;
+            let x = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(public);
             Some(json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": key.kid, "x": x }))
         })
         .collect();

@@ -161,7 +161,7 @@ impl Worker {
                     task: entry.task,
                     step: question.step.to_string(),
                     requester: entry.owner.clone(),
-                    digest: super::keep::digest(&question.digest)?,
+                    digest: interlock_model::id::from_hexadecimal(&question.digest)?,
                     subject: question.subject,
                     reason: question.reason,
                     created_at: now,

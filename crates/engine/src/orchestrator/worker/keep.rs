@@ -113,18 +113,6 @@ impl Keeper {
     }
 }
 
-/// A digest as pipelines write it.
-pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[async_trait]
 impl RunHost for Keeper {
     async fn keep(&self, record: &StepRecord) -> Result<(), Lost> {
@@ -139,7 +127,7 @@ impl RunHost for Keeper {
     }
 
     async fn decision(&self, step: u32, asked: &str) -> Result<Option<Decision>, Lost> {
-        let Some(asked) = digest(asked) else { return Ok(None) };
+        let Some(asked) = interlock_model::id::from_hexadecimal(asked) else { return Ok(None) };
         let (lineage, now, step) = (self.lineage, self.worker.orchestrator.now(), step.to_string());
         let work: Work<Option<ApprovalRow>> = Arc::new(move |all| {
             let step = step.clone();
