@@ -508,8 +508,7 @@ impl Orchestrator {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let mut task =
-                        all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)?;
+                    let mut task = reached(&mut all, id, &reaching).await?;
                     let before = task.clone();
                     if before.status == TaskStatus::Canceled {
                         return Err(TaskError::Canceled);
@@ -628,8 +627,7 @@ impl Orchestrator {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let task =
-                        all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)?;
+                    let task = reached(&mut all, id, &reaching).await?;
                     if task.status != TaskStatus::Active {
                         return Err(not_active(&task));
                     }
@@ -673,7 +671,7 @@ impl Orchestrator {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let task = all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)?;
+                    let task = reached(&mut all, id, &reaching).await?;
                     if task.status != TaskStatus::Active {
                         return Err(not_active(&task));
                     }
@@ -729,8 +727,7 @@ impl Orchestrator {
             .write(proof, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let mut task =
-                        all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)?;
+                    let mut task = reached(&mut all, id, &reaching).await?;
                     let before = task.clone();
                     if before.status == TaskStatus::Canceled {
                         return Err(TaskError::Canceled);
@@ -769,8 +766,7 @@ impl Orchestrator {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let mut task =
-                        all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)?;
+                    let mut task = reached(&mut all, id, &reaching).await?;
                     if task.status != TaskStatus::Canceled {
                         task.status = TaskStatus::Canceled;
                         task.updated_at = now;
@@ -790,6 +786,15 @@ impl Orchestrator {
         self.tell_work();
         Ok(done)
     }
+}
+
+/// The task inside a write, if the caller may reach it.
+async fn reached(
+    all: &mut Changes<'_>,
+    id: TaskId,
+    reaching: &(impl Fn(&TaskRow) -> bool + Sync),
+) -> Result<TaskRow, TaskError> {
+    all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)
 }
 
 fn not_active(task: &TaskRow) -> TaskError {
