@@ -118,16 +118,7 @@ impl Devices {
 
     /// Keeps the lists current until it is told to stop.
     pub async fn keep_current(&self, stop: CancellationToken) {
-        let current = async {
-            loop {
-                self.refresh().await;
-                tokio::time::sleep(REFRESH).await;
-            }
-        };
-        tokio::select! {
-            () = current => {}
-            () = stop.cancelled() => {}
-        }
+        crate::repeat(REFRESH, stop, || self.refresh()).await;
     }
 }
 

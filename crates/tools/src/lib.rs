@@ -12,8 +12,10 @@ pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use interlock_engine::tools::{Tool, Toolbox};
+use tokio_util::sync::CancellationToken;
 
 /// Tools by their addresses.
 #[derive(Default)]
@@ -42,6 +44,21 @@ impl Toolbox for Shelf {
     fn all(&self) -> BTreeMap<String, Arc<dyn Tool>> {
         self.0.clone()
     }
+}
+
+/// Does something, and again after each `pause`, until it is told to stop.
+pub(crate) async fn repeat<F: Future<Output = ()>>(
+    pause: Duration,
+    stop: CancellationToken,
+    mut act: impl FnMut() -> F,
+) {
+    let acting = async {
+        loop {
+            act().await;
+            tokio::time::sleep(pause).await;
+        }
+    };
+    stop.run_until_cancelled(acting).await;
 }
 
 /// Installs the provider of cryptography where the program has not chosen one (tests).
