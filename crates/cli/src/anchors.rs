@@ -47,7 +47,15 @@ fn append(path: &Path, note: &str) -> anyhow::Result<()> {
 /// The newest checkpoint in the file that this installation has signed.
 fn newest(path: &Path, key: &VerifyingKey) -> anyhow::Result<Option<Checkpoint>> {
     let ours = |note: &String| checkpoint::open(note, std::slice::from_ref(key)).ok();
-    Ok(notes(path)?.iter().filter_map(ours).max_by_key(|checkpoint| checkpoint.size))
+    let mut notes = notes(path)?;
+    // The largest that is ours, without checking the signature of every minute of some years.
+    notes.sort_by_key(|note| std::cmp::Reverse(claimed_size(note)));
+    Ok(notes.iter().find_map(ours))
+}
+
+/// What a note says its size is, believed or not.
+fn claimed_size(note: &str) -> Option<u64> {
+    note.lines().nth(1)?.parse().ok()
 }
 
 /// Compares the log with what was kept, then keeps what is signed, until dropped.

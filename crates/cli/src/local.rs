@@ -1,6 +1,6 @@
 //! The installation from its own machine, without a network: for its owner, also when nobody can sign in any more.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(crate) struct Kept {
 /// An installation opened through its state folder.
 pub(crate) struct Local {
     parts: Parts,
-    signer: Signer,
+    state: PathBuf,
     users: Users,
     bans: Bans,
     permit: SystemPermit,
@@ -80,8 +80,8 @@ impl Local {
             .or_else(|_| std::env::var("USER"))
             .unwrap_or_else(|_| "unknown".to_owned());
         let who: String = who.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
-        let signer = installation::audit_signer(state, &parts).await?;
-        Ok(Self { parts, signer, users, bans, permit: SystemPermit::root(&format!("console:{who}")) })
+        let permit = SystemPermit::root(&format!("console:{who}"));
+        Ok(Self { parts, state: state.to_owned(), users, bans, permit })
     }
 
     /// Everyone.
@@ -149,13 +149,17 @@ impl Local {
         self.users.console(&self.permit).reset_factors(name).await
     }
 
-    /// Checks the whole audit log with the installation's own key, `keys` beside it, and what was noted elsewhere.
+    /// What signs the audit log of this installation.
+    async fn signer(&self) -> anyhow::Result<Signer> {
+        installation::audit_signer(&self.state, &self.parts).await
+    }
+
+    /// Checks the whole audit log with the keys that may sign for it and what was noted elsewhere.
     pub(crate) async fn verify_audit(
         &self,
-        mut keys: Vec<VerifyingKey>,
+        keys: Vec<VerifyingKey>,
         kept: Kept,
     ) -> Result<Report, NotaryError> {
-        keys.insert(0, self.signer.key().clone());
         let mut trust = Trust::in_keys(keys);
         for note in kept.notes {
             let problem = |problem| Finding::Checkpoint { after: 0, problem };
@@ -168,8 +172,8 @@ impl Local {
     }
 
     /// What others need to verify the audit log of this installation.
-    pub(crate) fn audit_key(&self) -> String {
-        self.signer.key().to_string()
+    pub(crate) async fn audit_key(&self) -> anyhow::Result<VerifyingKey> {
+        Ok(self.signer().await?.key().clone())
     }
 
     /// The newest signed checkpoint of the audit log.
@@ -177,13 +181,14 @@ impl Local {
         Ok(notary::newest(&*self.parts.store).await.context("read the checkpoints")?.map(|seal| seal.note))
     }
 
-    /// Writes the whole audit log.
-    pub(crate) async fn export_audit<W: std::io::Write>(&self, out: W) -> Result<W, NotaryError> {
-        let exported = notary::export(&*self.parts.store, &self.signer, out).await?;
+    /// Writes the whole audit log; gives back the key with which it can be checked too.
+    pub(crate) async fn export_audit<W: std::io::Write>(&self, out: W) -> anyhow::Result<(W, VerifyingKey)> {
+        let signer = self.signer().await?;
+        let exported = notary::export(&*self.parts.store, &signer, out).await?;
         let proof = self.permit.acting("audit.exported", None);
         let nothing = Recorded { value: (), details: serde_json::json!({}) };
         self.parts.db.write(&proof, move |_| Box::pin(async move { Ok::<_, StoreError>(nothing) })).await?;
-        Ok(exported)
+        Ok((exported, signer.key().clone()))
     }
 
     /// The proof that an entry is in the audit log.

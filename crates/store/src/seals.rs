@@ -7,9 +7,7 @@ use crate::orchestrator::{Changes, Reads};
 use crate::sql::{Row, Value, values};
 use crate::{Error, codec};
 
-/// Entries in one tile.
-pub const TILE: u64 = 256;
-/// Bytes of their hashes.
+/// Bytes of the hashes of one tile.
 const TILE_BYTES: usize = 8_192;
 /// Checkpoints within one minute are replaced by the newest.
 const MINUTE_MICROS: i64 = 60_000_000;

@@ -122,7 +122,11 @@ async fn look_at(state: &Path) -> Vec<Finding> {
             "start a server there once, or restore a backup",
         )),
         Ok(local) => {
-            match local.verify_audit(Vec::new(), Kept::default()).await {
+            let verified = async {
+                let own = local.audit_key().await?;
+                Ok::<_, anyhow::Error>(local.verify_audit(vec![own], Kept::default()).await?)
+            };
+            match verified.await {
                 Ok(report) => findings.push(finding(
                     true,
                     format!(

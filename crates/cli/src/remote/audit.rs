@@ -131,7 +131,14 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
             })?;
             let kept = Kept { notes: notes.unwrap_or_default(), entry: noted };
             let local = super::users::open(&state).await?;
-            let verified = local.verify_audit(key, kept).await;
+            let keys = match local.audit_key().await {
+                Ok(own) => [&[own], &key[..]].concat(),
+                Err(error) => {
+                    local.close().await;
+                    return Err(unusable(&error));
+                }
+            };
+            let verified = local.verify_audit(keys, kept).await;
             local.close().await;
             signed_is(ui, &verified.map_err(|error| broken(&format!("{error:#}")))?)
         }
@@ -168,9 +175,9 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
         }
         AuditCommand::Key(StateArgs { state }) => {
             let local = super::users::open(&state).await?;
-            let key = local.audit_key();
+            let key = local.audit_key().await;
             local.close().await;
-            ui.out(&key)
+            ui.out(&key.map_err(|error| unusable(&error))?.to_string())
         }
         AuditCommand::Export(ExportArgs { file, state: StateArgs { state } }) => {
             let unwritable = |error: &dyn std::fmt::Display| {
@@ -184,13 +191,10 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
             let out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
             let out = std::io::BufWriter::new(out.map_err(|error| unwritable(&error))?);
             let local = super::users::open(&state).await?;
-            let written = local.export_audit(out).await;
-            let key = local.audit_key();
+            let exported = local.export_audit(out).await;
             local.close().await;
-            let written = written
-                .map_err(|error| unwritable(&error))?
-                .into_inner()
-                .map_err(|error| unwritable(error.error()))?;
+            let (written, key) = exported.map_err(|error| unwritable(&error))?;
+            let written = written.into_inner().map_err(|error| unwritable(error.error()))?;
             written.sync_all().map_err(|error| unwritable(&error))?;
             ui.note(&format!(
                 "wrote {}; check it with: interlock-verify --key {key} {}",
@@ -200,6 +204,11 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
             Ok(())
         }
     }
+}
+
+fn unusable(error: &anyhow::Error) -> Failure {
+    let hint = "look at keys/audit-signing.pk8 in the state folder";
+    Failure::new(exit::ERROR, "the key of the audit log cannot be used", hint).because(format!("{error:#}"))
 }
 
 async fn raw(client: &Client, path: &str) -> Result<String, Failure> {
