@@ -8,8 +8,9 @@ import sys
 
 
 def seeded(name):
-    """A generator, and a line that tells how to get the same one again."""
-    seed = int(os.environ.get("INTERLOCK_COMPARE_SEED", random.SystemRandom().randrange(1 << 32)))
+    """A generator, and a line that tells how to get the same one again. `./check` asks for one seed, so that a change is judged by
+    what it changes; with `INTERLOCK_COMPARE_SEED=` (empty) every run is a new search."""
+    seed = int(os.environ.get("INTERLOCK_COMPARE_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"{name}: INTERLOCK_COMPARE_SEED={seed}", file=sys.stderr)
     return random.Random(seed)
 
