@@ -15,6 +15,7 @@ import time
 _CHUNK = 1 << 16
 _FIRST_PRIVATE_DESCRIPTOR = 10
 _INTERRUPT_PAUSE_SECONDS = 0.5
+_LOST_SECONDS = 70.0
 _MARKED_PASSES = 10
 _MARKED_QUIET_PASSES = 2
 _MARKED_PAUSE_SECONDS = 0.01
@@ -95,6 +96,7 @@ class Link:
         self.queue = collections.deque()
         self.executing = False
         self.lost = False
+        self.lost_seconds = _LOST_SECONDS
         self.in_child = False
         self.interruptible = False
         self.interrupted = False
@@ -236,6 +238,11 @@ class Link:
         if self.executing:
             kill_own_group()
         silence_output()
+        # What is still going on may be a safe-state hook. One that hangs must not keep the machine from the next host. The
+        # alarm is for code that holds the interpreter, which this thread would wait for.
+        signal.setitimer(signal.ITIMER_REAL, self.lost_seconds + 1)
+        time.sleep(self.lost_seconds)
+        kill_own_group()
 
     def _forked(self):
         """In a child made by ``fork``: it must never read commands or write messages."""

@@ -109,6 +109,8 @@ class Worker:
         self.role = "standby" if command.get("role") == "standby" else "worker"
         self.simulate = bool(command.get("simulate"))
         self.limits = command.get("limits") or {}
+        if self.limits.get("lost_ms"):
+            self.link.lost_seconds = self.limits["lost_ms"] / 1000.0
         self.artifact_directory = command.get("artifact_dir")
         if self.role == "worker":
             die_with_parent()

@@ -506,6 +506,24 @@ class Standby(unittest.TestCase):
                 with open(path) as opened:
                     self.assertEqual(opened.read().split(), ["host_lost", str(standby.process.pid)])
 
+    def test_whatever_hangs_ends_soon_after_its_host(self):
+        limits = dict(LIMITS, lost_ms=300)
+        hook = "import ctypes, time\nfrom interlock import safe_state\n@safe_state\ndef hangs(reason):\n    %s\n"
+        for source, ended in [
+            (hook % "time.sleep(600)", -signal.SIGKILL),
+            (hook % "ctypes.PyDLL(None).sleep(600)", -signal.SIGALRM),  # holds the interpreter
+        ]:
+            with Worker(source) as standby:
+                standby.hello(role="standby", limits=limits)
+                standby.lose_host()
+                self.assertEqual(standby.wait(), ended)
+        with Worker("import time\nprint('loading')\ntime.sleep(600)\n") as standby:
+            standby.send("hello", protocol=1, role="standby", limits=limits)
+            while "loading" not in standby.printed():
+                time.sleep(0.01)
+            standby.lose_host()
+            self.assertEqual(standby.wait(), -signal.SIGKILL)
+
     def test_it_never_kills_itself_or_everything(self):
         for pid in (0, 1, -1):
             with Worker(ACTIONS) as standby:

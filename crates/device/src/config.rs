@@ -90,6 +90,13 @@ impl HostConfig {
     }
 }
 
+impl HostConfig {
+    /// How long a process of this device may live when its host is gone: long enough for the `@on_start` and `@safe_state` hooks.
+    pub(crate) fn lost_limit(&self) -> Duration {
+        self.start_deadline + self.ladder.safe_state
+    }
+}
+
 impl fmt::Debug for HostConfig {
     /// Without `environment`: its values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,15 +3,23 @@
 //! Every worker has a mark of its own in its environment, which everything that it starts inherits. After the group was killed,
 //! whoever still carries the mark is killed too. Nobody waits for that: it takes a look at every process of the machine, and a
 //! stop has to be quicker. Needs `/proc`; a program that was started with an environment of its own is not found.
+//!
+//! All workers of one state folder share a second mark. With it a host finds what an earlier host of the folder left behind, and
+//! starts nothing beside it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// The variable that carries the mark.
-const VARIABLE: &str = "INTERLOCK_WORKER_MARK";
+/// The variable that carries a worker's own mark.
+const OF_WORKER: &str = "INTERLOCK_WORKER_MARK";
+/// The variable that carries what all workers of one state folder share.
+const OF_FOLDER: &str = "INTERLOCK_DEVICE_MARK";
 
 /// Looks at all processes this often: one may start another while it is being looked for.
 const PASSES: u32 = 10;
@@ -21,24 +29,34 @@ const QUIET_PASSES: u32 = 2;
 /// A killed process needs a moment to be gone.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What everything that one worker starts has in its environment.
+/// What everything that one worker, or the workers of one folder, start has in its environment. It is no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(String);
+pub(crate) struct Mark {
+    variable: &'static str,
+    value: String,
+}
 
 impl Mark {
-    /// One that no other worker has, of this host or of another one on the same machine. It is no secret.
-    pub(crate) fn new() -> Self {
+    /// One that no other worker has, of this host or of another one on the same machine.
+    pub(crate) fn of_worker() -> Self {
         let random = || RandomState::new().build_hasher().finish();
-        Self(format!("{:016x}{:016x}", random(), random()))
+        Self { variable: OF_WORKER, value: format!("{:016x}{:016x}", random(), random()) }
+    }
+
+    /// The one of the folder that `lock` locks. Made from the file itself and not from something written in it: a copy of the
+    /// folder is another device, whose processes are not ours to end.
+    pub(crate) fn of_folder(lock: &File) -> io::Result<Self> {
+        let file = lock.metadata()?;
+        Ok(Self { variable: OF_FOLDER, value: format!("{:x}.{:x}", file.dev(), file.ino()) })
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.value
     }
 
     /// The variable for a worker's environment.
     pub(crate) fn variable(&self) -> (OsString, OsString) {
-        (VARIABLE.into(), self.0.clone().into())
+        (self.variable.into(), self.value.clone().into())
     }
 
     fn is_carried_by(&self, pid: Pid) -> bool {
@@ -47,8 +65,13 @@ impl Mark {
         };
         environment
             .split(|byte| *byte == 0)
-            .filter_map(|variable| variable.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="))
-            .any(|value| value == self.0.as_bytes())
+            .filter_map(|variable| variable.strip_prefix(self.variable.as_bytes())?.strip_prefix(b"="))
+            .any(|value| value == self.value.as_bytes())
+    }
+
+    /// Whether any process carries it. Blocks for a look at every process of the machine.
+    pub(crate) fn is_carried(&self) -> bool {
+        cfg!(target_os = "linux") && processes().any(|pid| self.is_carried_by(pid))
     }
 }
 
@@ -63,7 +86,8 @@ pub(crate) fn kill(marks: Vec<Mark>) {
     }
 }
 
-fn sweep(marks: &[Mark]) {
+/// As [`kill`], and waits for it: at most a tenth of a second.
+pub(crate) fn sweep(marks: &[Mark]) {
     let (mut killed, mut quiet) = (0, 0);
     for _ in 0..PASSES {
         let found = processes().filter(|pid| end(*pid, marks)).count();
@@ -109,7 +133,7 @@ mod tests {
 
     #[test]
     fn only_who_carries_the_mark_is_killed() {
-        let (mine, other) = (Mark::new(), Mark::new());
+        let (mine, other) = (Mark::of_worker(), Mark::of_worker());
         let start =
             |mark: &Mark| Command::new("sleep").arg("60").envs([mark.variable()]).spawn().expect("sleep");
         let (mut one, mut two) = (start(&mine), start(&other));

@@ -19,6 +19,7 @@ use crate::artifacts::Artifacts;
 use crate::config::{Durability, HostConfig};
 use crate::control::Control;
 use crate::error::{ReleaseError, StartError};
+use crate::escaped::Mark;
 use crate::folder;
 use crate::journal::{Journal, Known, Recovered};
 use crate::shared::{Activity, Admission, Command, Queued, Shared, Stop};
@@ -412,6 +413,7 @@ fn open(
     config.file = config.file.canonicalize().map_err(|_| StartError::NoFile { path: config.file.clone() })?;
     config.python_path = std::path::absolute(&config.python_path).unwrap_or(config.python_path);
 
+    let mark = Mark::of_folder(&lock).map_err(StartError::folder(&state_dir))?;
     let now = config.clock.now();
     let control = Control::load(&state_dir, now).map_err(StartError::folder(&state_dir))?;
     let journal_dir = state_dir.join("journal");
@@ -434,5 +436,5 @@ fn open(
     control.save().map_err(StartError::folder(&state_dir))?;
     let journal = Journal::open(recovered, Some(lock), Arc::clone(&config.clock), events)?;
     let artifacts = Artifacts::open(&state_dir).map_err(StartError::folder(&state_dir))?;
-    Ok(Shared::new(config, control, journal, artifacts))
+    Ok(Shared::new(config, control, journal, artifacts, mark))
 }

@@ -119,7 +119,7 @@ impl Proc {
         registry: &Arc<Registry>,
         exempt: bool,
     ) -> io::Result<Self> {
-        let mark = Mark::new();
+        let mark = Mark::of_worker();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         command.envs([mark.variable()]);
         let mut child = command.spawn()?;

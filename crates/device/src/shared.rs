@@ -17,6 +17,7 @@ use crate::artifacts::Artifacts;
 use crate::config::HostConfig;
 use crate::control::Control;
 use crate::error::{ReleaseError, StartError};
+use crate::escaped::Mark;
 use crate::journal::Journal;
 use crate::process::Registry;
 
@@ -100,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) registry: Arc<Registry>,
     pub(crate) artifacts: Artifacts,
+    /// What every process of this state folder carries.
+    pub(crate) mark: Mark,
     pub(crate) closing: AtomicBool,
     /// The supervisor is gone, and with it every process.
     pub(crate) ended: AtomicBool,
@@ -126,13 +129,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(crate) fn new(config: HostConfig, control: Control, journal: Journal, artifacts: Artifacts) -> Self {
+    pub(crate) fn new(
+        config: HostConfig,
+        control: Control,
+        journal: Journal,
+        artifacts: Artifacts,
+        mark: Mark,
+    ) -> Self {
         Self {
             config,
             control,
             journal,
             registry: Arc::default(),
             artifacts,
+            mark,
             closing: false.into(),
             ended: false.into(),
             live: Mutex::default(),

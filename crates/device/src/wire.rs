@@ -247,6 +247,7 @@ pub(crate) fn hello(config: &HostConfig, role: Role, artifact_dir: &std::path::P
             "line_bytes": config.limits.line_bytes,
             "result_bytes": config.limits.result_bytes,
             "artifact_bytes": config.limits.artifact_bytes,
+            "lost_ms": u64::try_from(config.lost_limit().as_millis()).unwrap_or(u64::MAX),
         },
         "artifact_dir": artifact_dir.to_string_lossy(),
     }))

@@ -15,16 +15,18 @@ use tokio::time::Instant;
 
 use super::ladder::millis;
 use super::{Dying, KILL_WAIT, Phase, Supervisor, Worker};
-use crate::environment;
 use crate::error::{ReleaseError, StartError};
 use crate::process::{self, Proc};
 use crate::shared::Activity;
 use crate::wire::{self, Message, Ready, Reason, Role};
+use crate::{environment, escaped};
 
 /// A worker that dies sooner than this after it was started counts as one that keeps dying.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 /// Restarts without a pause until then.
 const QUICK_RESTARTS: u32 = 3;
+/// How often to look whether the processes of an earlier host have ended.
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(50);
 
 impl Supervisor {
     pub(super) fn spawn(&self, role: Role) -> std::io::Result<Proc> {
@@ -37,11 +39,39 @@ impl Supervisor {
         command.args(words).arg("--file").arg(&config.file);
         command.current_dir(config.file.parent().unwrap_or(Path::new("/")));
         command.env_clear().envs(environment::of_worker(config, std::env::vars_os()));
+        command.envs([self.shared.mark.variable()]);
         let standby = role == Role::Standby;
         let mut proc = Proc::spawn(command, &config.limits, &self.shared.registry, standby)?;
         proc.set_spare_on_drop(standby);
         proc.send(&wire::hello(config, role, self.shared.artifacts.incoming()));
         Ok(proc)
+    }
+
+    /// Whether a process of an earlier host of this folder still lives, most likely a standby that brings the device to rest. Two
+    /// processes must not drive one device, so nothing is started meanwhile. One that has outlived its time is killed.
+    fn is_preceded(&mut self) -> bool {
+        let Some(until) = self.preceded_until else { return false };
+        let mark = &self.shared.mark;
+        if mark.is_carried() {
+            if Instant::now() < until {
+                return true;
+            }
+            self.end_predecessor();
+        }
+        self.preceded_until = None;
+        false
+    }
+
+    /// Kills what an earlier host of this folder left behind, before this one has started anything.
+    pub(super) fn end_predecessor(&mut self) {
+        if self.preceded_until.take().is_none() {
+            return;
+        }
+        let mark = &self.shared.mark;
+        escaped::sweep(std::slice::from_ref(mark));
+        if mark.is_carried() {
+            self.mark("a process of the server that ran before cannot be killed; it may still act", true);
+        }
     }
 
     fn program(&self) -> std::path::PathBuf {
@@ -56,6 +86,11 @@ impl Supervisor {
     pub(super) fn bring_up(&mut self) {
         self.retry.at = None;
         if self.worker.is_some() || self.closing.is_some() {
+            return;
+        }
+        if self.is_preceded() {
+            self.show(Activity::Starting);
+            self.retry.at = Some(Instant::now() + PREDECESSOR_PAUSE);
             return;
         }
         self.show(if self.retry.failures > 0 { Activity::Unavailable } else { Activity::Starting });

@@ -152,6 +152,8 @@ pub(crate) struct Supervisor {
     last_death: Option<Instant>,
     last_rest: Option<LastRest>,
     closing: Option<Closing>,
+    /// Until then a process of an earlier host of this folder may live; `None` once there is none.
+    preceded_until: Option<Instant>,
     /// No handle is left.
     abandoned: bool,
     /// The safe-state hook has to run before the first call.
@@ -169,6 +171,7 @@ impl Supervisor {
         started: oneshot::Sender<Started>,
     ) -> Self {
         let due = shared.control.state().safe_state_due;
+        let preceded_until = Some(Instant::now() + shared.config.lost_limit() + KILL_WAIT);
         Self {
             shared,
             commands,
@@ -193,6 +196,7 @@ impl Supervisor {
             last_death: None,
             last_rest: None,
             closing: None,
+            preceded_until,
             abandoned: false,
             due,
             ended: false,

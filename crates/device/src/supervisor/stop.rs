@@ -62,7 +62,8 @@ impl Supervisor {
         let rested = self.last_rest.as_ref().is_some_and(|last| last.ended >= at);
         let dead_already = self.last_death.is_some_and(|death| death >= at);
         let Some(worker) = &self.worker else {
-            // Nothing lives: nothing can act.
+            // Nothing of this host lives, and of the one before nothing does after this.
+            self.end_predecessor();
             self.killed_now(at);
             return self.recover(Reason::EmergencyStop, None);
         };

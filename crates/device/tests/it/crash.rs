@@ -196,6 +196,81 @@ async fn what_the_worker_of_a_killed_host_started_is_gone() {
     eventually("the children's death", || !children.iter().any(|child| lives(*child))).await;
 }
 
+/// A device whose safe-state hook ends when the file `rested` appears, and which notes every process that loads it.
+const RESTS_LONG: &str = r#"
+note("load %d" % os.getpid())
+
+@safe_state
+def rests(reason):
+    note("resting %d" % os.getpid())
+    while not os.path.exists(os.path.join(LAB, "rested")):
+        time.sleep(0.002)
+    note("rested")
+"#;
+
+/// Kills a host whose standby then brings the device to rest, without end. Gives back the standby.
+async fn resting_without_host(lab: &Lab) -> u32 {
+    let helper = Helper::start(lab, &[]);
+    helper.tell("standby");
+    helper.expect("standby");
+    helper.call("spin");
+    lab.noted("spin").await;
+    helper.kill();
+    eventually("a hook", || lab.beginning("resting ") == 1).await;
+    lab.notes().iter().find_map(|note| note.strip_prefix("resting ")?.parse().ok()).unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_started_beside_a_process_of_an_earlier_host() {
+    let lab = Lab::new(RESTS_LONG);
+    resting_without_host(&lab).await;
+    let loads = lab.beginning("load ");
+
+    let (host, starting) = bounded(Host::open(lab.config.clone())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    assert_eq!(lab.beginning("load "), loads, "two processes would drive the device");
+    std::fs::write(lab.folder.path().join("rested"), "").unwrap();
+    bounded(starting.ready()).await.unwrap();
+    assert!(lab.beginning("load ") > loads);
+    bounded(host.shutdown(Duration::ZERO)).await;
+}
+
+#[tokio::test]
+async fn a_process_of_an_earlier_host_that_does_not_end_is_killed() {
+    let mut lab = Lab::new(RESTS_LONG);
+    let old = resting_without_host(&lab).await;
+    lab.config.start_deadline = Duration::from_millis(500);
+    lab.config.ladder.safe_state = Duration::from_millis(200);
+    let loads = lab.beginning("load ");
+
+    let (host, _starting) = bounded(Host::open(lab.config.clone())).await.unwrap();
+    eventually("another process", || lab.beginning("load ") > loads).await;
+
+    assert!(!lives(old), "the old one was killed before");
+    bounded(host.shutdown(Duration::ZERO)).await;
+}
+
+#[tokio::test]
+async fn an_emergency_stop_ends_a_process_of_an_earlier_host_too() {
+    let lab = Lab::new(RESTS_LONG);
+    let old = resting_without_host(&lab).await;
+
+    let (host, _starting) = bounded(Host::open(lab.config.clone())).await.unwrap();
+    assert!(lives(old));
+    let stopping = tokio::spawn({
+        let host = host.clone();
+        async move { host.emergency_stop("mo", None).await }
+    });
+    eventually("a hook in a process of this host", || lab.beginning("resting ") == 2).await;
+
+    assert!(!lives(old), "what could still act was killed first");
+    std::fs::write(lab.folder.path().join("rested"), "").unwrap();
+    let report = bounded(stopping).await.unwrap();
+    assert!(report.confirmed, "{report:?}");
+    bounded(host.shutdown(Duration::ZERO)).await;
+}
+
 #[tokio::test]
 async fn many_callers_and_a_dying_worker_all_get_a_true_end() {
     let lab = Lab::new(

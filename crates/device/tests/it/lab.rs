@@ -178,6 +178,11 @@ impl Lab {
         self.notes().iter().filter(|note| *note == word).count()
     }
 
+    /// How many notes begin with this.
+    pub(crate) fn beginning(&self, start: &str) -> usize {
+        self.notes().iter().filter(|note| note.starts_with(start)).count()
+    }
+
     pub(crate) fn go(&self) {
         std::fs::write(self.path("go"), "").unwrap();
     }
