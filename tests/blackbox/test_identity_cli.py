@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import stat
 import subprocess
@@ -62,6 +63,11 @@ class Commands(WithCommandLine):
         shown = self.document("agent", "show", "Night shift")
         self.assertEqual(len(shown["secrets"]), 2)
         self.assertNotIn(second, json.dumps(shown))
+        # At rest there is a slow hash of each secret and nothing else of it.
+        kept = b"".join(path.read_bytes() for path in pathlib.Path(self.server.state).rglob("*") if path.is_file())
+        self.assertGreaterEqual(kept.count(b"$argon2id$v=19$m=19456,t=2,p=1$"), 2)
+        for text in (secret, second):
+            self.assertNotIn(text.encode(), kept)
         self.assertEqual(self.document("agent", "update", made["id"], "--scope", "runs:read", "--name", "Day shift")["name"], "Day shift")
         self.assertEqual(status(self.server, access, "/audit"), 403)
         self.cli("agent", "delete", "Day shift")

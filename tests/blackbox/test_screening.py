@@ -5,6 +5,8 @@ import subprocess
 import unittest
 import urllib.parse
 
+import httpx
+
 from support import Case, Server, program, wait_for
 
 SOURCE = """
@@ -172,6 +174,83 @@ class Bans(unittest.TestCase):
                 self.assertIn({"BAN_ALLOW": "ban_allow"}.get(name, "patterns"), said)
             finally:
                 server.close()
+
+
+class Incident(Case):
+    """What somebody does who is attacked: see from where and with what, shut it out, let it in again."""
+
+    SOURCE = SOURCE
+    VARIABLES = {"BAN_ALLOW": "127.0.0.1/32"}
+
+    def setUp(self):
+        self.variables = dict(self.server.variables, INTERLOCK_URL=self.server.url, INTERLOCK_TOKEN=self.server.token())
+
+    def cli(self, *words, code=0):
+        done = subprocess.run([program(), "--no-input", "-o", "json", *words], env=self.variables, capture_output=True, timeout=60, check=False)
+        self.assertEqual(done.returncode, code, done.stderr.decode())
+        return json.loads(done.stdout or b"null")
+
+    def come_from(self, address, path, token=None):
+        with self.server.http(token, transport=httpx.HTTPTransport(local_address=address)) as client:
+            return client.get(path)
+
+    def test_attacks_are_counted_and_found_by_rule_source_and_route(self):
+        for _ in range(3):
+            self.assertEqual(self.come_from("127.0.0.3", ATTACK).status_code, 400)
+        self.assertEqual(self.come_from("127.0.0.4", "/runs?q=%3Cscript%3E").status_code, 400)
+        self.assertEqual(self.come_from("127.0.0.4", "/a/../../etc/passwd").status_code, 400)
+        blocked = ("--action", "request.blocked")
+        wait_for(lambda: len(self.cli("audit", "list", *blocked)) == 5, "the records", 10)
+        counted = {by: {row["value"]: row["entries"] for row in self.cli("audit", "top", "--by", by, *blocked)} for by in ("source", "route", "rule")}
+        self.assertEqual(counted["source"], {"127.0.0.3": 3, "127.0.0.4": 2})
+        self.assertEqual(counted["route"]["GET /tasks"], 3)
+        self.assertEqual(counted["route"]["GET /runs"], 1)
+        rule = max(counted["rule"], key=counted["rule"].get)
+        self.assertEqual((rule.partition(".")[0], counted["rule"][rule]), ("sql", 3))
+        for options, found in ((("--rule", rule), 3), (("--source", "127.0.0.4"), 2), (("--route", "GET /tasks"), 3),
+                               (("--route", "GET /tasks", "--source", "127.0.0.4"), 0), (("--rule", "no.such"), 0)):
+            self.assertEqual(len(self.cli("audit", "list", *blocked, *options)), found, options)
+        # Nothing that a client wrote is in the record, the path included.
+        self.assertNotIn("etc", json.dumps(self.cli("audit", "list", *blocked)))
+
+    def test_sources_of_failed_sign_ins_are_one_command_away(self):
+        with self.server.http(transport=httpx.HTTPTransport(local_address="127.0.0.5")) as client:
+            for name in ("admin", "nobody"):
+                self.assertEqual(client.post("/auth/login", data={"username": name, "password": "wrong"}).status_code, 401)
+        self.assertEqual(self.come_from("127.0.0.5", "/auth/me", "x").status_code, 401)
+        failed = ("audit", "top", "--by", "source", "--result", "failed")
+        wait_for(lambda: [row for row in self.cli(*failed) if row == {"value": "127.0.0.5", "entries": 3}], "the records", 10)
+        self.cli("audit", "top", "--by", "password", code=2)
+
+    def test_a_ban_by_hand_has_an_end_or_none_and_outlives_a_restart(self):
+        self.cli("security", "bans", "add", "127.0.0.2", "--reason", "scans every night")
+        self.cli("security", "bans", "add", "127.0.0.6", "--reason", "until tomorrow", "--for", "24h")
+        self.assertEqual(self.come_from("127.0.0.2", "/health").status_code, 403)
+        endless = {ban["network"]: ban["ends_at"] is None for ban in self.cli("security", "bans", "list")}
+        self.assertEqual(endless, {"127.0.0.2/32": True, "127.0.0.6/32": False})
+        self.server.restart()
+        self.variables["INTERLOCK_URL"] = self.server.url
+        self.assertEqual(self.come_from("127.0.0.2", "/health").status_code, 403)
+        self.assertEqual(self.come_from("127.0.0.6", "/health").status_code, 403)
+        for network in endless:
+            self.cli("security", "bans", "remove", network)
+        self.assertEqual([self.come_from(address, "/health").status_code for address in ("127.0.0.2", "127.0.0.6")], [200, 200])
+        self.cli("security", "bans", "remove", "127.0.0.2/32", code=3)
+
+    def test_security_events_name_principal_and_program_and_hold_nothing_that_a_terminal_obeys(self):
+        self.server.login()
+        agent = b"probe/1 \xc2\x9b31m \xe2\x80\xae \xff" + b"x" * 1000
+        with self.server.http("not-a-token") as client:
+            self.assertEqual(client.get("/auth/me", headers={"User-Agent": agent}).status_code, 401)
+        # The framing of requests refuses control characters; the refusal is told without them.
+        answer = self.server.raw(b"GET /auth/me HTTP/1.1\r\nHost: localhost\r\nUser-Agent: a\x1b[31mb\r\n\r\n", 5)
+        self.assertIn(b" 400 ", answer.partition(b"\r\n")[0])
+        line = wait_for(lambda: [line for line in self.server.events("authentication_failed") if line["user_agent"].startswith("probe/1")], "the event")[-1]
+        self.assertEqual(len(line["user_agent"]), 200)
+        self.assertTrue(line["user_agent"].isascii() and line["user_agent"].isprintable(), line["user_agent"])
+        self.assertIsNone(line["agent_id"])
+        self.assertEqual(self.server.events("authentication_succeeded")[-1]["agent_id"], "admin")
+        self.assertNotIn("\x1b", self.server.log())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ use interlock_model::device::DeviceStatus;
 use interlock_model::run::RunState;
 use interlock_model::secret::Secret;
 use interlock_model::wire::{
-    ActionsAnswer, AuditView, BanView, EventsAnswer, LoginAnswer, Operation, PageAnswer, RunView, StopReport,
-    UserView, WhoAmIAnswer,
+    ActionsAnswer, AuditCount, AuditView, BanView, EventsAnswer, LoginAnswer, Operation, PageAnswer, RunView,
+    StopReport, UserView, WhoAmIAnswer,
 };
 use interlock_model::{RunId, Timestamp};
 use reqwest::header::HeaderMap;
@@ -63,6 +63,14 @@ pub struct AuditQuery {
     pub actor: Option<String>,
     /// Only about this.
     pub subject: Option<String>,
+    /// Only from this address.
+    pub source: Option<String>,
+    /// Only with this rule of threat detection.
+    pub rule: Option<String>,
+    /// Only at this route, such as `GET /runs`.
+    pub route: Option<String>,
+    /// Only with this result, such as `failed`.
+    pub result: Option<String>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Not after.
@@ -71,6 +79,24 @@ pub struct AuditQuery {
     pub limit: Option<u32>,
     /// Leave out the newest so many.
     pub offset: Option<u64>,
+}
+
+impl AuditQuery {
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let mut pairs = Vec::new();
+        add(&mut pairs, "action", self.action.as_ref());
+        add(&mut pairs, "actor", self.actor.as_ref());
+        add(&mut pairs, "subject", self.subject.as_ref());
+        add(&mut pairs, "source", self.source.as_ref());
+        add(&mut pairs, "rule", self.rule.as_ref());
+        add(&mut pairs, "route", self.route.as_ref());
+        add(&mut pairs, "result", self.result.as_ref());
+        add(&mut pairs, "since", self.since);
+        add(&mut pairs, "until", self.until);
+        add(&mut pairs, "limit", self.limit);
+        add(&mut pairs, "offset", self.offset);
+        pairs
+    }
 }
 
 /// A user to be made.
@@ -444,15 +470,18 @@ impl Client {
 
     /// A page of the audit trail, newest first.
     pub async fn audit(&self, query: &AuditQuery) -> Result<PageAnswer<AuditView>, ClientError> {
-        let mut pairs = Vec::new();
-        add(&mut pairs, "action", query.action.as_ref());
-        add(&mut pairs, "actor", query.actor.as_ref());
-        add(&mut pairs, "subject", query.subject.as_ref());
-        add(&mut pairs, "since", query.since);
-        add(&mut pairs, "until", query.until);
-        add(&mut pairs, "limit", query.limit);
-        add(&mut pairs, "offset", query.offset);
-        self.get(&["audit"], &pairs).await
+        self.get(&["audit"], &query.pairs()).await
+    }
+
+    /// How many entries of the audit trail there are of each value, the most frequent first. `by` is one of `actor`, `action`,
+    /// `subject`, `source`, `rule`, `route` and `reason`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn audit_counts(&self, by: &str, query: &AuditQuery) -> Result<Vec<AuditCount>, ClientError> {
+        let mut pairs = query.pairs();
+        pairs.push(("by", by.to_owned()));
+        self.get(&["audit", "counts"], &pairs).await
     }
 
     /// Asks for something to be removed.

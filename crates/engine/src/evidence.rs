@@ -3,7 +3,7 @@
 use interlock_evidence::proof::Proof;
 use interlock_model::action::ReadAudit;
 use interlock_model::audit::AuditEntry;
-use interlock_store::{AuditFilter, Error, Page, Paged};
+use interlock_store::{AuditBy, AuditFilter, Error, Page, Paged};
 
 use crate::auth::{Db, Permit};
 use crate::notary::{self, NotaryError};
@@ -31,6 +31,20 @@ impl Evidence {
         page: Page,
     ) -> Result<Paged<AuditEntry>, Error> {
         self.db.read().audit(filter, page).await
+    }
+
+    /// How many entries there are of each value, the most frequent first.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn counts(
+        &self,
+        _permit: &Permit<ReadAudit>,
+        filter: &AuditFilter,
+        by: AuditBy,
+        limit: u32,
+    ) -> Result<Vec<(String, u64)>, Error> {
+        self.db.read().audit_counts(filter, by, limit).await
     }
 
     /// The newest signed checkpoint of the audit trail.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use interlock_model::{Clock, Entropy};
 
-pub use interlock_store::{AuditFilter, BanRow, Page, Paged, RunFilter, StoredEvent, UserRow};
+pub use interlock_store::{AuditBy, AuditFilter, BanRow, Page, Paged, RunFilter, StoredEvent, UserRow};
 
 /// The two sources of the outside world, passed to whatever needs them.
 #[derive(Clone)]

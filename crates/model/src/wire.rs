@@ -394,6 +394,15 @@ pub struct AuditView {
     pub hash: String,
 }
 
+/// How many rows of the audit trail have a value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCount {
+    /// The value.
+    pub value: String,
+    /// How many.
+    pub entries: u64,
+}
+
 impl From<AuditEntry> for AuditView {
     fn from(entry: AuditEntry) -> Self {
         let AuditEntry { seq, draft, prev_hash, hash } = entry;

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use crate::connection::TooSlow;
 use crate::error::ApiError;
-use crate::perimeter::{Screened, screening};
+use crate::perimeter::Screened;
+use crate::perimeter::screening::{self, Met, Route};
 use crate::state::AppState;
 
 /// What kind of body the client says it sends.
@@ -96,9 +97,10 @@ impl FromRequest<AppState> for JsonObject {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let origin = request.extensions().get::<Arc<Origin>>().cloned();
+        let route = Route::of(&request);
         let object = object(request, state).await?;
         if let Some(origin) = origin {
-            screening::observe(state, &origin, &object);
+            screening::observe(state, Met { origin: &origin, route: &route }, &object);
         }
         Ok(Self(object))
     }
@@ -138,9 +140,10 @@ impl<T: DeserializeOwned + Screened> FromRequest<AppState> for JsonBody<T> {
         let origin = request.extensions().get::<Arc<Origin>>().cloned();
         let origin = origin.filter(|_| !state.limits.is_exempt(request.uri().path()));
         let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        let route = Route::of(&request);
         let body = typed(object(request, state).await?, strict)?;
         if let Some(origin) = origin {
-            screening::body(state, &origin, caller, &body)?;
+            screening::body(state, Met { origin: &origin, route: &route }, caller, &body)?;
         }
         Ok(Self(body))
     }
@@ -220,6 +223,7 @@ impl FromRequest<AppState> for Credentials {
         let kind = kind(request.headers())?;
         let strict = prefers(request.headers(), "handling=strict");
         let origin = request.extensions().get::<Arc<Origin>>().cloned();
+        let route = Route::of(&request);
         let bytes = read(request, state).await?;
         let object = match kind {
             Kind::Form => form(bytes)?,
@@ -234,7 +238,7 @@ impl FromRequest<AppState> for Credentials {
         let credentials: interlock_model::wire::LoginRequest = typed(object, strict)?;
         // Only observed: every wrong name gets the same answer.
         if let Some(origin) = origin {
-            screening::observe_text(state, &origin, &credentials.username);
+            screening::observe_text(state, Met { origin: &origin, route: &route }, &credentials.username);
         }
         Ok(Self(credentials))
     }

@@ -148,6 +148,15 @@ const OPERATIONS: &[Entry] = &[
     ("GET", "/audit", "read_audit", "Audit", "The audit trail, newest first", "", "AuditPage"),
     (
         "GET",
+        "/audit/counts",
+        "count_audit",
+        "Audit",
+        "How many entries of the audit trail there are of each value, the most frequent first",
+        "",
+        "AuditCounts",
+    ),
+    (
+        "GET",
         "/audit/checkpoint",
         "read_checkpoint",
         "Audit",
@@ -271,7 +280,10 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
         ("GET", "/auth/sessions") => parameters.push(query("all")),
         ("DELETE", "/auth/sessions") => parameters.push(query("keep_current")),
         ("GET", "/audit") => {
-            parameters.extend(["action", "actor", "subject", "since", "until", "limit", "offset"].map(query));
+            parameters.extend(WHICH_AUDIT.iter().chain(&["limit", "offset"]).copied().map(query));
+        }
+        ("GET", "/audit/counts") => {
+            parameters.extend(["by", "limit"].iter().chain(&WHICH_AUDIT).copied().map(query));
         }
         ("GET", "/audit/proof") => parameters.push(query("entry")),
         ("GET", "/runs/{run_id}/events") => parameters.extend(["after", "limit"].map(query)),
@@ -311,12 +323,17 @@ fn access(access: Access) -> String {
     }
 }
 
+/// Which entries of the audit trail.
+const WHICH_AUDIT: [&str; 9] =
+    ["action", "actor", "subject", "source", "rule", "route", "result", "since", "until"];
+
 fn query(name: &str) -> Value {
     let schema = match name {
         "limit" | "offset" | "after" | "entry" | "days" | "count" | "max_age_hours" => {
             json!({ "type": "integer", "minimum": 0 })
         }
         "all" | "keep_current" | "success" | "include_errors" => json!({ "type": "boolean" }),
+        "by" => json!({ "enum": ["actor", "action", "subject", "source", "rule", "route", "reason"] }),
         "since" | "until" | "start_time" | "end_time" => json!({ "type": "string", "format": "date-time" }),
         _ => json!({ "type": "string" }),
     };
@@ -463,6 +480,7 @@ fn schemas() -> Value {
         "AuditRow": object(&[("id", "integer"), ("at", "time"), ("actor_agent_id", "string?"), ("action", "string"), ("subject_id", "string?"), ("details", "any"),
             ("client_ip", "string?"), ("request_id", "string?"), ("prev_hash", "string"), ("hash", "string")], &[]),
         "AuditPage": page("[AuditRow]"),
+        "AuditCounts": { "type": "array", "items": object(&[("value", "string"), ("entries", "integer")], &[]) },
         "AuditProof": object(&[("entry", "object"), ("path", "[string]"), ("checkpoint", "string")], &[]),
         "Health": object(&[("status", "string"), ("timestamp", "time"), ("tasks_registered", "integer")], &[]),
         "Problem": object(&[("type", "string"), ("title", "string"), ("status", "integer"), ("detail", "string"), ("error", "string"), ("message", "string"),

@@ -63,6 +63,7 @@ macro_rules! conformance_suite {
             audit::details_read_back_to_the_same_hash,
             audit::a_stranger_cannot_stop_the_record_with_odd_texts,
             audit::rows_are_filtered_and_paged,
+            audit::rows_are_found_and_counted_by_their_details,
             audit::tiles_and_seals_are_read_back,
             audit::old_entries_are_deleted_and_the_chain_goes_on,
             orchestrator::a_task_is_read_back_and_changed,

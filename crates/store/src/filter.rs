@@ -1,7 +1,7 @@
 //! Conditions of list queries: fixed fragments of text, values only as bound parameters.
 
 use crate::codec::has_nul;
-use crate::{AuditFilter, RunFilter};
+use crate::{AuditBy, AuditFilter, RunFilter};
 use interlock_model::run::RunState;
 
 /// Which runs are not over, in words that their index is recognised by.
@@ -48,6 +48,11 @@ impl Conditions {
         conditions.text("action =", filter.action.clone());
         conditions.text("actor =", filter.actor.clone());
         conditions.text("subject =", filter.subject.clone());
+        conditions.text("client_ip =", filter.source.clone());
+        let members = Members::of(sign);
+        conditions.text(members.rule_is, filter.rule.clone());
+        conditions.text(members.route_is, filter.route.clone());
+        conditions.text(members.result_is, filter.result.clone());
         conditions.number("at >=", filter.since.map(interlock_model::Timestamp::micros));
         conditions.number("at <", filter.until.map(interlock_model::Timestamp::micros));
         conditions
@@ -98,6 +103,68 @@ impl Conditions {
     pub(crate) fn is_impossible(&self) -> bool {
         self.impossible
     }
+}
+
+/// Members of the details of audit rows, in the words of each database.
+struct Members {
+    rule: &'static str,
+    rule_is: &'static str,
+    route: &'static str,
+    route_is: &'static str,
+    reason: &'static str,
+    result_is: &'static str,
+}
+
+macro_rules! sqlite {
+    ($member:literal) => {
+        concat!("CAST(json_extract(details, '$.", $member, "') AS TEXT)")
+    };
+}
+
+// No document that holds U+0000 anywhere can be read in PostgreSQL.
+macro_rules! postgres {
+    ($member:literal) => {
+        concat!("CASE WHEN strpos(details, '\\u0000') = 0 THEN details::json ->> '", $member, "' END")
+    };
+}
+
+macro_rules! members {
+    ($in:ident) => {
+        Members {
+            rule: $in!("rule"),
+            rule_is: concat!($in!("rule"), " ="),
+            route: $in!("route"),
+            route_is: concat!($in!("route"), " ="),
+            reason: $in!("reason"),
+            result_is: concat!($in!("result"), " ="),
+        }
+    };
+}
+
+impl Members {
+    const fn of(sign: char) -> Self {
+        if sign == '$' { members!(postgres) } else { members!(sqlite) }
+    }
+}
+
+/// The query that counts audit rows by a value; its parameters are those of [`Conditions::audit`] and the limit.
+pub(crate) fn audit_counted(conditions: &mut Conditions, by: AuditBy, limit: u32) -> String {
+    let members = Members::of(conditions.sign);
+    let value = match by {
+        AuditBy::Actor => "actor",
+        AuditBy::Action => "action",
+        AuditBy::Subject => "subject",
+        AuditBy::Source => "client_ip",
+        AuditBy::Rule => members.rule,
+        AuditBy::Route => members.route,
+        AuditBy::Reason => members.reason,
+    };
+    let rows = format!("SELECT {value} AS value FROM audit{}", conditions.clause());
+    let limit = conditions.bind(Parameter::Number(limit.into()));
+    format!(
+        "SELECT value, count(*) FROM ({rows}) AS rows WHERE value IS NOT NULL GROUP BY value \
+         ORDER BY count(*) DESC, value LIMIT {limit}"
+    )
 }
 
 /// The query that counts the runs of a filter; its parameters are those of [`Conditions::runs`].

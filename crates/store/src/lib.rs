@@ -249,10 +249,37 @@ pub struct AuditFilter {
     pub actor: Option<String>,
     /// Exactly this subject.
     pub subject: Option<String>,
+    /// From exactly this address.
+    pub source: Option<String>,
+    /// Whose details have exactly this `rule`.
+    pub rule: Option<String>,
+    /// Whose details have exactly this `route`.
+    pub route: Option<String>,
+    /// Whose details have exactly this `result`.
+    pub result: Option<String>,
     /// At or after.
     pub since: Option<Timestamp>,
     /// Before.
     pub until: Option<Timestamp>,
+}
+
+/// What audit rows are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditBy {
+    /// Who acted.
+    Actor,
+    /// What was done.
+    Action,
+    /// What it was done to.
+    Subject,
+    /// The client's address.
+    Source,
+    /// Member `rule` of the details.
+    Rule,
+    /// Member `route` of the details.
+    Route,
+    /// Member `reason` of the details.
+    Reason,
 }
 
 /// The storage of one installation.
@@ -296,6 +323,13 @@ pub trait Store: Send + Sync {
     async fn bans(&self, now: Timestamp) -> Result<Vec<BanRow>, Error>;
     /// Audit rows, newest first.
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error>;
+    /// How many audit rows there are of each value, the most frequent first, at most `limit`. Rows without one are left out.
+    async fn audit_counts(
+        &self,
+        filter: &AuditFilter,
+        by: AuditBy,
+        limit: u32,
+    ) -> Result<Vec<(String, u64)>, Error>;
     /// Audit rows with `seq > after`, oldest first, at most `limit`: for the verifier.
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error>;
     /// A number that changes when another process has changed users, revocations or bans. Own changes move it too.

@@ -9,7 +9,7 @@ use interlock_engine::notary::Report;
 use interlock_evidence::checkpoint::VerifyingKey;
 use interlock_model::Timestamp;
 use interlock_model::audit::{AuditEntry, Hash, Verifier};
-use interlock_model::wire::{AuditView, parse_hash};
+use interlock_model::wire::{AuditCount, AuditView, parse_hash};
 use serde_json::json;
 
 use super::connect::Session;
@@ -31,6 +31,8 @@ const LOOKS: u32 = 5;
 pub(crate) enum AuditCommand {
     /// List entries, newest first
     List(ListArgs),
+    /// Count entries by a value, the most frequent first: where guesses and attacks come from
+    Top(TopArgs),
     /// Check that nobody has changed the trail: every entry, the chain, and with --state every signature
     Verify(VerifyArgs),
     /// Prove that one entry is in the trail that was signed, as a document to give away
@@ -77,9 +79,32 @@ pub(crate) struct ExportArgs {
     state: StateArgs,
 }
 
-/// Which entries.
+/// Which entries to list.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// What to count.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// The value to count by
+    #[arg(long, value_parser = ["actor", "action", "subject", "source", "rule", "route", "reason"])]
+    by: String,
+    #[command(flatten)]
+    which: WhichArgs,
+    /// At most so many values
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
+    limit: u32,
+}
+
+/// Which entries.
+#[derive(Debug, Args)]
+pub(crate) struct WhichArgs {
     /// Only of this kind, such as device.executed
     #[arg(long)]
     action: Option<String>,
@@ -89,15 +114,41 @@ pub(crate) struct ListArgs {
     /// Only about this
     #[arg(long)]
     subject: Option<String>,
+    /// Only from this address
+    #[arg(long)]
+    source: Option<String>,
+    /// Only with this rule of threat detection, such as sql.union_select
+    #[arg(long)]
+    rule: Option<String>,
+    /// Only at this route, such as "GET /runs"
+    #[arg(long)]
+    route: Option<String>,
+    /// Only with this result, such as failed
+    #[arg(long)]
+    result: Option<String>,
     /// Not before this time, such as 2026-01-31T12:00:00Z
     #[arg(long)]
     since: Option<Timestamp>,
     /// Not after this time
     #[arg(long)]
     until: Option<Timestamp>,
-    /// At most so many
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+}
+
+impl WhichArgs {
+    fn query(&self) -> AuditQuery {
+        AuditQuery {
+            action: self.action.clone(),
+            actor: self.actor.clone(),
+            subject: self.subject.clone(),
+            source: self.source.clone(),
+            rule: self.rule.clone(),
+            route: self.route.clone(),
+            result: self.result.clone(),
+            since: self.since,
+            until: self.until,
+            ..AuditQuery::default()
+        }
+    }
 }
 
 /// How to check.
@@ -124,6 +175,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Result<(), Failure> {
     match command {
         AuditCommand::List(args) => list(ui, global, args).await,
+        AuditCommand::Top(args) => top(ui, global, &args).await,
         AuditCommand::Verify(VerifyArgs { state: Some(state), noted, anchors, key }) => {
             let notes = anchors.as_deref().map(crate::anchors::notes).transpose();
             let notes = notes.map_err(|error| {
@@ -216,19 +268,29 @@ async fn raw(client: &Client, path: &str) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&answer.bytes).into_owned())
 }
 
+async fn top(ui: &Ui, global: &Global, args: &TopArgs) -> Result<(), Failure> {
+    let client = Session::open(global)?.client;
+    let query = AuditQuery { limit: Some(args.limit), ..args.which.query() };
+    let found = client.audit_counts(&args.by, &query).await?;
+    let table = |counts: &[AuditCount]| {
+        let mut table = Table::new(&["ENTRIES", "VALUE"]);
+        for count in counts {
+            table.row([count.entries.to_string(), count.value.clone()]);
+        }
+        table
+    };
+    ui.list(&found, table, |count| count.value.clone())
+}
+
 async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
     let client = Session::open(global)?.client;
     let mut found: Vec<AuditView> = Vec::new();
     let wanted = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let total = loop {
         let query = AuditQuery {
-            action: args.action.clone(),
-            actor: args.actor.clone(),
-            subject: args.subject.clone(),
-            since: args.since,
-            until: args.until,
             limit: Some(u32::try_from(wanted - found.len()).unwrap_or(PAGE).min(PAGE)),
             offset: Some(found.len() as u64),
+            ..args.which.query()
         };
         let page = client.audit(&query).await?;
         let more = page.has_more && !page.items.is_empty();

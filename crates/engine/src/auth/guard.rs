@@ -126,7 +126,13 @@ impl Guard {
                 Some(origin),
                 json!({ "reason": reason }),
             );
-            self.recorder.note(origin, None, "authentication.failed", None, json!({ "reason": reason }));
+            self.recorder.note(
+                origin,
+                None,
+                "authentication.failed",
+                None,
+                json!({ "result": "failed", "reason": reason }),
+            );
         }
         answer.map(Arc::new)
     }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use interlock_engine::audit::recorder;
-use interlock_engine::{AuditFilter, BanRow, Page, Paged, RunFilter, StoreError, StoredEvent, UserRow};
+use interlock_engine::{
+    AuditBy, AuditFilter, BanRow, Page, Paged, RunFilter, StoreError, StoredEvent, UserRow,
+};
 use interlock_model::audit::{AuditDraft, AuditEntry};
 use interlock_model::{RunId, Timestamp};
 use interlock_store::identity::Record;
@@ -67,6 +69,15 @@ impl Store for Gated {
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, StoreError> {
         self.inner.audit(filter, page).await
+    }
+
+    async fn audit_counts(
+        &self,
+        filter: &AuditFilter,
+        by: AuditBy,
+        limit: u32,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        self.inner.audit_counts(filter, by, limit).await
     }
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {

@@ -6,12 +6,12 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::users::{UserChange, Users};
-use interlock_engine::{AuditFilter, UserRow};
+use interlock_engine::{AuditBy, AuditFilter, UserRow};
 use interlock_model::Timestamp;
 use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
-use interlock_model::wire::{AuditView, Operation, PageAnswer, UserView};
+use interlock_model::wire::{AuditCount, AuditView, Operation, PageAnswer, UserView};
 use serde::Deserialize;
 
 use super::runs::envelope;
@@ -26,6 +26,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::PATCH, "/users/{name}", update_user)
         .route(Method::POST, "/users/{name}/password", set_password)
         .route(Method::GET, "/audit", read_audit)
+        .route(Method::GET, "/audit/counts", count_audit)
         .route(Method::GET, "/audit/checkpoint", read_checkpoint)
         .route(Method::GET, "/audit/proof", prove_entry)
 }
@@ -110,12 +111,29 @@ async fn set_password(
 }
 
 #[derive(Debug, Deserialize)]
-struct AuditQuery {
+struct AuditWhich {
     action: Option<String>,
     actor: Option<String>,
     subject: Option<String>,
+    source: Option<String>,
+    rule: Option<String>,
+    route: Option<String>,
+    result: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+}
+
+impl From<AuditWhich> for AuditFilter {
+    fn from(which: AuditWhich) -> Self {
+        let AuditWhich { action, actor, subject, source, rule, route, result, since, until } = which;
+        Self { action, actor, subject, source, rule, route, result, since, until }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct AuditQuery {
+    #[serde(flatten)]
+    which: AuditWhich,
     #[serde(flatten)]
     page: PageQuery,
 }
@@ -126,19 +144,52 @@ async fn read_audit(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<PageAnswer<AuditView>>, ApiError> {
     let page = query.page.page()?;
-    let filter = AuditFilter {
-        action: query.action,
-        actor: query.actor,
-        subject: query.subject,
-        since: query.since,
-        until: query.until,
-    };
-    let found = evidence.audit(&grant, &filter, page).await?;
+    let found = evidence.audit(&grant, &query.which.into(), page).await?;
     let rows = interlock_engine::Paged {
         items: found.items.into_iter().map(AuditView::from).collect(),
         total: found.total,
     };
     Ok(envelope(rows, page))
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    Actor,
+    Action,
+    Subject,
+    Source,
+    Rule,
+    Route,
+    Reason,
+}
+
+#[derive(Debug, Deserialize)]
+struct CountQuery {
+    by: By,
+    #[serde(flatten)]
+    which: AuditWhich,
+    #[serde(flatten)]
+    page: PageQuery,
+}
+
+async fn count_audit(
+    grant: Granted<ReadAudit>,
+    State(evidence): State<Evidence>,
+    Query(query): Query<CountQuery>,
+) -> Result<Json<Vec<AuditCount>>, ApiError> {
+    let by = match query.by {
+        By::Actor => AuditBy::Actor,
+        By::Action => AuditBy::Action,
+        By::Subject => AuditBy::Subject,
+        By::Source => AuditBy::Source,
+        By::Rule => AuditBy::Rule,
+        By::Route => AuditBy::Route,
+        By::Reason => AuditBy::Reason,
+    };
+    let limit = query.page.page()?.limit;
+    let counts = evidence.counts(&grant, &query.which.into(), by, limit).await?;
+    Ok(Json(counts.into_iter().map(|(value, entries)| AuditCount { value, entries }).collect()))
 }
 
 #[derive(Debug, Deserialize)]

@@ -285,6 +285,20 @@ fn legacy(error: &FieldError) -> Value {
     json!({ "type": error.kind, "loc": error.loc, "msg": error.msg })
 }
 
+/// The method, if it is one that anybody serves: clients can make up any number of others.
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
 fn observe(
     state: &AppState,
     method: &Method,
@@ -295,16 +309,7 @@ fn observe(
 ) {
     let status = response.status();
     let elapsed = begun.elapsed();
-    let method = match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        _ => "other",
-    };
+    let method = method_name(method);
     state.answers().count(method, template, status, elapsed);
     tracing::info!(
         target: "access",

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use interlock_engine::auth::{Caller, Origin};
 use interlock_engine::security::{self, Event};
 use interlock_model::screen::{self, Confidence, Family, Meter, Place, Verdict};
@@ -89,13 +89,38 @@ pub(super) fn request(state: &AppState, origin: &Origin, request: &Request) -> R
             // A program that calls itself a scanner is no honest mistake.
             let certain = scanner.is_some() || verdict.confidence == Confidence::High;
             let caller = || state.guard.recognise(bearer(request.headers()), origin);
-            refuse(state, origin, verdict, &if certain { Strike::By(caller()) } else { Strike::None })
+            let strike = if certain { Strike::By(caller()) } else { Strike::None };
+            refuse(state, &Met { origin, route: &Route::of(request) }, verdict, &strike)
         }
         (None, Some(name)) => {
-            observed(state, origin, Family::Scanner, Place::Header, name);
+            let met = Met { origin, route: &Route::of(request) };
+            observed(state, &met, Family::Scanner, Place::Header, name);
             Ok(())
         }
         (None, None) => Ok(()),
+    }
+}
+
+/// A request that is told about.
+#[derive(Clone, Copy)]
+pub(crate) struct Met<'a> {
+    pub(crate) origin: &'a Origin,
+    pub(crate) route: &'a Route,
+}
+
+/// Method and template of a request's route: never what the client wrote.
+pub(crate) struct Route(Method, Option<MatchedPath>);
+
+impl Route {
+    pub(crate) fn of(request: &Request) -> Self {
+        Self(request.method().clone(), request.extensions().get::<MatchedPath>().cloned())
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let template = self.1.as_ref().map_or("unmatched", MatchedPath::as_str);
+        write!(f, "{} {template}", super::method_name(&self.0))
     }
 }
 
@@ -124,7 +149,7 @@ fn skipped(name: &HeaderName) -> bool {
 /// Looks at the texts of a typed body.
 pub(crate) fn body(
     state: &AppState,
-    origin: &Origin,
+    met: Met<'_>,
     caller: Option<Arc<Caller>>,
     body: &impl Screened,
 ) -> Result<(), ApiError> {
@@ -142,10 +167,10 @@ pub(crate) fn body(
     match worst {
         Some(verdict) if refuses(verdict) => {
             let certain = verdict.confidence == Confidence::High;
-            refuse(state, origin, verdict, &if certain { Strike::By(caller) } else { Strike::None })
+            refuse(state, &met, verdict, &if certain { Strike::By(caller) } else { Strike::None })
         }
         Some(verdict) => {
-            observed(state, origin, verdict.family, verdict.place, verdict.rule);
+            observed(state, &met, verdict.family, verdict.place, verdict.rule);
             Ok(())
         }
         None => Ok(()),
@@ -157,7 +182,7 @@ const fn refuses(verdict: Verdict) -> bool {
 }
 
 /// Looks at what has no form of ours, such as the parameters of an action. Never refuses.
-pub(crate) fn observe(state: &AppState, origin: &Origin, object: &Map<String, Value>) {
+pub(crate) fn observe(state: &AppState, met: Met<'_>, object: &Map<String, Value>) {
     if state.config.screening.mode == ScreeningMode::Off {
         return;
     }
@@ -170,17 +195,17 @@ pub(crate) fn observe(state: &AppState, origin: &Origin, object: &Map<String, Va
         metrics::counter!("interlock_unscreened_bytes_total").increment(looking.unread as u64);
     }
     if let Some(verdict) = looking.worst {
-        observed(state, origin, verdict.family, verdict.place, verdict.rule);
+        observed(state, &met, verdict.family, verdict.place, verdict.rule);
     }
 }
 
 /// Looks at one text. Never refuses.
-pub(crate) fn observe_text(state: &AppState, origin: &Origin, text: &str) {
+pub(crate) fn observe_text(state: &AppState, met: Met<'_>, text: &str) {
     if state.config.screening.mode == ScreeningMode::Off {
         return;
     }
     if let Some(verdict) = screen::inspect(Place::FreeText, text.as_bytes(), &mut Meter::default()) {
-        observed(state, origin, verdict.family, verdict.place, verdict.rule);
+        observed(state, &met, verdict.family, verdict.place, verdict.rule);
     }
 }
 
@@ -228,13 +253,17 @@ enum Strike {
 }
 
 /// Refuses a request, or only says that it would have been refused.
-fn refuse(state: &AppState, origin: &Origin, verdict: Verdict, strike: &Strike) -> Result<(), ApiError> {
+fn refuse(state: &AppState, met: &Met<'_>, verdict: Verdict, strike: &Strike) -> Result<(), ApiError> {
     if state.config.screening.mode != ScreeningMode::Block {
-        observed(state, origin, verdict.family, verdict.place, verdict.rule);
+        observed(state, met, verdict.family, verdict.place, verdict.rule);
         return Ok(());
     }
     let (family, place) = (verdict.family.name(), verdict.place.name());
-    let details = json!({ "rule": verdict.rule, "family": family, "place": place, "strike": matches!(strike, Strike::By(_)) });
+    let Met { origin, route } = *met;
+    let details = json!({
+        "rule": verdict.rule, "family": family, "place": place, "route": route.to_string(),
+        "strike": matches!(strike, Strike::By(_)),
+    });
     metrics::counter!("orchestrator_blocked_requests_total", "reason" => family).increment(1);
     let caller = match strike {
         Strike::By(Some(caller)) => Some(&**caller),
@@ -253,9 +282,10 @@ fn refuse(state: &AppState, origin: &Origin, verdict: Verdict, strike: &Strike) 
     ))
 }
 
-fn observed(state: &AppState, origin: &Origin, family: Family, place: Place, rule: &'static str) {
+fn observed(state: &AppState, met: &Met<'_>, family: Family, place: Place, rule: &'static str) {
+    let Met { origin, route } = *met;
     let (family, place) = (family.name(), place.name());
-    let details = json!({ "rule": rule, "family": family, "place": place });
+    let details = json!({ "rule": rule, "family": family, "place": place, "route": route.to_string() });
     metrics::counter!("interlock_observed_patterns_total", "family" => family, "place" => place).increment(1);
     state.recorder.note(origin, None, "request.observed", None, details.clone());
     security::event(Event::PatternObserved, None, Some(origin), details);

@@ -87,7 +87,7 @@ async fn every_deed_is_in_an_unbroken_chain() {
         (denied[0].0.as_str(), denied[0].1.as_deref(), denied[0].2.as_deref()),
         ("authorization.denied", Some("vic"), Some("device.executed"))
     );
-    assert_eq!(of("deed-4")[0].3, json!({ "reason": "invalid_token" }));
+    assert_eq!(of("deed-4")[0].3, json!({ "result": "failed", "reason": "invalid_token" }));
     let failed = &of("deed-5")[0];
     assert_eq!((failed.0.as_str(), failed.1.as_deref()), ("device.login", Some("ana")));
     assert_eq!(failed.3["result"], "failed");
@@ -229,6 +229,13 @@ async fn the_trail_is_read_in_pages_by_administrators_and_auditors() {
     assert_eq!(read(&format!("?action=device.executed&since={}", lab.now())).await.ok()["total"], 2);
     assert_eq!(read(&format!("?action=device.executed&until={}", lab.now())).await.ok()["total"], 0);
     assert_eq!(read("?actor=%27%20OR%201%3D1%20--").await.ok()["total"], 0);
+    let counted = lab.get("/audit/counts?by=actor&action=device.executed").signed(&auditor).send().await.ok();
+    assert_eq!(counted, serde_json::json!([{ "value": "ana", "entries": 2 }]));
+    assert_eq!(read("?source=10.0.0.7&action=device.executed&limit=200").await.ok()["total"], 2);
+    assert_eq!(read("?source=10.0.0.8").await.ok()["total"], 0);
+    for query in ["/counts", "/counts?by=hash", "/counts?by=actor&limit=201", "/counts?by=actor&since=x"] {
+        read(query).await.refused(422, "invalid_request");
+    }
     for query in ["?since=yesterday", "?limit=0", "?offset=x"] {
         read(query).await.refused(422, "invalid_request");
     }

@@ -183,6 +183,12 @@ async fn an_administrator_lists_adds_and_lifts_bans() {
     assert_eq!(status(&lab, "203.0.113.200").await, 404);
     assert_eq!(list().await, json!([]));
     assert_eq!(lab.trail_of("ban.added").await.len(), 2);
+
+    lab.post("/bans").signed(&admin).json(&body).send().await;
+    lab.clock.advance(Duration::from_secs(7199));
+    assert_eq!(status(&lab, "203.0.113.200").await, 403);
+    lab.clock.advance(Duration::from_secs(2));
+    assert_eq!(status(&lab, "203.0.113.200").await, 404);
     let removed = lab.trail_of("ban.removed").await;
     assert_eq!(removed[0].draft.subject.as_deref(), Some("203.0.113.0/24"));
     lab.assert_chain().await;

@@ -8,8 +8,8 @@ use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
 use interlock_store::identity::Record;
 use interlock_store::{
-    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
-    UserRow, Work,
+    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store,
+    StoredEvent, UserRow, Work,
 };
 
 /// Text of the error: no client may ever see it.
@@ -117,6 +117,15 @@ impl Store for Flaky {
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {
         self.readable()?.audit(filter, page).await
+    }
+
+    async fn audit_counts(
+        &self,
+        filter: &AuditFilter,
+        by: AuditBy,
+        limit: u32,
+    ) -> Result<Vec<(String, u64)>, Error> {
+        self.readable()?.audit_counts(filter, by, limit).await
     }
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {

@@ -184,8 +184,9 @@ async fn the_record_names_rule_and_place_and_never_the_text() {
         (&details["family"], &details["place"], &details["strike"]),
         (&json!("sql"), &json!("query"), &json!(true))
     );
+    assert_eq!(details["route"], "GET /tasks");
     assert!(details["rule"].as_str().is_some_and(|rule| rule.starts_with("sql.")));
-    assert!(!details.to_string().to_ascii_lowercase().contains("tasks"));
+    assert!(!details.to_string().to_ascii_lowercase().contains("drop table"));
     assert_eq!(rows[0].draft.client_ip.as_deref(), Some("10.0.0.7"));
 }
 

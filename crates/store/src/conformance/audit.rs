@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ALL, NOW, after, at_once, draft, put};
 use crate::orchestrator::ask;
 use crate::seals::{Seal, Tile};
-use crate::{AuditFilter, Error, Page, Store, Verdict, transact};
+use crate::{AuditBy, AuditFilter, Error, Page, Store, Verdict, transact};
 
 async fn append(store: &dyn Store, draft: AuditDraft) -> AuditEntry {
     put(store, move |tx| async move { tx.append_audit(&draft).await }.boxed()).await
@@ -126,6 +126,51 @@ pub async fn a_stranger_cannot_stop_the_record_with_odd_texts(store: Arc<dyn Sto
     assert_eq!(store.audit(&by_subject, ALL).await.expect("readable").items, [told]);
     let by_actor = AuditFilter { actor: Some(long), ..AuditFilter::default() };
     assert_eq!(store.audit(&by_actor, ALL).await.expect("readable").items, [longer]);
+}
+
+/// What is in the details can be asked for and counted, whatever else is in them.
+pub async fn rows_are_found_and_counted_by_their_details(store: Arc<dyn Store>) {
+    let blocked = |rule: &str, route: &str, ip: &str| AuditDraft {
+        action: "request.blocked".to_owned(),
+        client_ip: Some(ip.to_owned()),
+        details: json!({ "rule": rule, "route": route, "result": "failed" }),
+        ..draft("")
+    };
+    append(&*store, blocked("sql.union", "GET /runs", "192.0.2.1")).await;
+    append(&*store, blocked("sql.union", "GET /tasks", "192.0.2.1")).await;
+    append(&*store, blocked("html.script", "GET /runs", "192.0.2.2")).await;
+    for details in [
+        json!({ "rule": 7 }),
+        json!({ "rule": "\u{0}", "x": "\\u0000" }),
+        json!([1]),
+        json!("rule"),
+        Value::Null,
+    ] {
+        append(&*store, AuditDraft { details, client_ip: None, ..draft("") }).await;
+    }
+    let all = AuditFilter::default;
+    let text = |text: &str| Some(text.to_owned());
+    let found = |filter: AuditFilter| {
+        let store = Arc::clone(&store);
+        async move { store.audit(&filter, ALL).await.expect("readable").items.len() }
+    };
+    let counted = |filter: AuditFilter, by, limit| {
+        let store = Arc::clone(&store);
+        async move { store.audit_counts(&filter, by, limit).await.expect("readable") }
+    };
+
+    assert_eq!(found(AuditFilter { rule: text("sql.union"), ..all() }).await, 2);
+    assert_eq!(found(AuditFilter { source: text("192.0.2.1"), route: text("GET /runs"), ..all() }).await, 1);
+    assert_eq!(found(AuditFilter { result: text("failed"), ..all() }).await, 3);
+    assert_eq!(found(AuditFilter { rule: text("sql"), ..all() }).await, 0);
+    let blocked = AuditFilter { action: text("request.blocked"), ..all() };
+    let of = |value: &str, count| (value.to_owned(), count);
+    assert_eq!(counted(blocked.clone(), AuditBy::Rule, 9).await, [of("sql.union", 2), of("html.script", 1)]);
+    assert_eq!(counted(blocked.clone(), AuditBy::Source, 1).await, [of("192.0.2.1", 2)]);
+    assert_eq!(counted(blocked.clone(), AuditBy::Route, 9).await, [of("GET /runs", 2), of("GET /tasks", 1)]);
+    assert_eq!(counted(blocked, AuditBy::Reason, 9).await, []);
+    assert_eq!(counted(AuditFilter { rule: text("\0"), ..all() }, AuditBy::Rule, 9).await, []);
+    assert_eq!(counted(all(), AuditBy::Action, 1).await.len(), 1);
 }
 
 /// Every filter counts, together too; newest first.

@@ -29,8 +29,8 @@ use self::tx::PgTx;
 use crate::identity::Record;
 use crate::orchestrator::{Question, Reads};
 use crate::{
-    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store, StoredEvent,
-    UserRow, Verdict, Work,
+    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store,
+    StoredEvent, UserRow, Verdict, Work,
 };
 
 /// Connections for writes. More would only wait for the audit head.
@@ -147,6 +147,15 @@ impl Store for Postgres {
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {
         reads::audit(&mut self.reader().await?, filter, page).await
+    }
+
+    async fn audit_counts(
+        &self,
+        filter: &AuditFilter,
+        by: AuditBy,
+        limit: u32,
+    ) -> Result<Vec<(String, u64)>, Error> {
+        reads::audit_counts(&self.reader().await?, filter, by, limit).await
     }
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {

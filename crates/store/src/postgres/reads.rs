@@ -8,10 +8,11 @@ use tokio_postgres::{IsolationLevel, Row};
 
 use super::error::error;
 use crate::codec::{self, has_nul};
-use crate::filter::{Conditions, OPEN, Parameter, runs_counted};
+use crate::filter::{Conditions, OPEN, Parameter, audit_counted, runs_counted};
 use crate::identity::Record;
 use crate::{
-    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
+    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent,
+    UserRow,
 };
 
 type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
@@ -187,6 +188,21 @@ pub(super) async fn audit(
         format!("SELECT count(*) FROM audit{}", conditions.clause())
     };
     part(client, conditions, &counted, AUDIT, "seq DESC", page, audit_row).await
+}
+
+pub(super) async fn audit_counts(
+    client: &impl GenericClient,
+    filter: &AuditFilter,
+    by: AuditBy,
+    limit: u32,
+) -> Result<Vec<(String, u64)>, Error> {
+    let mut conditions = Conditions::audit('$', filter);
+    if conditions.is_impossible() {
+        return Ok(Vec::new());
+    }
+    let query = audit_counted(&mut conditions, by, limit);
+    all(client, &query, &bound(conditions.values()), |row| Ok((get(row, 0)?, codec::count(get(row, 1)?)?)))
+        .await
 }
 
 pub(super) async fn audit_from(

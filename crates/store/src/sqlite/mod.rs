@@ -26,8 +26,8 @@ use self::writer::{Piece, Writer};
 use crate::identity::Record;
 use crate::orchestrator::{Question, Reads};
 use crate::{
-    AuditFilter, BanRow, Error, KeyRow, Page, Paged, RepeatableWork, Revocation, RunFilter, RunRow, Store,
-    StoredEvent, UserRow, Work,
+    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, RepeatableWork, Revocation, RunFilter, RunRow,
+    Store, StoredEvent, UserRow, Work,
 };
 
 /// Name of the file in a state directory.
@@ -121,6 +121,16 @@ impl Store for Sqlite {
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<Paged<AuditEntry>, Error> {
         let filter = filter.clone();
         self.readers.read(move |connection| reads::audit(connection, &filter, page)).await
+    }
+
+    async fn audit_counts(
+        &self,
+        filter: &AuditFilter,
+        by: AuditBy,
+        limit: u32,
+    ) -> Result<Vec<(String, u64)>, Error> {
+        let filter = filter.clone();
+        self.readers.read(move |connection| reads::audit_counts(connection, &filter, by, limit)).await
     }
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {

@@ -6,10 +6,11 @@ use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 
 use super::error::error;
 use crate::codec::{self, has_nul};
-use crate::filter::{Conditions, OPEN, Parameter, runs_counted};
+use crate::filter::{Conditions, OPEN, Parameter, audit_counted, runs_counted};
 use crate::identity::Record;
 use crate::{
-    AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent, UserRow,
+    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, StoredEvent,
+    UserRow,
 };
 
 const RECORD: &str = "SELECT kind, id, alias, owner, data, version, expires_at, changed FROM identity";
@@ -185,6 +186,22 @@ pub(super) fn audit(
     let query = paged(AUDIT, &mut conditions, "seq DESC", page);
     let items = all(&snapshot, &query, params_from_iter(conditions.values()), audit_row)?;
     Ok(Paged { items, total })
+}
+
+pub(super) fn audit_counts(
+    connection: &Connection,
+    filter: &AuditFilter,
+    by: AuditBy,
+    limit: u32,
+) -> Result<Vec<(String, u64)>, Error> {
+    let mut conditions = Conditions::audit('?', filter);
+    if conditions.is_impossible() {
+        return Ok(Vec::new());
+    }
+    let query = audit_counted(&mut conditions, by, limit);
+    all(connection, &query, params_from_iter(conditions.values()), |row| {
+        Ok((get(row, 0)?, codec::count(get(row, 1)?)?))
+    })
 }
 
 pub(super) fn audit_from(connection: &Connection, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
