@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use interlock_client::Client;
+use interlock_engine::orchestrator::Courier;
 use interlock_engine::tools::{Simulated, Toolbox, Tools};
 use interlock_model::secret::Secret;
 use interlock_tools::Shelf;
@@ -14,6 +15,7 @@ use interlock_tools::http::HttpRequest;
 use interlock_tools::limits::Limited;
 use interlock_tools::mcp::{Server, Servers};
 use interlock_tools::net::Reach;
+use interlock_tools::webhook::Webhooks;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +63,8 @@ struct McpEntry {
 /// The tools, and the work that keeps their lists current.
 pub(crate) struct Made {
     pub(crate) toolbox: Arc<dyn Toolbox>,
+    /// Tells agents outcomes.
+    pub(crate) courier: Arc<dyn Courier>,
     devices: Devices,
     servers: Servers,
 }
@@ -122,6 +126,8 @@ pub(crate) fn make(settings: &ServerSettings) -> anyhow::Result<Made> {
     let reach = Reach::new(&wanted.http_hosts, &wanted.http_networks)
         .context("HTTP_TOOL_HOSTS or HTTP_TOOL_NETWORKS")?;
     let ca = wanted.http_ca_file.as_deref().map(read).transpose()?;
+    let anywhere = Reach::anywhere(&[], &wanted.http_networks).context("HTTP_TOOL_NETWORKS")?;
+    let courier = Webhooks::new(Arc::new(anywhere), ca.as_deref()).context("set up webhooks")?;
     let http = HttpRequest::new(Arc::new(reach), ca.as_deref()).context("set up http.request")?;
     let devices = Devices::new(file.device.iter().map(device).collect::<anyhow::Result<_>>()?);
     let servers = Servers::new(file.mcp.into_iter().map(server).collect::<anyhow::Result<_>>()?)?;
@@ -136,5 +142,5 @@ pub(crate) fn make(settings: &ServerSettings) -> anyhow::Result<Made> {
     } else {
         Arc::new(Limited::new(tools, &wanted.rates).context("TOOL_RATES")?)
     };
-    Ok(Made { toolbox, devices, servers })
+    Ok(Made { toolbox, courier: Arc::new(courier), devices, servers })
 }

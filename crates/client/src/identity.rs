@@ -1,6 +1,8 @@
 //! Agents, keys, sessions, roles, revocation.
 
-use interlock_model::wire::{AgentView, ApiKeyView, Operation, RoleView, SessionView};
+use interlock_model::wire::{
+    AgentView, ApiKeyView, DeliveryView, Operation, PageAnswer, RoleView, SessionView,
+};
 use interlock_model::{AgentId, Timestamp};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,15 @@ pub struct AgentSecretAnswer {
     pub agent_id: AgentId,
     /// The secret; absent when the caller supplied it.
     pub agent_secret: Option<String>,
+}
+
+/// A secret of a webhook that was made. It is shown only now.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WebhookSecretAnswer {
+    /// Whose it is.
+    pub agent_id: AgentId,
+    /// `whsec_` and 32 bytes in base64.
+    pub webhook_secret: String,
 }
 
 /// An API key to be made.
@@ -155,6 +166,28 @@ impl Client {
         new: &NewAgentSecret,
     ) -> Result<AgentSecretAnswer, ClientError> {
         self.change(Method::POST, &["agents", &id.to_string(), "credentials"], &[], Some(&json!(new))).await
+    }
+
+    /// Makes a new secret that messages to an agent's webhook are signed with.
+    pub async fn rotate_webhook_secret(&self, id: AgentId) -> Result<WebhookSecretAnswer, ClientError> {
+        self.change(Method::POST, &["agents", &id.to_string(), "webhook", "secret"], &[], None).await
+    }
+
+    /// How telling an agent outcomes went, newest first, at most 200.
+    pub async fn deliveries(
+        &self,
+        id: AgentId,
+        state: Option<&str>,
+    ) -> Result<PageAnswer<DeliveryView>, ClientError> {
+        let mut query = vec![("limit", PAGE.to_string())];
+        query.extend(state.map(|state| ("state", state.to_owned())));
+        self.get(&["agents", &id.to_string(), "webhook", "deliveries"], &query).await
+    }
+
+    /// Has an outcome told to an agent once more.
+    pub async fn retry_delivery(&self, id: AgentId, run: &str) -> Result<Operation, ClientError> {
+        let path = ["agents", &id.to_string(), "webhook", "deliveries", run, "retry"];
+        self.change(Method::POST, &path, &[], None).await
     }
 
     /// Registers whom an agent's client certificates name.

@@ -26,6 +26,6 @@ pub use execute::{Submission, Submitted};
 pub use follow::{Follow, News};
 pub use identity::{
     AgentEdit, AgentSecretAnswer, ApiKeyAnswer, Explanation, NewAgent, NewAgentSecret, NewApiKey, Question,
-    Revoke,
+    Revoke, WebhookSecretAnswer,
 };
 pub use renewal::{TokenPair, TokenStore};

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use interlock_model::action::{
-    CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentCertificates, SetAgentKeys, SetAgentSecret,
-    UpdateAgent,
+    CreateAgent, DeleteAgent, ListAgents, ReadAgent, RotateWebhookSecret, SetAgentCertificates, SetAgentKeys,
+    SetAgentSecret, UpdateAgent,
 };
 use interlock_model::id::random_hex;
 use interlock_model::policy;
@@ -18,11 +20,12 @@ use interlock_model::{AgentId, Timestamp};
 use interlock_store::Error;
 use interlock_store::identity::{self, Put, Versioned};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::Ambient;
-use crate::auth::documents::{Agent, AgentSecret};
+use crate::auth::documents::{Agent, AgentSecret, WebhookSecret};
 use crate::auth::{
-    BadKey, BadName, Caller, Db, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded,
+    BadKey, BadName, Caller, Db, MasterKey, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded,
     SystemPermit, accept_secret, check_keys, check_names, new_agent_secret,
 };
 use crate::security::{self, Event};
@@ -51,6 +54,9 @@ pub enum AgentError {
     /// The webhook address cannot be used.
     #[error("webhook_url must be an https URL of at most 500 characters")]
     Webhook,
+    /// There is nothing to sign.
+    #[error("the agent has no webhook_url")]
+    NoWebhook,
     /// The first agent and oneself stay.
     #[error("{0}")]
     Protected(&'static str),
@@ -118,6 +124,19 @@ pub struct Agents {
     ambient: Ambient,
     principals: Arc<Principals>,
     passwords: Passwords,
+    master: Arc<MasterKey>,
+}
+
+/// What secrets of webhooks are sealed as.
+pub(crate) const WEBHOOK: &str = "webhook";
+/// Bytes of one.
+const WEBHOOK_BYTES: usize = 32;
+/// How long messages are signed with the secret before, too.
+const WEBHOOK_OVERLAP: Duration = Duration::from_hours(24);
+
+/// Whose secret it is, as it is bound to what is sealed.
+pub(crate) fn webhook_place(agent: AgentId, secret: &str) -> String {
+    format!("{agent} {secret}")
 }
 
 fn checked_name(name: &str) -> Result<String, AgentError> {
@@ -191,8 +210,14 @@ fn checked_scopes(caller: &Caller, wanted: &[Scope]) -> Result<(), AgentError> {
 
 impl Agents {
     /// Wires the parts.
-    pub fn new(db: Db, ambient: Ambient, principals: Arc<Principals>, passwords: Passwords) -> Self {
-        Self { db, ambient, principals, passwords }
+    pub fn new(
+        db: Db,
+        ambient: Ambient,
+        principals: Arc<Principals>,
+        passwords: Passwords,
+        master: Arc<MasterKey>,
+    ) -> Self {
+        Self { db, ambient, principals, passwords, master }
     }
 
     /// Agents that are not deleted, newest first.
@@ -246,6 +271,7 @@ impl Agents {
             name: checked_name(name)?,
             scopes,
             webhook_url: checked_webhook(webhook_url)?,
+            webhook_secrets: Vec::new(),
             disabled: false,
             secrets: Vec::new(),
             keys: Vec::new(),
@@ -266,6 +292,9 @@ impl Agents {
                 Box::pin(async move {
                     if identity::insert(tx, &row).await? != Put::Done {
                         return Err(AgentError::Exists);
+                    }
+                    if row.webhook_url.is_some() {
+                        tx.orchestrator().set_told(&row.id.to_string(), true).await?;
                     }
                     let details = json!({ "name": row.name, "scopes": row.scopes });
                     Ok(Recorded { value: (), details })
@@ -456,20 +485,95 @@ impl Agents {
         .await
     }
 
+    /// Makes a new secret for the messages to the agent's webhook and returns it, as Standard Webhooks writes it: it is shown
+    /// only now. Messages are signed with the one before, too, for 24 h.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn rotate_webhook_secret(
+        &self,
+        permit: &Permit<RotateWebhookSecret>,
+    ) -> Result<(Agent, Secret), AgentError> {
+        let id = permit.target().agent_id;
+        self.checked_target(permit.caller(), id)?;
+        if self.principals.agent(id).is_none_or(|agent| agent.webhook_url.is_none()) {
+            return Err(AgentError::NoWebhook);
+        }
+        let now = self.ambient.clock.now();
+        let mut bytes = Zeroizing::new([0; WEBHOOK_BYTES]);
+        self.ambient.entropy.fill(&mut *bytes);
+        let name = random_hex(&*self.ambient.entropy, 4);
+        let sealed = self.master.seal(WEBHOOK, &webhook_place(id, &name), &*bytes);
+        let sealed = sealed.map_err(|error| Error::Corrupt(error.to_string()))?;
+        let made = WebhookSecret { id: name, sealed, created_at: now, expires_at: None };
+        let agent = self
+            .change_sealed(permit, id, true, move |agent| {
+                let end = now.plus(WEBHOOK_OVERLAP);
+                let before = agent.webhook_secrets.drain(..).find(|old| old.expires_at.is_none());
+                let before = before.map(|old| WebhookSecret { expires_at: Some(end), ..old });
+                let details = json!({ "secret": made.id });
+                agent.webhook_secrets = std::iter::once(made).chain(before).collect();
+                details
+            })
+            .await?;
+        Ok((agent, webhook_secret(&*bytes)))
+    }
+
+    /// Where outcomes of an agent's runs are told, and what that is signed with now. `None`: nowhere.
+    ///
+    /// # Errors
+    /// The storage's, for a secret that does not open.
+    pub(crate) fn webhook(&self, id: AgentId) -> Result<Option<(String, Vec<Secret>)>, Error> {
+        let Some(agent) = self.principals.agent(id).filter(|agent| !agent.disabled) else { return Ok(None) };
+        let Some(url) = agent.webhook_url.clone() else { return Ok(None) };
+        let now = self.ambient.clock.now();
+        let live =
+            agent.webhook_secrets.iter().filter(|secret| secret.expires_at.is_none_or(|end| end > now));
+        let open = |secret: &WebhookSecret| {
+            let opened = self.master.open(WEBHOOK, &webhook_place(id, &secret.id), &secret.sealed);
+            opened.map(|bytes| webhook_secret(&bytes)).map_err(|error| Error::Corrupt(error.to_string()))
+        };
+        Ok(Some((url, live.map(open).collect::<Result<_, _>>()?)))
+    }
+
     async fn change<P, F>(&self, proof: &P, id: AgentId, edit: F) -> Result<Agent, AgentError>
     where
         P: Proof + ?Sized,
         F: FnOnce(&mut Agent) -> Value + Send + 'static,
     {
-        let now = self.ambient.clock.now();
+        self.change_sealed(proof, id, false, edit).await
+    }
+
+    /// `seals` says that the change stores a secret that was sealed just now.
+    async fn change_sealed<P, F>(
+        &self,
+        proof: &P,
+        id: AgentId,
+        seals: bool,
+        edit: F,
+    ) -> Result<Agent, AgentError>
+    where
+        P: Proof + ?Sized,
+        F: FnOnce(&mut Agent) -> Value + Send + 'static,
+    {
+        let (now, master) = (self.ambient.clock.now(), Arc::clone(&self.master));
         let changed: Versioned<Agent> = self
             .db
             .write(proof, move |tx| {
                 Box::pin(async move {
                     let found = identity::get::<Agent>(tx, &id.to_string()).await?;
                     let mut found = found.filter(|agent| !agent.disabled).ok_or(AgentError::NoSuchAgent)?;
+                    if seals && !master.seals(&mut *tx).await? {
+                        let why = "the master key is being exchanged, or is not that of the other servers";
+                        return Err(Error::Corrupt(why.to_owned()).into());
+                    }
+                    let address = found.webhook_url.clone();
                     let details = edit(&mut found.document);
                     found.document.updated_at = now;
+                    if found.webhook_url != address || found.disabled {
+                        let told = found.webhook_url.is_some() && !found.disabled;
+                        tx.orchestrator().set_told(&id.to_string(), told).await?;
+                    }
                     match identity::update(tx, &found).await? {
                         Put::Done => {}
                         Put::Taken => return Err(AgentError::Exists),
@@ -507,6 +611,7 @@ impl Agents {
                 name: "system".to_owned(),
                 scopes,
                 webhook_url: None,
+                webhook_secrets: Vec::new(),
                 disabled: false,
                 secrets: Vec::new(),
                 keys: Vec::new(),
@@ -532,6 +637,11 @@ impl Agents {
         }
         Ok(())
     }
+}
+
+/// A secret as Standard Webhooks writes it.
+fn webhook_secret(bytes: &[u8]) -> Secret {
+    Secret::new(format!("whsec_{}", STANDARD.encode(bytes)))
 }
 
 /// Differs from the value before even when two changes share a microsecond or the clock went back.

@@ -179,7 +179,7 @@ impl Identity {
             second_factor,
             throttle,
             arrivals,
-            agents: Agents::new(database(), clocks(), known(), passwords.clone()),
+            agents: Agents::new(database(), clocks(), known(), passwords.clone(), Arc::clone(&master)),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),
             sessions,

@@ -173,6 +173,21 @@ impl Target for AgentTarget {
     }
 }
 
+/// An outcome that is told to an agent.
+#[derive(Debug, Deserialize)]
+pub struct DeliveryTarget {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// The run, as the caller wrote it.
+    pub run_id: String,
+}
+
+impl Target for DeliveryTarget {
+    fn subject(&self) -> Option<String> {
+        Some(self.run_id.chars().take(64).collect())
+    }
+}
+
 /// A thing with a short id of our own making: an API key, a session, an invitation.
 #[derive(Debug, Deserialize)]
 pub struct IdTarget {
@@ -341,6 +356,10 @@ actions! {
     SetAgentCertificates = "agent.certificates_set", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
     /// Register an agent's public keys.
     SetAgentKeys = "agent.keys_set", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
+    /// Make a new secret for the messages to an agent's webhook.
+    RotateWebhookSecret = "agent.webhook_secret_made", AgentTarget, Change, Needs::Scope("agents:manage"), SecondFactor;
+    /// Have an outcome told to an agent once more.
+    RetryDelivery = "webhook.repeated", DeliveryTarget, Change, Needs::Scope("agents:manage");
     /// End every token of somebody.
     RevokeTokens = "token.revoked", Installation, Change, Needs::Scope("tokens:manage"), SecondFactor;
     /// Ask what a token stands for (RFC 7662).

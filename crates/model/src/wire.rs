@@ -9,6 +9,7 @@ use crate::policy::PrincipalKind;
 use crate::run::{RunError, RunState};
 use crate::scope::Scope;
 use crate::secret::Secret;
+use crate::task::TaskRunId;
 use crate::{AgentId, RunId, Timestamp};
 
 /// POST `/auth/login`.
@@ -274,6 +275,9 @@ pub struct AgentView {
     pub scopes: Vec<Scope>,
     /// Where outcomes are told.
     pub webhook_url: Option<String>,
+    /// There is a secret to sign them with; without one nothing is told.
+    #[serde(default)]
+    pub has_webhook_secret: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// `active` or `disabled`.
@@ -289,6 +293,27 @@ pub struct AgentView {
     /// Whom its certificates name (RFC 8705).
     #[serde(default)]
     pub certificate_names: Vec<String>,
+}
+
+/// How telling an agent the outcome of one of its runs stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryView {
+    /// What the receiver tells repetitions by.
+    pub webhook_id: String,
+    /// Whose outcome it is.
+    pub run_id: TaskRunId,
+    /// `pending`, `delivered` or `failed`.
+    pub state: String,
+    /// Attempts that were begun, at most 8.
+    pub attempts: u32,
+    /// When the run ended.
+    pub created_at: Timestamp,
+    /// When the last attempt ended.
+    pub last_attempt_at: Option<Timestamp>,
+    /// When the next one is made, while it is pending.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Why the last one failed.
+    pub error: Option<String>,
 }
 
 /// A secret as an administrator may see it: everything but the secret.

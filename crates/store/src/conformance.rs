@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod bans;
+pub mod deliveries;
 pub mod identity;
 pub mod keys;
 pub mod orchestrator;
@@ -76,6 +77,7 @@ macro_rules! conformance_suite {
             orchestrator::a_late_finish_is_fenced_off,
             orchestrator::a_dead_workers_runs_are_rescued,
             orchestrator::a_failed_run_is_tried_again,
+            orchestrator::a_run_that_was_cancelled_does_not_wait,
             orchestrator::a_concurrency_key_is_held_by_one_run,
             orchestrator::waiting_runs_are_held_delayed_and_withdrawn,
             orchestrator::every_run_is_listed_once_newest_first,
@@ -85,6 +87,9 @@ macro_rules! conformance_suite {
             orchestrator::an_approval_is_decided_once_and_used_once,
             orchestrator::an_answer_is_kept_under_its_key,
             orchestrator::old_runs_are_deleted_in_batches,
+            deliveries::an_outcome_and_that_it_is_told_are_one_write,
+            deliveries::a_delivery_is_tried_by_one_at_a_time,
+            deliveries::an_outcome_that_was_told_is_at_rest,
             writes::a_rolled_back_write_leaves_no_trace,
             writes::a_repeatable_write_that_is_undone_takes_nobody_with_it,
             writes::a_failed_statement_cannot_be_committed,

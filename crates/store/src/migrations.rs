@@ -32,6 +32,7 @@ pub const SQLITE: &[Step] = &[
     Step { name: "0002_identity", sql: include_str!("../migrations/sqlite/0002_identity.sql") },
     Step { name: "0003_orchestrator", sql: include_str!("../migrations/sqlite/0003_orchestrator.sql") },
     Step { name: "0004_seals", sql: include_str!("../migrations/sqlite/0004_seals.sql") },
+    Step { name: "0005_webhooks", sql: include_str!("../migrations/sqlite/0005_webhooks.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -41,6 +42,7 @@ pub const POSTGRES: &[Step] = &[
     Step { name: "0002_identity", sql: include_str!("../migrations/postgres/0002_identity.sql") },
     Step { name: "0003_orchestrator", sql: include_str!("../migrations/postgres/0003_orchestrator.sql") },
     Step { name: "0004_seals", sql: include_str!("../migrations/postgres/0004_seals.sql") },
+    Step { name: "0005_webhooks", sql: include_str!("../migrations/postgres/0005_webhooks.sql") },
 ];
 
 /// What is recorded for a step.

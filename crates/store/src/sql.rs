@@ -112,6 +112,24 @@ impl Row {
     }
 }
 
+/// What a column of [`Each`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Number,
+    Text,
+    Bytes,
+}
+
+/// A statement about many rows at once, which it reads from `{given}`: a table of these columns. A server is asked once for all
+/// of them; SQLite, where asking costs nothing, once for each.
+#[derive(Debug)]
+pub(crate) struct Each {
+    /// The statement, with `{given}` in place of the table.
+    pub(crate) statement: &'static str,
+    /// The columns of the table.
+    pub(crate) given: &'static [(&'static str, Kind)],
+}
+
 /// A connection, inside a transaction or not.
 #[async_trait]
 pub(crate) trait Sql: Send {
@@ -129,6 +147,9 @@ pub(crate) trait Sql: Send {
         statement: &'static str,
         rows: Vec<Vec<Value>>,
     ) -> Result<Vec<u64>, Error>;
+    /// Runs a statement for all of `rows`, each with the columns that it names, and returns what it answers with. None is run for
+    /// no rows.
+    async fn each(&mut self, each: &'static Each, rows: Vec<Vec<Value>>) -> Result<Vec<Row>, Error>;
     /// Runs a statement that answers with rows.
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error>;
 }

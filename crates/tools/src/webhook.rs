@@ -1,18 +1,19 @@
 //! Webhooks: telling an address of an agent how a run ended, signed as the Standard Webhooks specification says.
 //!
-//! One attempt at a time. What is to be told, and that it was, is kept by whoever calls; [`next_attempt`] says when to try
+//! One attempt at a time. What is to be told, and that it was, is kept by `engine::orchestrator`, which also says when to try
 //! again. The receiver checks the signature over id, time and body, refuses old times, and forgets ids that it has seen.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use interlock_engine::orchestrator::{Courier, Message, Undelivered};
 use interlock_model::Timestamp;
 use interlock_model::secret::Secret;
 use reqwest::Client;
-use serde_json::Value;
 use url::Url;
 
 use crate::http::{SetupError, client};
@@ -20,53 +21,6 @@ use crate::net::{Lookup, Reach, System};
 
 /// How long a receiver has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Waits before the second and later attempts; eight attempts in a little more than a day.
-const WAITS: [Duration; 7] = [
-    Duration::from_secs(5),
-    Duration::from_mins(5),
-    Duration::from_mins(30),
-    Duration::from_hours(2),
-    Duration::from_hours(5),
-    Duration::from_hours(10),
-    Duration::from_hours(10),
-];
-
-/// Something to tell.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// Where.
-    pub url: String,
-    /// The same at every attempt: what a receiver tells repetitions by.
-    pub id: String,
-    /// `{"type": …, "timestamp": …, "data": …}`.
-    pub body: Value,
-}
-
-/// An attempt that did not succeed. The text may be shown to the agent's owner.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Undelivered {
-    /// Why.
-    pub message: String,
-    /// Whether another attempt may help.
-    pub again: bool,
-}
-
-/// When to try again after attempt number `attempt`, from 1. None: never.
-pub fn next_attempt(attempt: u32, random: u64) -> Option<Duration> {
-    let wait = *WAITS.get(usize::try_from(attempt.checked_sub(1)?).ok()?)?;
-    // Up to a tenth more, so that what failed together does not come back together.
-    Some(wait + wait / 10 * u32::try_from(random % 1_000).unwrap_or(0) / 1_000)
-}
-
-/// The secret of an agent's webhooks, made from a secret of the installation: `whsec_` and 32 bytes in base64. It is the same
-/// on every server, is kept nowhere, and changes with the generation.
-pub fn secret(installation: &Secret, agent: &str, generation: u32) -> Secret {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, installation.expose().as_bytes());
-    let made = hmac::sign(&key, format!("interlock webhook {generation} {agent}").as_bytes());
-    Secret::new(format!("whsec_{}", STANDARD.encode(made.as_ref())))
-}
-
 /// The header `webhook-signature` of a message.
 fn signature(secret: &Secret, id: &str, seconds: i64, body: &str) -> Option<String> {
     let key = STANDARD.decode(secret.expose().strip_prefix("whsec_")?).ok()?;
@@ -98,43 +52,46 @@ impl Webhooks {
         let client = client(&reach, lookup, ca_pem)?;
         Ok(Self { reach, client })
     }
+}
 
-    /// Tells once. Takes at most 15 s.
-    ///
-    /// # Errors
-    /// [`Undelivered`].
-    pub async fn deliver(
-        &self,
-        message: &Message,
-        secret: &Secret,
-        now: Timestamp,
-    ) -> Result<(), Undelivered> {
-        let never = |message: String| Undelivered { message, again: false };
-        let later = |message: String| Undelivered { message, again: true };
+#[async_trait]
+impl Courier for Webhooks {
+    /// Takes at most 15 s.
+    async fn tell(&self, message: &Message, secrets: &[Secret], now: Timestamp) -> Result<(), Undelivered> {
+        let never = |message: String| Undelivered { message, again: false, answered: true };
         let url = Url::parse(&message.url).map_err(|_| never("the webhook has no address".to_owned()))?;
         self.reach.check(&url).map_err(|refused| never(refused.to_string()))?;
         let body = message.body.to_string();
-        let signature = signature(secret, &message.id, now.seconds(), &body)
-            .ok_or_else(|| never("the secret of the webhook is not whsec_ and base64".to_owned()))?;
+        let signatures: Option<Vec<String>> =
+            secrets.iter().map(|secret| signature(secret, &message.id, now.seconds(), &body)).collect();
+        let signatures =
+            signatures.ok_or_else(|| never("a secret of the webhook is not whsec_ and base64".to_owned()))?;
         let request = self
             .client
             .post(url.clone())
             .header("content-type", "application/json")
             .header("webhook-id", &message.id)
             .header("webhook-timestamp", now.seconds())
-            .header("webhook-signature", signature)
+            // Several while the secret is exchanged: the receiver takes the one that it can check.
+            .header("webhook-signature", signatures.join(" "))
             .timeout(ANSWER_TIMEOUT)
             .body(body);
         let host = url.host_str().unwrap_or("the receiver");
         let Ok(response) = request.send().await else {
-            return Err(later(format!("{host} did not answer")));
+            return Err(Undelivered {
+                message: format!("{host} did not answer"),
+                again: true,
+                answered: false,
+            });
         };
         let status = response.status();
         match status.as_u16() {
             200..300 => Ok(()),
             // The receiver wants no more (Standard Webhooks, "Response").
             410 => Err(never(format!("{host} answered 410 Gone"))),
-            code => Err(later(format!("{host} answered {code}"))),
+            code => {
+                Err(Undelivered { message: format!("{host} answered {code}"), again: true, answered: true })
+            }
         }
     }
 }
@@ -161,24 +118,15 @@ mod tests {
         Webhooks::new(Arc::new(reach.expect("a reach")), None).expect("a client")
     }
 
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const NOW: i64 = 1_614_265_330;
 
     #[test]
     fn the_example_of_the_specification_has_its_signature() {
-        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let secret = Secret::new(SECRET);
         let made = signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", NOW, r#"{"test": 2432232314}"#);
         assert_eq!(made.as_deref(), Some("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="));
         assert!(signature(&Secret::new("plain"), "a", 0, "b").is_none());
-    }
-
-    #[test]
-    fn each_agent_has_a_secret_of_its_own_that_can_be_changed() {
-        let installation = Secret::new("x".repeat(32));
-        let of = |agent, generation| secret(&installation, agent, generation).expose().to_owned();
-        assert_eq!(of("a", 1), of("a", 1));
-        assert_ne!(of("a", 1), of("b", 1));
-        assert_ne!(of("a", 1), of("a", 2));
-        assert_eq!(of("a", 1).len(), "whsec_".len() + 44);
     }
 
     #[tokio::test]
@@ -190,10 +138,10 @@ mod tests {
             answer(204, "", "")
         })
         .await;
-        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let secrets = [Secret::new(SECRET), Secret::new("whsec_b2xk")];
 
         local(port)
-            .deliver(&message(format!("http://127.0.0.1:{port}/hook")), &secret, Timestamp::from_seconds(NOW))
+            .tell(&message(format!("http://127.0.0.1:{port}/hook")), &secrets, Timestamp::from_seconds(NOW))
             .await
             .expect("delivered");
 
@@ -201,18 +149,19 @@ mod tests {
         assert_eq!(request.line, "POST /hook HTTP/1.1");
         assert_eq!(request.header("webhook-id"), Some("msg_1"));
         assert_eq!(request.header("webhook-timestamp"), Some("1614265330"));
-        let expected = signature(&secret, "msg_1", NOW, &request.body).expect("a signature");
-        assert_eq!(request.header("webhook-signature"), Some(expected.as_str()));
+        let expected =
+            secrets.map(|secret| signature(&secret, "msg_1", NOW, &request.body).expect("a signature"));
+        assert_eq!(request.header("webhook-signature"), Some(expected.join(" ").as_str()));
     }
 
     #[tokio::test]
     async fn who_says_no_is_asked_again_unless_gone() {
-        let secret = secret(&Secret::new("x"), "a", 1);
+        let secrets = [Secret::new(SECRET)];
         for (status, again) in [(500, true), (404, true), (302, true), (410, false)] {
             let port = serve(move |_| answer(status, "location: http://169.254.169.254/\r\n", "")).await;
             let told = message(format!("http://127.0.0.1:{port}/"));
             let error =
-                local(port).deliver(&told, &secret, Timestamp::from_seconds(NOW)).await.expect_err("no");
+                local(port).tell(&told, &secrets, Timestamp::from_seconds(NOW)).await.expect_err("no");
             assert_eq!(error.again, again, "{status}: {error}");
         }
     }
@@ -221,21 +170,12 @@ mod tests {
     async fn inner_addresses_are_told_nothing() {
         let hooks = Webhooks::new(Arc::new(Reach::anywhere::<String>(&[], &[]).expect("a reach")), None);
         let hooks = hooks.expect("a client");
-        let secret = secret(&Secret::new("x"), "a", 1);
+        let secrets = [Secret::new(SECRET)];
         for url in
             ["https://127.0.0.1/", "https://169.254.169.254/", "http://example.org/", "https://[::1]:8080/"]
         {
-            let error = hooks.deliver(&message(url.to_owned()), &secret, Timestamp::from_seconds(NOW)).await;
+            let error = hooks.tell(&message(url.to_owned()), &secrets, Timestamp::from_seconds(NOW)).await;
             assert!(!error.expect_err(url).again);
         }
-    }
-
-    #[test]
-    fn attempts_end_after_a_day() {
-        let all: Vec<Duration> = (1..).map_while(|attempt| next_attempt(attempt, 0)).collect();
-        assert_eq!(all.len(), 7);
-        assert!(all.iter().sum::<Duration>() > Duration::from_hours(24));
-        assert!(next_attempt(0, 0).is_none());
-        assert!(next_attempt(1, 999).expect("again") < Duration::from_millis(5_600));
     }
 }

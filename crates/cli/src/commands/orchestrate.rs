@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use interlock_engine::agents::Agents;
 use interlock_engine::auth::SystemPermit;
 use interlock_engine::news::News;
 use interlock_engine::orchestrator::Orchestrator;
@@ -78,7 +79,7 @@ impl Orchestrating {
     }
 
     /// Begins to work.
-    pub(crate) fn begin(&self, parts: &Parts, drain: Duration) {
+    pub(crate) fn begin(&self, parts: &Parts, agents: Agents, drain: Duration) {
         if let Some(told) = &parts.told {
             // Not waited for: it listens until the process ends.
             tokio::spawn(told.work.clone().keep());
@@ -89,6 +90,9 @@ impl Orchestrating {
         self.tasks.spawn(one().forget(stop()));
         let (orchestrator, place, stopping) = (one(), self.place.clone(), stop());
         self.tasks.spawn(async move { orchestrator.work(&place, drain, stopping).await });
+        let (orchestrator, place, stopping) = (one(), self.place.clone(), stop());
+        let courier = Arc::clone(&self.tools.courier);
+        self.tasks.spawn(async move { orchestrator.tell_outcomes(agents, courier, &place, stopping).await });
         self.tools.begin(&self.tasks, &self.stop);
         self.tasks.close();
     }

@@ -310,7 +310,7 @@ where
         tokio::spawn(internal.serve(router, stop.clone(), connections.clone()));
     }
     if let Some(orchestrating) = &orchestrating {
-        orchestrating.begin(&parts, settings.drain);
+        orchestrating.begin(&parts, app.identity.agents.clone(), settings.drain);
     }
     if let Some(path) = &net.ready_file {
         net::write_ready_file(path, &told)?;

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use interlock_client::{AgentEdit, Client, NewAgent, NewAgentSecret};
-use interlock_model::wire::AgentView;
-use interlock_model::{AgentId, Clock as _};
+use interlock_model::wire::{AgentView, DeliveryView};
+use interlock_model::{AgentId, Clock as _, Timestamp};
 use serde_json::json;
 
 use super::connect::Session;
@@ -59,6 +59,26 @@ pub(crate) enum AgentCommand {
         #[arg(long, value_parser = duration)]
         expires_in: Option<std::time::Duration>,
     },
+    /// Make a new secret for its webhook and print it, once. Messages carry a signature with the one before, too, for 24 h
+    RotateWebhookSecret {
+        /// Id or name
+        agent: String,
+    },
+    /// Show how telling it outcomes of its runs went
+    Deliveries {
+        /// Id or name
+        agent: String,
+        /// Only pending, delivered or failed ones
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Tell it an outcome once more
+    Redeliver {
+        /// Id or name
+        agent: String,
+        /// The run
+        run: String,
+    },
     /// Register whom its client certificates name, in place of what was registered; it signs in with them then
     Certificates {
         /// Id or name
@@ -107,7 +127,11 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
         }
         AgentCommand::Create { name, scope, webhook } => {
             let new = NewAgent { name: &name, scopes: &scope, webhook_url: webhook.as_deref() };
-            tell(ui, &client.create_agent(&new).await?)
+            let made = client.create_agent(&new).await?;
+            if made.webhook_url.is_some() {
+                ui.note("nothing is told to the webhook before it has a secret: interlock agent rotate-webhook-secret");
+            }
+            tell(ui, &made)
         }
         AgentCommand::Update(args) => {
             let id = find(&client, &args.agent).await?;
@@ -119,6 +143,27 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
             let id = find(&client, &agent).await?;
             let done = client.delete_agent(id).await?;
             ui.one(&done, || Facts::new().with("deleted", line(&agent)), &id.to_string())
+        }
+        AgentCommand::RotateWebhookSecret { agent } => {
+            let id = find(&client, &agent).await?;
+            let made = client.rotate_webhook_secret(id).await?;
+            match ui.output {
+                Output::Json | Output::Jsonl => ui.out(&json_text(&made, ui.output == Output::Json)),
+                Output::Table | Output::Name => {
+                    ui.note(&format!("the secret of the webhook of {id} is shown only now; its receiver checks signatures with it:"));
+                    ui.out(&made.webhook_secret)
+                }
+            }
+        }
+        AgentCommand::Deliveries { agent, state } => {
+            let id = find(&client, &agent).await?;
+            let found = client.deliveries(id, state.as_deref()).await?;
+            ui.list(&found.items, deliveries, |delivery| delivery.run_id.to_string())
+        }
+        AgentCommand::Redeliver { agent, run } => {
+            let id = find(&client, &agent).await?;
+            let done = client.retry_delivery(id, &run).await?;
+            ui.one(&done, || Facts::new().with("told again", line(&run)), &run)
         }
         AgentCommand::Certificates { agent, names } => {
             let id = find(&client, &agent).await?;
@@ -175,6 +220,22 @@ fn table(agents: &[AgentView]) -> Table {
         let seen = agent.last_seen_at.map_or_else(|| "never".to_owned(), time);
         let proofs = (agent.secrets.len() + agent.keys + agent.certificate_names.len()).to_string();
         table.row([agent.id.to_string(), agent.name.clone(), scopes(agent), proofs, seen]);
+    }
+    table
+}
+
+fn deliveries(found: &[DeliveryView]) -> Table {
+    let mut table = Table::new(&["RUN", "STATE", "ATTEMPTS", "LAST", "NEXT", "ERROR"]);
+    let at = |time_of: Option<Timestamp>| time_of.map_or_else(|| "-".to_owned(), time);
+    for one in found {
+        table.row([
+            one.run_id.to_string(),
+            one.state.clone(),
+            one.attempts.to_string(),
+            at(one.last_attempt_at),
+            at(one.next_attempt_at),
+            one.error.clone().unwrap_or_default(),
+        ]);
     }
     table
 }

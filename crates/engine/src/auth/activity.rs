@@ -168,6 +168,7 @@ mod tests {
             name: "system".into(),
             scopes: scope::parse_all(&["admin"]).expect("scopes"),
             webhook_url: None,
+            webhook_secrets: Vec::new(),
             disabled: false,
             secrets: vec![],
             keys: vec![],

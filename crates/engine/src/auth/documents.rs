@@ -18,6 +18,9 @@ pub struct Agent {
     pub scopes: Vec<Scope>,
     /// Where outcomes are told.
     pub webhook_url: Option<String>,
+    /// What is told there is signed with these, newest first: at most two, during a rotation.
+    #[serde(default)]
+    pub webhook_secrets: Vec<WebhookSecret>,
     /// Deleted agents stay, disabled, so that what they did keeps its actor.
     pub disabled: bool,
     /// At most two: during a rotation the one before still works.
@@ -40,6 +43,19 @@ pub struct Agent {
     /// When it last got a token or used a key.
     #[serde(default)]
     pub last_seen_at: Option<Timestamp>,
+}
+
+/// A secret that messages to an agent's webhook are signed with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookSecret {
+    /// Short id, for people.
+    pub id: String,
+    /// The 32 bytes, sealed with the master key.
+    pub sealed: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Not signed with any more from then on.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A stored secret of an agent.

@@ -9,10 +9,11 @@ use interlock_store::{Error, Tx};
 use serde::Serialize;
 use serde_json::json;
 
-use super::documents::SecondFactors;
+use super::documents::{Agent, SecondFactors};
 use super::elsewhere::ProviderLogin;
 use super::sealing::{MasterKey, Sealing};
 use super::{Db, Recorded, SystemPermit};
+use crate::agents;
 
 /// Records of one transaction at most.
 const PART: usize = 50;
@@ -39,6 +40,16 @@ impl Sealed for SecondFactors {
         let user = &self.user;
         let place = |id: &str| super::factors::place(user, id);
         self.totp.iter_mut().map(|factor| ("totp", place(&factor.id), &mut factor.sealed)).collect()
+    }
+}
+
+impl Sealed for Agent {
+    fn secrets(&mut self) -> Vec<(&'static str, String, &mut String)> {
+        let agent = self.id;
+        let secrets = self.webhook_secrets.iter_mut();
+        secrets
+            .map(|secret| (agents::WEBHOOK, agents::webhook_place(agent, &secret.id), &mut secret.sealed))
+            .collect()
     }
 }
 
@@ -90,6 +101,7 @@ pub async fn examine(db: &Db, master: &MasterKey) -> Result<Resealed, Error> {
         found.lost = 1;
     }
     examine_all::<SecondFactors>(db, master, &mut found).await?;
+    examine_all::<Agent>(db, master, &mut found).await?;
     examine_all::<ProviderLogin>(db, master, &mut found).await?;
     Ok(found)
 }
@@ -165,6 +177,7 @@ pub async fn reseal(
     .await?;
     let mut total = Resealed::default();
     reseal_all::<SecondFactors>(db, permit, master, &mut total).await?;
+    reseal_all::<Agent>(db, permit, master, &mut total).await?;
     reseal_all::<ProviderLogin>(db, permit, master, &mut total).await?;
     Ok(total)
 }

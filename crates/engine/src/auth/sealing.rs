@@ -33,7 +33,7 @@ pub struct BadMasterKey;
 #[error(
     "a stored secret does not open with this server's master key; servers that share a database need the same MASTER_KEY"
 )]
-pub(super) struct DoesNotOpen;
+pub(crate) struct DoesNotOpen;
 
 /// Which key seals in this installation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ impl MasterKey {
 
     /// Whether this key is to seal, as far as the database knows. Ask it in the transaction that stores what was sealed: the
     /// first one that does decides.
-    pub(super) async fn seals(&self, tx: &mut dyn Tx) -> Result<bool, Error> {
+    pub(crate) async fn seals(&self, tx: &mut dyn Tx) -> Result<bool, Error> {
         let kid = self.kid();
         if let Some(known) = identity::get::<Sealing>(tx, "seals").await? {
             return Ok(known.kid == kid);
@@ -151,7 +151,7 @@ impl MasterKey {
     ///
     /// # Errors
     /// [`DoesNotOpen`] when the operating system gives no randomness.
-    pub(super) fn seal(&self, kind: &str, owner: &str, secret: &[u8]) -> Result<String, DoesNotOpen> {
+    pub(crate) fn seal(&self, kind: &str, owner: &str, secret: &[u8]) -> Result<String, DoesNotOpen> {
         let mut text = secret.to_vec();
         let ring = self.0.load();
         let sealed = ring.current.aead.seal_in_place_append_tag(bound(kind, owner), &mut text);
@@ -163,7 +163,7 @@ impl MasterKey {
     ///
     /// # Errors
     /// [`DoesNotOpen`].
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         kind: &str,
         owner: &str,

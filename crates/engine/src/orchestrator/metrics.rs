@@ -56,6 +56,13 @@ pub fn describe() {
         "Workers of all servers that share the database."
     );
     gauge!("orchestrator_active_workers", "state" => "alive").set(0.0);
+    describe_counter!(
+        "orchestrator_webhook_deliveries_total",
+        "Attempts to tell agents outcomes, by how they went."
+    );
+    for result in ["delivered", "again", "failed"] {
+        counter!("orchestrator_webhook_deliveries_total", "result" => result).absolute(0);
+    }
     describe_counter!("orchestrator_worker_heartbeat_total", "Heartbeats of this server's worker.");
     counter!("orchestrator_worker_heartbeat_total").absolute(0);
 }

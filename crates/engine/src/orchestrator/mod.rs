@@ -1,10 +1,11 @@
 //! The orchestrator: tasks that run for certain, once, on one machine or many.
 //!
 //! Servers are equal and share one database. [`scheduler`] turns due times into runs, [`worker`] has them carried out by
-//! [`crate::pipeline`] and lives by its heartbeat; `tasks`, `runs`, `events` and `approvals` are what callers can do. What holds
-//! whatever crashes is told in `store::orchestrator`.
+//! [`crate::pipeline`] and lives by its heartbeat; `deliveries` tells agents how it ended; `tasks`, `runs`, `events` and
+//! `approvals` are what callers can do. What holds whatever crashes is told in `store::orchestrator`.
 
 mod approvals;
+mod deliveries;
 mod events;
 pub mod metrics;
 mod retention;
@@ -31,10 +32,13 @@ use crate::auth::{Caller, Db, Permit, Principals, SystemPermit};
 use crate::tools::{Allowed, Toolbox};
 
 pub use self::approvals::{ApprovalError, Verdict};
+pub use self::deliveries::{Courier, DeliveryError, Message, Undelivered};
 pub use self::events::{EventError, NewEvent, Published, Subscription};
 pub use self::runs::{RunFollowing, RunsError, Stats};
 pub use self::tasks::{Cancelled, Keyed, NewTask, Preview, Snoozed, StatusChange, TaskChange, TaskError};
-pub use interlock_store::orchestrator::{ApprovalRow, EventRow, RunsFilter, TaskRunRow, TasksFilter, Topic};
+pub use interlock_store::orchestrator::{
+    ApprovalRow, DeliveryRow, DeliveryState, EventRow, RunsFilter, TaskRunRow, TasksFilter, Topic,
+};
 
 /// How this server does its part.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use interlock_model::Timestamp;
 use interlock_model::task::{TaskRunId, TaskRunState};
 use interlock_store::Error;
-use interlock_store::orchestrator::{Claimed, Finished, NewApproval};
+use interlock_store::orchestrator::{Claimed, Finished, NewApproval, Suspended};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -226,7 +226,7 @@ impl Worker {
         }
         let order: Vec<TaskRunId> = ends.iter().map(Outcome::run).collect();
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let worker = self.id.clone();
+        let (worker, now) = (self.id.clone(), self.orchestrator.now());
         let proof = self.orchestrator.0.system.acting("runs.carried_out", Some(worker.clone()));
         let db = &self.orchestrator.0.db;
         db.write(&proof, move |tx| {
@@ -236,9 +236,10 @@ impl Worker {
                 let flags = all.finish(&worker, &finished).await?;
                 own.extend(finished.iter().map(|end| end.entry.run).zip(flags));
                 for (entry, until, question) in &suspended {
-                    let held = all.suspend(&worker, entry, *until).await?;
-                    own.insert(entry.run, held);
-                    if let Some(question) = question.as_ref().filter(|_| held)
+                    let suspended = all.suspend(&worker, entry, *until, now).await?;
+                    own.insert(entry.run, suspended != Suspended::Lost);
+                    let waits = suspended == Suspended::Waits;
+                    if let Some(question) = question.as_ref().filter(|_| waits)
                         && !all.ask(question).await?
                     {
                         // Asked before: it may have been decided in between, and nobody would wake the run again.

@@ -127,6 +127,7 @@ fn view(agent: &Agent) -> AgentView {
         name: agent.name.clone(),
         scopes: agent.scopes.clone(),
         webhook_url: agent.webhook_url.clone(),
+        has_webhook_secret: !agent.webhook_secrets.is_empty(),
         created_at: agent.created_at,
         status: if agent.disabled { "disabled" } else { "active" }.to_owned(),
         has_credentials: !agent.secrets.is_empty()

@@ -22,6 +22,7 @@ mod sso;
 mod task_runs;
 mod tasks;
 mod users;
+mod webhooks;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -58,6 +59,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     } else if has_tasks {
         let api = tasks::routes(api);
         let api = task_runs::routes(api);
+        let api = webhooks::routes(api);
         let api = events::routes(api);
         let api = approvals::routes(api);
         orchestrator::routes(api)

@@ -111,6 +111,7 @@ impl From<AgentError> for ApiError {
             AgentError::Grant(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
             AgentError::PeopleOnly(_) => Self::field(&["body", "scopes"], "scope", text),
             AgentError::Webhook => Self::field(&["body", "webhook_url"], "url", text),
+            AgentError::NoWebhook => Self::client(StatusCode::CONFLICT, "conflict", text),
             AgentError::Protected(reason) => Self::client(StatusCode::BAD_REQUEST, "agent_protected", reason),
             AgentError::Secret(_) => Self::field(&["body", "password"], "password", text),
             AgentError::Overlap => Self::field(&["body", "overlap_seconds"], "range", text),

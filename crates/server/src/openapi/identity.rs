@@ -483,6 +483,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("name", "string"),
             ("scopes", "[string]"),
             ("webhook_url", "string?"),
+            ("has_webhook_secret", "boolean"),
             ("created_at", "time"),
             ("status", "string"),
             ("has_credentials", "boolean"),

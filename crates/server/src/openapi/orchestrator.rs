@@ -167,6 +167,33 @@ pub(super) const OPERATIONS: &[Entry] = &[
         "Decision",
         "Approval",
     ),
+    (
+        "POST",
+        "/agents/{agent_id}/webhook/secret",
+        "rotate_webhook_secret",
+        "Agents",
+        "Make a new secret that messages to the agent's webhook are signed with; it is shown only now",
+        "",
+        "WebhookSecret",
+    ),
+    (
+        "GET",
+        "/agents/{agent_id}/webhook/deliveries",
+        "list_deliveries",
+        "Agents",
+        "How telling the agent outcomes of its runs went, newest first; an agent may see its own",
+        "",
+        "DeliveryPage",
+    ),
+    (
+        "POST",
+        "/agents/{agent_id}/webhook/deliveries/{run_id}/retry",
+        "retry_delivery",
+        "Agents",
+        "Tell an outcome once more, whether it was taken or given up",
+        "",
+        "Operation",
+    ),
 ];
 
 /// Names in the query of an operation.
@@ -180,6 +207,7 @@ pub(super) fn queries(method: &Method, path: &str) -> &'static [&'static str] {
         ("GET", "/events/stream") => &["after"],
         ("GET", "/events/stream/recent") => &["count"],
         ("DELETE", "/events/stream/cleanup") => &["max_age_hours"],
+        ("GET", "/agents/{agent_id}/webhook/deliveries") => &["state", "limit", "offset"],
         ("GET", "/approvals") => &["state", "limit", "offset"],
         _ => &[],
     }
@@ -200,6 +228,21 @@ const DEFAULTED: [(&str, &str); 10] = [
 ];
 
 pub(super) const SHAPES: &[Shape] = &[
+    ("WebhookSecret", &[("agent_id", "string"), ("webhook_secret", "string"), ("message", "string")], &[]),
+    (
+        "Delivery",
+        &[
+            ("webhook_id", "string"),
+            ("run_id", "string"),
+            ("state", "string"),
+            ("attempts", "integer"),
+            ("created_at", "time"),
+            ("last_attempt_at", "time?"),
+            ("next_attempt_at", "time?"),
+            ("error", "string?"),
+        ],
+        &[],
+    ),
     (
         "NewTask",
         &[
@@ -296,5 +339,9 @@ pub(super) const SHAPES: &[Shape] = &[
 ];
 
 /// Pages and what they hold.
-pub(super) const PAGES: &[(&str, &str)] =
-    &[("TaskPage", "[Task]"), ("TaskRunPage", "[TaskRun]"), ("ApprovalPage", "[Approval]")];
+pub(super) const PAGES: &[(&str, &str)] = &[
+    ("TaskPage", "[Task]"),
+    ("TaskRunPage", "[TaskRun]"),
+    ("ApprovalPage", "[Approval]"),
+    ("DeliveryPage", "[Delivery]"),
+];

@@ -14,17 +14,17 @@ use serde_json::json;
 
 use super::{ALL, NOW, after, at_once, put};
 use crate::orchestrator::{
-    Claimed, EventRow, Finished, NewApproval, NewRun, Retry, RunsFilter, TaskRow, TasksFilter, ask,
+    Claimed, EventRow, Finished, NewApproval, NewRun, Retry, RunsFilter, Suspended, TaskRow, TasksFilter, ask,
 };
 use crate::{Page, Store};
 
-fn task_id(number: u32) -> TaskId {
+pub(super) fn task_id(number: u32) -> TaskId {
     let mut bytes = [0; 16];
     bytes[12..].copy_from_slice(&number.to_be_bytes());
     TaskId::from_bytes(bytes)
 }
 
-fn run_id(number: u32) -> TaskRunId {
+pub(super) fn run_id(number: u32) -> TaskRunId {
     TaskRunId::from_bytes(*task_id(number).as_bytes())
 }
 
@@ -53,7 +53,7 @@ fn task(number: u32) -> TaskRow {
     }
 }
 
-fn new_run(number: u32) -> NewRun {
+pub(super) fn new_run(number: u32) -> NewRun {
     NewRun {
         run: run_id(number),
         lineage: run_id(number),
@@ -70,7 +70,7 @@ fn new_run(number: u32) -> NewRun {
     }
 }
 
-fn finished(entry: Claimed, state: TaskRunState) -> Finished {
+pub(super) fn finished(entry: Claimed, state: TaskRunState) -> Finished {
     Finished {
         entry,
         state,
@@ -83,7 +83,7 @@ fn finished(entry: Claimed, state: TaskRunState) -> Finished {
 }
 
 /// Lines runs up, and makes their tasks where there are none.
-async fn line_up(store: &dyn Store, runs: Vec<NewRun>) -> u64 {
+pub(super) async fn line_up(store: &dyn Store, runs: Vec<NewRun>) -> u64 {
     put(store, |tx| {
         async move {
             let mut all = tx.orchestrator();
@@ -97,11 +97,11 @@ async fn line_up(store: &dyn Store, runs: Vec<NewRun>) -> u64 {
     .await
 }
 
-async fn claim(store: &dyn Store, worker: &'static str, limit: u32) -> Vec<Claimed> {
+pub(super) async fn claim(store: &dyn Store, worker: &'static str, limit: u32) -> Vec<Claimed> {
     put(store, move |tx| async move { tx.orchestrator().claim(worker, limit).await }.boxed()).await
 }
 
-async fn finish(store: &dyn Store, worker: &'static str, ends: Vec<Finished>) -> Vec<bool> {
+pub(super) async fn finish(store: &dyn Store, worker: &'static str, ends: Vec<Finished>) -> Vec<bool> {
     put(store, move |tx| async move { tx.orchestrator().finish(worker, &ends).await }.boxed()).await
 }
 
@@ -319,14 +319,14 @@ pub async fn a_late_finish_is_fenced_off(store: Arc<dyn Store>) {
             let mut all = tx.orchestrator();
             Ok((
                 all.holds("old", first.run, first.fence).await?,
-                all.suspend("old", &first, None).await?,
+                all.suspend("old", &first, None, NOW).await?,
                 all.holds("new", first.run, second.fence).await?,
             ))
         }
         .boxed()
     })
     .await;
-    assert_eq!(held, (false, false, true));
+    assert_eq!(held, (false, Suspended::Lost, true));
     assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::Leased));
 }
 
@@ -397,6 +397,27 @@ pub async fn a_failed_run_is_tried_again(store: Arc<dyn Store>) {
     assert_eq!(steps(Arc::clone(&store)).await, [(0, json!({ "done": true }))]);
     assert_eq!(finish(&*store, "w", vec![finished(again, TaskRunState::Succeeded)]).await, [true]);
     assert_eq!(steps(store).await, []);
+}
+
+/// Nobody would tell a run that waits that it shall end: giving it back ends it.
+pub async fn a_run_that_was_cancelled_does_not_wait(store: Arc<dyn Store>) {
+    line_up(&*store, vec![NewRun { concurrency_key: Some("robot".to_owned()), ..new_run(1) }]).await;
+    line_up(&*store, vec![NewRun { concurrency_key: Some("robot".to_owned()), ..new_run(2) }]).await;
+    let held = claim(&*store, "w", 1).await.remove(0);
+    let suspended = put(&*store, |tx| {
+        async move {
+            let mut all = tx.orchestrator();
+            assert_eq!(all.cancel(run_id(1), "not wanted", NOW).await?, Some(false));
+            all.suspend("w", &held, Some(after(600_000_000)), after(1)).await
+        }
+        .boxed()
+    });
+
+    assert_eq!(suspended.await, Suspended::Cancelled);
+    let run = ask(&*store, |mut reads| async move { reads.run(run_id(1)).await }.boxed()).await;
+    let run = run.expect("readable").expect("a run");
+    assert_eq!((run.state, run.error.as_deref()), (TaskRunState::Cancelled, Some("not wanted")));
+    assert_eq!(claim(&*store, "w", 1).await[0].run, run_id(2));
 }
 
 /// One at a time for each key, while many work at many; and everybody's turn comes.
@@ -692,7 +713,7 @@ pub async fn an_approval_is_decided_once_and_used_once(store: Arc<dyn Store>) {
             assert!(all.ask(&question(1)).await?);
             assert!(!all.ask(&NewApproval { id: question(2).id, ..question(1) }).await?);
             assert!(all.ask(&question(3)).await?);
-            assert!(all.suspend("w", &held, None).await?);
+            assert_eq!(all.suspend("w", &held, None, NOW).await?, Suspended::Waits);
             Ok(())
         }
         .boxed()

@@ -6,9 +6,11 @@
 //! * A due time is one run: the due time moves and its run is queued in one transaction, and the run's id is made of both.
 //! * A run belongs to one worker at a time. Each claim has a fencing number; what comes late with an old one changes nothing.
 //! * A concurrency key is held by one run, from when it is ready until it is over.
+//! * The outcome of a run of an agent with a webhook, and that it is to be told, are one write.
 //! * Positions of events rise in the order of commits.
 
 mod approvals;
+mod deliveries;
 mod events;
 mod keys;
 mod queue;
@@ -21,11 +23,12 @@ mod work;
 use futures::future::BoxFuture;
 
 pub use self::approvals::{ApprovalRow, NewApproval};
+pub use self::deliveries::{Attempt, DeliveryRow, DeliveryState};
 pub use self::events::{EventRow, Topic};
 pub use self::queue::{Claimed, NewRun, Removed};
 pub use self::runs::{RunFigures, RunsFilter, TaskRunRow};
 pub use self::tasks::{Due, TaskRow, TasksFilter};
-pub use self::work::{Finished, Retry, WorkerRow};
+pub use self::work::{Finished, Retry, Suspended, WorkerRow};
 use crate::sql::Sql;
 use crate::{Error, Store};
 

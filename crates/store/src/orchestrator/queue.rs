@@ -8,7 +8,7 @@ use interlock_model::task::{EventId, TaskId, TaskRunId, TaskRunState, Trigger, r
 use super::runs::Ended;
 use super::{Changes, Reads, word};
 use crate::Error;
-use crate::sql::{Row, Value, values};
+use crate::sql::{Each, Kind, Row, Value, values};
 
 /// A run that lines up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,9 +113,34 @@ fn claimed(row: &Row) -> Result<Claimed, Error> {
     })
 }
 
-const INSERT: &str = "INSERT INTO queue (run, lineage, task, owner, lane, rank, ready_at, priority, attempt, cause, scheduled_for, \
-                      event, ckey, fence, rescues, created_at) \
-                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, 0, 0, ?14) ON CONFLICT (run) DO NOTHING";
+const INSERT: Each = Each {
+    statement: "INSERT INTO queue (run, lineage, task, owner, lane, rank, ready_at, priority, attempt, cause, scheduled_for, \
+                event, ckey, fence, rescues, created_at) \
+                SELECT run, lineage, task, owner, lane, rank, ready_at, priority, attempt, cause, scheduled_for, event, ckey, 0, 0, \
+                created_at FROM {given} WHERE true ON CONFLICT (run) DO NOTHING RETURNING lane",
+    given: &[
+        ("run", Kind::Bytes),
+        ("lineage", Kind::Bytes),
+        ("task", Kind::Bytes),
+        ("owner", Kind::Text),
+        ("lane", Kind::Number),
+        ("rank", Kind::Number),
+        ("ready_at", Kind::Number),
+        ("priority", Kind::Number),
+        ("attempt", Kind::Number),
+        ("cause", Kind::Text),
+        ("scheduled_for", Kind::Number),
+        ("event", Kind::Bytes),
+        ("ckey", Kind::Text),
+        ("created_at", Kind::Number),
+    ],
+};
+
+/// From the second lane to one of the others, when its time has come.
+const PROMOTE: Each = Each {
+    statement: "UPDATE queue SET lane = given.lane FROM {given} WHERE queue.run = given.run AND queue.lane = 1",
+    given: &[("run", Kind::Bytes), ("lane", Kind::Number)],
+};
 
 impl Changes<'_> {
     /// Lines runs up; one that is there already is not doubled. Returns how many are new.
@@ -168,7 +193,7 @@ impl Changes<'_> {
                 run.created_at
             ]);
         }
-        Ok(self.sql.change_each(INSERT, rows).await?.iter().sum())
+        Ok(self.sql.each(&INSERT, rows).await?.len() as u64)
     }
 
     /// The number of a run in the queue, for people.
@@ -221,7 +246,7 @@ impl Changes<'_> {
             };
             lanes.push(values![run.as_bytes(), if free { 0_i64 } else { 2 }]);
         }
-        self.sql.change_each("UPDATE queue SET lane = ?2 WHERE run = ?1 AND lane = 1", lanes).await?;
+        self.sql.each(&PROMOTE, lanes).await?;
         Ok(found.len() as u64)
     }
 
@@ -351,6 +376,7 @@ impl Changes<'_> {
             output: None,
             started_at: entry.started_at,
             finished_at: now,
+            again: false,
         };
         self.put_ended(&[ended]).await?;
         self.forget_lineage(&[entry.lineage]).await?;

@@ -20,8 +20,8 @@ impl Changes<'_> {
             .await
     }
 
-    /// Deletes at most `limit` questions that were made before `before` and stand for nothing any more, and as many answers
-    /// that have expired at `now`.
+    /// Deletes at most `limit` questions that were made before `before` and stand for nothing any more, as many answers that have
+    /// expired at `now`, and as many deliveries of runs that ended before `before`.
     ///
     /// # Errors
     /// The storage's.
@@ -46,7 +46,14 @@ impl Changes<'_> {
                 values![now, limit],
             )
             .await?;
-        Ok(questions + answers)
+        let told = self
+            .sql
+            .change(
+                "DELETE FROM deliveries WHERE run IN (SELECT run FROM deliveries WHERE created_at < ?1 LIMIT ?2)",
+                values![before, limit],
+            )
+            .await?;
+        Ok(questions + answers + told)
     }
 
     /// Keeps the answer to a request under its key until `expires`; `false` if there is one already.

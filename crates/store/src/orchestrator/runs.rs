@@ -5,7 +5,7 @@ use interlock_model::task::{TaskId, TaskRunId, TaskRunState, Trigger};
 use serde_json::Value as Json;
 
 use super::{Changes, Claimed, Reads, word};
-use crate::sql::{Row, Value, values};
+use crate::sql::{Each, Kind, Row, Value, values};
 use crate::{Error, Page, Paged, codec};
 
 /// A run as people read it.
@@ -90,17 +90,41 @@ pub(super) struct Ended<'e> {
     pub(super) output: Option<Json>,
     pub(super) started_at: Option<Timestamp>,
     pub(super) finished_at: Timestamp,
+    /// Another attempt follows: this is not yet the outcome.
+    pub(super) again: bool,
 }
+
+const PUT: Each = Each {
+    statement: "INSERT INTO task_runs (id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, error, output, \
+                created_at, started_at, finished_at) SELECT id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, \
+                error, output, created_at, started_at, finished_at FROM {given}",
+    given: &[
+        ("id", Kind::Bytes),
+        ("lineage", Kind::Bytes),
+        ("task", Kind::Bytes),
+        ("owner", Kind::Text),
+        ("state", Kind::Text),
+        ("attempt", Kind::Number),
+        ("cause", Kind::Text),
+        ("scheduled_for", Kind::Number),
+        ("worker", Kind::Text),
+        ("error", Kind::Text),
+        ("output", Kind::Text),
+        ("created_at", Kind::Number),
+        ("started_at", Kind::Number),
+        ("finished_at", Kind::Number),
+    ],
+};
 
 /// What a run of the queue looks like among those that are over. Its state is told by its lane.
 const OPEN: &str = "SELECT run AS id, lineage, task, owner, CASE lane WHEN 3 THEN CASE WHEN started_at IS NULL THEN 'leased' \
                     ELSE 'running' END WHEN 5 THEN 'waiting_for_approval' ELSE 'queued' END AS state, attempt, cause, scheduled_for, \
                     worker, CAST(NULL AS TEXT) AS error, created_at, started_at, CAST(NULL AS BIGINT) AS finished_at FROM queue";
-const OVER: &str = "SELECT id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, error, created_at, started_at, \
+pub(super) const OVER: &str = "SELECT id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, error, created_at, started_at, \
                     finished_at FROM task_runs";
 const BAD: &str = "state IN ('failed', 'cancelled', 'timed_out')";
 
-fn run_row(row: &Row) -> Result<TaskRunRow, Error> {
+pub(super) fn run_row(row: &Row) -> Result<TaskRunRow, Error> {
     Ok(TaskRunRow {
         id: TaskRunId::from_bytes(row.bytes(0)?),
         lineage: TaskRunId::from_bytes(row.bytes(1)?),
@@ -142,6 +166,7 @@ impl Conditions {
 }
 
 impl Changes<'_> {
+    /// Keeps how runs ended, and lines up that it is told.
     pub(super) async fn put_ended(&mut self, ended: &[Ended<'_>]) -> Result<(), Error> {
         let mut rows = Vec::with_capacity(ended.len());
         for end in ended {
@@ -163,14 +188,8 @@ impl Changes<'_> {
                 end.finished_at
             ]);
         }
-        self.sql
-            .change_each(
-                "INSERT INTO task_runs (id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, error, output, \
-                 created_at, started_at, finished_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-                rows,
-            )
-            .await
-            .map(drop)
+        self.sql.each(&PUT, rows).await?;
+        self.line_up_deliveries(ended).await
     }
 }
 

@@ -5,8 +5,19 @@ use interlock_model::task::TaskRunId;
 use serde_json::Value as Json;
 
 use super::{Changes, Reads};
-use crate::sql::values;
+use crate::sql::{Each, Kind, values};
 use crate::{Error, codec};
+
+const FORGET: Each = Each {
+    statement: "DELETE FROM run_steps WHERE lineage IN (SELECT lineage FROM {given})",
+    given: &[("lineage", Kind::Bytes)],
+};
+
+const WITHDRAW: Each = Each {
+    statement: "UPDATE approvals SET state = 'withdrawn' FROM {given} WHERE approvals.lineage = given.lineage \
+                AND approvals.state IN ('pending', 'approved')",
+    given: &[("lineage", Kind::Bytes)],
+};
 
 impl Changes<'_> {
     /// Keeps what step `seq` left; replaces what it left before. Ask [`Changes::holds`] in the same write.
@@ -34,11 +45,8 @@ impl Changes<'_> {
     /// Nobody will go on with these: what their steps left goes, and nobody needs to decide any more.
     pub(super) async fn forget_lineage(&mut self, over: &[TaskRunId]) -> Result<(), Error> {
         let rows = || over.iter().map(|lineage| values![lineage.as_bytes()]).collect::<Vec<_>>();
-        self.sql.change_each("DELETE FROM run_steps WHERE lineage = ?1", rows()).await?;
-        self.sql
-            .change_each("UPDATE approvals SET state = 'withdrawn' WHERE lineage = ?1 AND state IN ('pending', 'approved')", rows())
-            .await
-            .map(drop)
+        self.sql.each(&FORGET, rows()).await?;
+        self.sql.each(&WITHDRAW, rows()).await.map(drop)
     }
 }
 

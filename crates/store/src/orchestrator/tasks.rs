@@ -5,7 +5,7 @@ use interlock_model::task::{Backoff, Misfire, ScheduleKind, TaskId, TaskStatus};
 use serde_json::Value as Json;
 
 use super::{Changes, Reads, word};
-use crate::sql::{Row, Value, values};
+use crate::sql::{Each, Kind, Row, Value, values};
 use crate::{Error, Page, Paged, codec};
 
 /// A task as stored.
@@ -168,6 +168,17 @@ fn due_row(row: &Row) -> Result<Due, Error> {
     })
 }
 
+const MOVE_DUE: Each = Each {
+    statement: "UPDATE task_due SET due_at = given.later FROM {given} WHERE task_due.task = given.task AND task_due.due_at = given.due \
+                RETURNING task_due.due_at",
+    given: &[("task", Kind::Bytes), ("due", Kind::Number), ("later", Kind::Number)],
+};
+
+const END_DUE: Each = Each {
+    statement: "DELETE FROM task_due WHERE (task, due_at) IN (SELECT task, due FROM {given}) RETURNING due_at",
+    given: &[("task", Kind::Bytes), ("due", Kind::Number)],
+};
+
 impl Changes<'_> {
     /// Adds a task; `false` if its creator has one with this dedupe key that is not canceled.
     ///
@@ -298,17 +309,8 @@ impl Changes<'_> {
                 None => never.push(values![task.as_bytes(), *from]),
             }
         }
-        let moved = self
-            .sql
-            .change_each("UPDATE task_due SET due_at = ?3 WHERE task = ?1 AND due_at = ?2", later)
-            .await?;
-        let ended =
-            self.sql.change_each("DELETE FROM task_due WHERE task = ?1 AND due_at = ?2", never).await?;
-        if moved.iter().chain(&ended).all(|count| *count == 1) {
-            Ok(())
-        } else {
-            Err(Error::Database("a due time was moved twice".into()))
-        }
+        let done = self.sql.each(&MOVE_DUE, later).await?.len() + self.sql.each(&END_DUE, never).await?.len();
+        if done == moved.len() { Ok(()) } else { Err(Error::Database("a due time was moved twice".into())) }
     }
 
     /// Notes that a task with a dedupe window was triggered; `false` within the window of the trigger before.

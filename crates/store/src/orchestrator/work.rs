@@ -3,6 +3,8 @@
 //! A worker says that it lives by moving the number `beat`; others judge by their own clocks how long it has stood still, so
 //! clocks of different servers are never compared.
 
+use std::collections::HashSet;
+
 use interlock_model::Timestamp;
 use interlock_model::task::{TaskRunId, TaskRunState};
 use serde_json::Value as Json;
@@ -11,7 +13,7 @@ use super::queue::{ENTRY, entry};
 use super::runs::Ended;
 use super::{Changes, Claimed, NewRun, Reads};
 use crate::Error;
-use crate::sql::values;
+use crate::sql::{Each, Kind, values};
 
 /// Another attempt after one that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,17 @@ pub struct Finished {
     pub retry: Option<Retry>,
 }
 
+/// What became of a run that its worker gave back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspended {
+    /// It goes on later.
+    Waits,
+    /// Somebody had cancelled it: it is over.
+    Cancelled,
+    /// It was somebody else's by now; nothing was changed.
+    Lost,
+}
+
 /// A worker as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerRow {
@@ -52,6 +65,29 @@ pub struct WorkerRow {
     pub started_at: Timestamp,
 }
 
+const BEGUN: Each = Each {
+    statement: "UPDATE queue SET started_at = given.at FROM {given} WHERE queue.run = given.run AND queue.lane = 3 \
+                AND queue.worker = given.worker AND queue.fence = given.fence AND queue.started_at IS NULL",
+    given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number), ("at", Kind::Number)],
+};
+
+const TAKE_OUT: Each = Each {
+    statement: "DELETE FROM queue WHERE (run, lane, worker, fence) IN (SELECT run, 3, worker, fence FROM {given}) RETURNING run",
+    given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number)],
+};
+
+const GIVE_BACK: Each = Each {
+    statement: "UPDATE queue SET lane = 0, worker = NULL FROM {given} WHERE queue.run = given.run AND queue.lane = 3 \
+                AND queue.worker = given.worker AND queue.fence = given.fence",
+    given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number)],
+};
+
+const FREE: Each = Each {
+    statement: "UPDATE queue SET lane = 0, worker = NULL, fence = queue.fence + 1, rescues = queue.rescues + given.more FROM {given} \
+                WHERE queue.run = given.run AND queue.lane = 3",
+    given: &[("run", Kind::Bytes), ("more", Kind::Number)],
+};
+
 impl Changes<'_> {
     /// Notes that steps of these runs (with their fences) have begun, unless they are over or somebody else's by now.
     ///
@@ -59,13 +95,7 @@ impl Changes<'_> {
     /// The storage's.
     pub async fn begun(&mut self, worker: &str, runs: &[(TaskRunId, i64, Timestamp)]) -> Result<(), Error> {
         let rows = runs.iter().map(|(run, fence, at)| values![run.as_bytes(), worker, *fence, *at]).collect();
-        self.sql
-            .change_each(
-                "UPDATE queue SET started_at = ?4 WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3 AND started_at IS NULL",
-                rows,
-            )
-            .await
-            .map(drop)
+        self.sql.each(&BEGUN, rows).await.map(drop)
     }
 
     /// Whether the worker still holds the run; if so, nobody takes it away before this write ends.
@@ -87,11 +117,11 @@ impl Changes<'_> {
     pub async fn finish(&mut self, worker: &str, ends: &[Finished]) -> Result<Vec<bool>, Error> {
         let rows =
             ends.iter().map(|end| values![end.entry.run.as_bytes(), worker, end.entry.fence]).collect();
-        let deleted = self
-            .sql
-            .change_each("DELETE FROM queue WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3", rows)
-            .await?;
-        let own: Vec<bool> = deleted.iter().map(|count| *count == 1).collect();
+        let mut taken = HashSet::new();
+        for row in self.sql.each(&TAKE_OUT, rows).await? {
+            taken.insert(TaskRunId::from_bytes(row.bytes(0)?));
+        }
+        let own: Vec<bool> = ends.iter().map(|end| taken.contains(&end.entry.run)).collect();
         let ended: Vec<&Finished> =
             ends.iter().zip(&own).filter_map(|(end, own)| own.then_some(end)).collect();
         let rows: Vec<Ended<'_>> = ended
@@ -104,6 +134,7 @@ impl Changes<'_> {
                 output: end.output.clone(),
                 started_at: Some(end.started_at),
                 finished_at: end.finished_at,
+                again: end.retry.is_some(),
             })
             .collect();
         self.put_ended(&rows).await?;
@@ -128,7 +159,7 @@ impl Changes<'_> {
     }
 
     /// The worker gives a run back that is not over: it goes on at `until`, or when a person has decided. It keeps its concurrency
-    /// key. `false` if it was somebody else's by now.
+    /// key. One that somebody has cancelled meanwhile is over instead.
     ///
     /// # Errors
     /// The storage's.
@@ -137,15 +168,22 @@ impl Changes<'_> {
         worker: &str,
         entry: &Claimed,
         until: Option<Timestamp>,
-    ) -> Result<bool, Error> {
+        now: Timestamp,
+    ) -> Result<Suspended, Error> {
         let (lane, at) = until.map_or((5_i64, None), |at| (1, Some(at)));
-        self.sql
-            .change_one(
+        let held = self
+            .sql
+            .row(
                 "UPDATE queue SET lane = ?4, worker = NULL, ready_at = coalesce(?5, ready_at) \
-                 WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3",
+                 WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3 RETURNING cancel",
                 values![entry.run.as_bytes(), worker, entry.fence, lane, at],
             )
-            .await
+            .await?;
+        let Some(held) = held else { return Ok(Suspended::Lost) };
+        // Whoever cancelled it counts on its worker, which has no say from here on.
+        let Some(reason) = held.optional_text(0)? else { return Ok(Suspended::Waits) };
+        self.cancel(entry.run, &reason, now).await?;
+        Ok(Suspended::Cancelled)
     }
 
     /// The worker gives back runs that it has not begun.
@@ -154,13 +192,7 @@ impl Changes<'_> {
     /// The storage's.
     pub async fn give_back(&mut self, worker: &str, runs: &[(TaskRunId, i64)]) -> Result<(), Error> {
         let rows = runs.iter().map(|(run, fence)| values![run.as_bytes(), worker, *fence]).collect();
-        self.sql
-            .change_each(
-                "UPDATE queue SET lane = 0, worker = NULL WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3",
-                rows,
-            )
-            .await
-            .map(drop)
+        self.sql.each(&GIVE_BACK, rows).await.map(drop)
     }
 
     /// A worker lives. `false` if it was declared dead: what it held belongs to others now.
@@ -233,12 +265,7 @@ impl Changes<'_> {
                 again.push(values![held.run.as_bytes(), i64::from(held.started_at.is_some())]);
             }
         }
-        self.sql
-            .change_each(
-                "UPDATE queue SET lane = 0, worker = NULL, fence = fence + 1, rescues = rescues + ?2 WHERE run = ?1 AND lane = 3",
-                again,
-            )
-            .await?;
+        self.sql.each(&FREE, again).await?;
         // Runs that somebody has cancelled meanwhile end here: their worker cannot.
         let cancelled = format!("{ENTRY} WHERE lane = 0 AND cancel IS NOT NULL{}", self.sql.lock());
         for row in self.sql.rows(&cancelled, Vec::new()).await? {

@@ -97,12 +97,12 @@ impl News {
             let listen = format!("LISTEN {}", self.0.channel);
             let listening = timeout(ANSWER, client.batch_execute(&listen)).await;
             listening.map_err(|_| silent())?.map_err(error)?;
+            // What was told before this. First of all, so that whoever waits for `up` has heard it.
+            self.hear_one();
             self.0.up.send_replace(true);
             if std::mem::take(complained) {
                 tracing::info!("news by PostgreSQL are heard again");
             }
-            // What was told before this.
-            self.hear_one();
             self.tell(&client).await
         };
         match select(std::pin::pin!(hearing), std::pin::pin!(telling)).await {

@@ -10,7 +10,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::error::{broken, error};
 use super::tx::PgTx;
-use crate::sql::{Row, Sql, Value};
+use crate::sql::{Each, Kind, Row, Sql, Value};
 use crate::{Error, codec};
 
 impl ToSql for Value {
@@ -67,6 +67,73 @@ fn row(row: &tokio_postgres::Row) -> Result<Row, Error> {
     (0..row.columns().len()).map(read).collect::<Result<_, _>>().map(Row)
 }
 
+/// A column of many rows.
+enum Column<'v> {
+    Numbers(Vec<Option<i64>>),
+    Texts(Vec<Option<&'v str>>),
+    Bytes(Vec<Option<&'v [u8]>>),
+}
+
+impl<'v> Column<'v> {
+    fn of(kind: Kind, at: usize, rows: &'v [Vec<Value>]) -> Result<Self, Error> {
+        let other = || broken("a value is not of the kind of its column");
+        let values = rows.iter().map(|row| row.get(at).unwrap_or(&Value::Null));
+        Ok(match kind {
+            Kind::Number => Self::Numbers(
+                values
+                    .map(|value| match value {
+                        Value::Null => Ok(None),
+                        Value::Number(number) => Ok(Some(*number)),
+                        _ => Err(other()),
+                    })
+                    .collect::<Result<_, _>>()?,
+            ),
+            Kind::Text => Self::Texts(
+                values
+                    .map(|value| match value {
+                        Value::Null => Ok(None),
+                        Value::Text(text) => codec::refuse_nul(&[text]).map(|()| Some(text.as_str())),
+                        _ => Err(other()),
+                    })
+                    .collect::<Result<_, _>>()?,
+            ),
+            Kind::Bytes => Self::Bytes(
+                values
+                    .map(|value| match value {
+                        Value::Null => Ok(None),
+                        Value::Bytes(bytes) => Ok(Some(bytes.as_slice())),
+                        _ => Err(other()),
+                    })
+                    .collect::<Result<_, _>>()?,
+            ),
+        })
+    }
+
+    fn bound(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Self::Numbers(numbers) => numbers,
+            Self::Texts(texts) => texts,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// The statement over arrays, one for each column.
+fn over_arrays(each: &Each) -> String {
+    let array = |(at, (_, kind)): (usize, &(&str, Kind))| {
+        let kind = match kind {
+            Kind::Number => "bigint",
+            Kind::Text => "text",
+            Kind::Bytes => "bytea",
+        };
+        format!("${}::{kind}[]", at + 1)
+    };
+    let arrays: Vec<String> = each.given.iter().enumerate().map(array).collect();
+    let names: Vec<&str> = each.given.iter().map(|(name, _)| *name).collect();
+    let table = format!("unnest({}) AS given ({})", arrays.join(", "), names.join(", "));
+    each.statement.replace("{given}", &table)
+}
+
 /// A reader's connection.
 pub(super) struct Reading<'c, C>(pub(super) &'c C);
 
@@ -89,6 +156,10 @@ impl<C: GenericClient + Send + Sync> Sql for Reading<'_, C> {
     }
 
     async fn change_each(&mut self, _: &'static str, _: Vec<Vec<Value>>) -> Result<Vec<u64>, Error> {
+        Err(broken("a read wanted to write"))
+    }
+
+    async fn each(&mut self, _: &'static Each, _: Vec<Vec<Value>>) -> Result<Vec<Row>, Error> {
         Err(broken("a read wanted to write"))
     }
 
@@ -137,6 +208,24 @@ impl Sql for PgTx<'_> {
         }
         .await;
         self.noted(changed)
+    }
+
+    async fn each(&mut self, each: &'static Each, rows: Vec<Vec<Value>>) -> Result<Vec<Row>, Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = async {
+            let columns = each.given.iter().enumerate();
+            let columns: Vec<Column<'_>> =
+                columns.map(|(at, (_, kind))| Column::of(*kind, at, &rows)).collect::<Result<_, _>>()?;
+            let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(Column::bound).collect();
+            let client = self.transaction();
+            let statement = client.prepare_cached(&over_arrays(each)).await.map_err(error)?;
+            let found = client.query(&statement, &bound).await.map_err(error)?;
+            found.iter().map(row).collect()
+        }
+        .await;
+        self.noted(found)
     }
 
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error> {

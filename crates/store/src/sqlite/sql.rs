@@ -6,7 +6,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::error::error;
 use super::tx::SqliteTx;
-use crate::sql::{Row, Sql, Value};
+use crate::sql::{Each, Row, Sql, Value};
 use crate::{Error, codec};
 
 impl ToSql for Value {
@@ -63,6 +63,29 @@ fn rows(connection: &Connection, statement: &str, values: &[Value]) -> Result<Ve
     Ok(rows)
 }
 
+/// The statement over one row.
+fn over_one_row(each: &Each) -> String {
+    let columns = each.given.iter().enumerate();
+    let columns: Vec<String> = columns.map(|(at, (name, _))| format!("?{} AS {name}", at + 1)).collect();
+    each.statement.replace("{given}", &format!("(SELECT {}) AS given", columns.join(", ")))
+}
+
+/// Runs the statement for each row: what it answered with, and how many rows it touched.
+fn each(connection: &Connection, each: &Each, given: &[Vec<Value>]) -> Result<(Vec<Row>, u64), Error> {
+    let statement = over_one_row(each);
+    let (mut found, mut changed) = (Vec::new(), 0);
+    for values in given {
+        if connection.prepare_cached(&statement).map_err(error)?.column_count() == 0 {
+            changed += change(connection, &statement, values)?;
+        } else {
+            let answered = rows(connection, &statement, values)?;
+            changed += answered.len() as u64;
+            found.extend(answered);
+        }
+    }
+    Ok((found, changed))
+}
+
 /// A reader's connection.
 pub(super) struct Reading<'c>(pub(super) &'c mut Connection);
 
@@ -86,6 +109,10 @@ impl Sql for Reading<'_> {
 
     async fn change_each(&mut self, statement: &'static str, _: Vec<Vec<Value>>) -> Result<Vec<u64>, Error> {
         self.change(statement, Vec::new()).await.map(|changed| vec![changed])
+    }
+
+    async fn each(&mut self, _: &'static Each, _: Vec<Vec<Value>>) -> Result<Vec<Row>, Error> {
+        Err(super::error::broken("a read wanted to write"))
     }
 
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error> {
@@ -120,6 +147,11 @@ impl Sql for SqliteTx<'_> {
             |connection| rows.iter().map(|values| change(connection, statement, values)).collect(),
             |changed: &Vec<u64>| changed.iter().any(|changed| *changed > 0),
         )
+    }
+
+    async fn each(&mut self, wanted: &'static Each, given: Vec<Vec<Value>>) -> Result<Vec<Row>, Error> {
+        let done = self.touching(|connection| each(connection, wanted, &given), |(_, changed)| *changed > 0);
+        done.map(|(rows, _)| rows)
     }
 
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error> {

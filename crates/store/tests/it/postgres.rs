@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::FutureExt as _;
 use interlock_model::Timestamp;
 use interlock_store::postgres::Postgres;
-use interlock_store::{Error, Revocation, Store, transact};
+use interlock_store::{Error, Revocation, Store, migrations, transact};
 use tokio_postgres::NoTls;
 
 /// A database of its own on the test server.
@@ -145,6 +145,32 @@ async fn a_newer_or_changed_schema_is_refused() {
         .expect("changed");
     let changed = Postgres::connect(&fresh.url).await.expect_err("changed");
     assert!(matches!(&changed, Error::Corrupt(words) if words.contains("0001_first")), "{changed}");
+    fresh.drop().await;
+}
+
+#[tokio::test]
+async fn agents_that_had_a_webhook_before_are_told() {
+    let fresh = Fresh::make().await;
+    fresh.open().await.close().await;
+    let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
+    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
+    tokio::spawn(connection);
+    let step = migrations::POSTGRES.iter().find(|step| step.name == "0005_webhooks").expect("the step");
+    hand.batch_execute("DROP TABLE webhooks; DROP TABLE deliveries").await.expect("as before");
+    for (name, data) in [
+        ("told", r#"{"name":"a","webhook_url":"https://hooks.example/","disabled":false}"#),
+        ("deleted", r#"{"name":"b","webhook_url":"https://hooks.example/","disabled":true}"#),
+        ("silent", r#"{"name":"c","webhook_url":null,"disabled":false}"#),
+    ] {
+        let query = "INSERT INTO identity (kind, id, data, version, changed) VALUES ('agent', $1, $2, 1, 1)";
+        hand.execute(query, &[&name, &data]).await.expect("inserted");
+    }
+
+    hand.batch_execute(step.sql).await.expect("migrated");
+
+    let told: String =
+        hand.query_one("SELECT string_agg(agent, ',') FROM webhooks", &[]).await.expect("told").get(0);
+    assert_eq!(told, "told");
     fresh.drop().await;
 }
 

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use interlock_model::Timestamp;
 use interlock_model::audit::AuditDraft;
 use interlock_store::sqlite::Sqlite;
-use interlock_store::{AuditFilter, Error, Page, Store, Verdict, transact};
+use interlock_store::{AuditFilter, Error, Page, Store, Verdict, migrations, transact};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -231,6 +231,32 @@ fn a_newer_or_changed_schema_is_refused() {
         .expect("changed");
     let changed = Sqlite::open(&path).expect_err("changed");
     assert!(matches!(&changed, Error::Corrupt(words) if words.contains("0001_first")), "{changed}");
+}
+
+#[test]
+fn agents_that_had_a_webhook_before_are_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    drop(Sqlite::open_in(folder.path()).expect("a new database"));
+    let hand = Connection::open(folder.path().join("interlock.db")).expect("opened");
+    let step = migrations::SQLITE.iter().find(|step| step.name == "0005_webhooks").expect("the step");
+    hand.execute_batch("DROP TABLE webhooks; DROP TABLE deliveries").expect("as before");
+    for (name, data) in [
+        ("told", r#"{"name":"a","webhook_url":"https://hooks.example/","disabled":false}"#),
+        ("deleted", r#"{"name":"b","webhook_url":"https://hooks.example/","disabled":true}"#),
+        ("silent", r#"{"name":"c","webhook_url":null,"disabled":false}"#),
+    ] {
+        hand.execute(
+            "INSERT INTO identity (kind, id, data, version, changed) VALUES ('agent', ?1, ?2, 1, 1)",
+            [name, data],
+        )
+        .expect("inserted");
+    }
+
+    hand.execute_batch(step.sql).expect("migrated");
+
+    let told: String =
+        hand.query_row("SELECT group_concat(agent) FROM webhooks", [], |row| row.get(0)).expect("told");
+    assert_eq!(told, "told");
 }
 
 #[test]
