@@ -111,14 +111,15 @@ impl From<AgentError> for ApiError {
             AgentError::Grant(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
             AgentError::PeopleOnly(_) => Self::field(&["body", "scopes"], "scope", text),
             AgentError::Webhook => Self::field(&["body", "webhook_url"], "url", text),
-            AgentError::NoWebhook => Self::client(StatusCode::CONFLICT, "conflict", text),
             AgentError::Protected(reason) => Self::client(StatusCode::BAD_REQUEST, "agent_protected", reason),
             AgentError::Secret(_) => Self::field(&["body", "password"], "password", text),
             AgentError::Overlap => Self::field(&["body", "overlap_seconds"], "range", text),
             AgentError::Expiry => Self::field(&["body", "expires_at"], "range", text),
             AgentError::Keys(_) => Self::field(&["body", "keys"], "key", text),
             AgentError::Names(_) => Self::field(&["body", "names"], "name", text),
-            AgentError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", text),
+            AgentError::NoWebhook | AgentError::Conflict => {
+                Self::client(StatusCode::CONFLICT, "conflict", text)
+            }
             AgentError::Overloaded => busy(),
             AgentError::Store(cause) => Self::storage(&cause),
         }

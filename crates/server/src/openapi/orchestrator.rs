@@ -207,8 +207,7 @@ pub(super) fn queries(method: &Method, path: &str) -> &'static [&'static str] {
         ("GET", "/events/stream") => &["after"],
         ("GET", "/events/stream/recent") => &["count"],
         ("DELETE", "/events/stream/cleanup") => &["max_age_hours"],
-        ("GET", "/agents/{agent_id}/webhook/deliveries") => &["state", "limit", "offset"],
-        ("GET", "/approvals") => &["state", "limit", "offset"],
+        ("GET", "/approvals" | "/agents/{agent_id}/webhook/deliveries") => &["state", "limit", "offset"],
         _ => &[],
     }
 }
