@@ -1,8 +1,10 @@
 //! The real clock and the operating system's randomness. Nothing else may ask the system for either.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use interlock_engine::Ambient;
+use interlock_model::time::Settled;
 use interlock_model::{Clock, Entropy, Timestamp};
 
 /// The system's clock.
@@ -18,6 +20,13 @@ impl Clock for SystemClock {
         };
         Timestamp::from_micros(micros)
     }
+
+    fn settled(&self) -> Timestamp {
+        static SETTLED: LazyLock<(Instant, Mutex<Settled>)> =
+            LazyLock::new(|| (Instant::now(), Mutex::new(Settled::new(SystemClock.now(), Duration::ZERO))));
+        let (start, settled) = &*SETTLED;
+        settled.lock().unwrap_or_else(PoisonError::into_inner).at(self.now(), start.elapsed())
+    }
 }
 
 /// The operating system's generator.
@@ -32,5 +41,7 @@ impl Entropy for SystemEntropy {
 
 /// Both.
 pub(crate) fn ambient() -> Ambient {
+    // From here on it is known which time was believed at first.
+    SystemClock.settled();
     Ambient { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
 }

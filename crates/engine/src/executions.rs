@@ -237,7 +237,8 @@ impl Executions {
             key,
             digest: asked,
             run: row.id,
-            created_at: now,
+            // A key that was taken before the clock jumped forward is still taken.
+            created_at: inner.ambient.clock.settled(),
             expires_at: now.plus(KEY_LIFETIME),
         });
         let call = Call {

@@ -23,7 +23,7 @@ pub async fn clean_forever(db: Db, ambient: Ambient, permit: SystemPermit, perio
 /// # Errors
 /// The storage's; then nothing was deleted.
 pub async fn clean(db: &Db, ambient: &Ambient, permit: &SystemPermit) -> Result<u64, Error> {
-    let now = ambient.clock.now();
+    let now = ambient.clock.settled();
     let proof = permit.acting("system.cleaned", None);
     db.write(&proof, move |tx| {
         Box::pin(async move {

@@ -515,7 +515,7 @@ pub async fn forget(
     days: u32,
 ) -> Result<u64, NotaryError> {
     let age = i64::from(days) * 86_400 * 1_000_000;
-    let before = Timestamp::from_micros(ambient.clock.now().micros().saturating_sub(age));
+    let before = Timestamp::from_micros(ambient.clock.settled().micros().saturating_sub(age));
     let (old, newest, span) = ask(db.read(), move |mut reads| {
         async move {
             Ok((reads.audit_before(before).await?, reads.newest_seal().await?, reads.audit_span().await?))

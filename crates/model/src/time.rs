@@ -205,6 +205,51 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub trait Clock: Send + Sync {
     /// Now, in UTC. May jump: never measure durations with it.
     fn now(&self) -> Timestamp;
+
+    /// What has expired by this time may be forgotten. It is [`Self::now`], but does not follow a jump forward: see [`Settled`].
+    fn settled(&self) -> Timestamp {
+        self.now()
+    }
+}
+
+/// The time by which things are forgotten: idempotency keys, revocations, the audit trail.
+///
+/// A clock that jumps forward, because a robot without a battery learns the time after its start or because a time server is
+/// wrong, makes everything that is kept look old. What is forgotten then is missed when the clock goes back, or when a client
+/// repeats a request that was made seconds ago. So this time goes forward no faster than time passes, until the clock has stayed
+/// ahead for [`Settled::PATIENCE`]: by then a day has truly passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// A time of day that is believed, and when it was read, on a clock that does not jump.
+    believed: Timestamp,
+    read_at: std::time::Duration,
+    /// Since when the time of day is ahead.
+    ahead_since: Option<std::time::Duration>,
+}
+
+impl Settled {
+    /// A clock that is ahead for longer than this is believed.
+    pub const PATIENCE: std::time::Duration = std::time::Duration::from_hours(24);
+    /// Clocks are adjusted by less than this all the time.
+    const SLACK: std::time::Duration = std::time::Duration::from_mins(1);
+
+    /// Believes `now`. `elapsed` is the time since any fixed moment, on a clock that does not jump.
+    pub fn new(now: Timestamp, elapsed: std::time::Duration) -> Self {
+        Self { believed: now, read_at: elapsed, ahead_since: None }
+    }
+
+    /// The settled time when the time of day is `now`; never later than that.
+    pub fn at(&mut self, now: Timestamp, elapsed: std::time::Duration) -> Timestamp {
+        let expected = self.believed.plus(elapsed.saturating_sub(self.read_at));
+        if now > expected.plus(Self::SLACK) {
+            let since = *self.ahead_since.get_or_insert(elapsed);
+            if elapsed.saturating_sub(since) < Self::PATIENCE {
+                return expected;
+            }
+        }
+        *self = Self::new(now, elapsed);
+        now
+    }
 }
 
 /// Unpredictable bytes: ids, tokens, salts, jitter.
@@ -216,31 +261,43 @@ pub trait Entropy: Send + Sync {
 /// A clock that tests set and advance.
 #[cfg(any(test, feature = "test-util"))]
 #[derive(Debug)]
-pub struct TestClock(std::sync::atomic::AtomicI64);
+pub struct TestClock {
+    now: std::sync::atomic::AtomicI64,
+    settled: std::sync::atomic::AtomicI64,
+}
 
 #[cfg(any(test, feature = "test-util"))]
 impl TestClock {
     /// Starts at `now`.
     pub fn at(now: Timestamp) -> Self {
-        Self(now.micros().into())
+        Self { now: now.micros().into(), settled: now.micros().into() }
     }
 
     /// Moves on by `duration`.
     pub fn advance(&self, duration: std::time::Duration) {
-        let now = Timestamp::from_micros(self.0.load(std::sync::atomic::Ordering::SeqCst)).plus(duration);
-        self.0.store(now.micros(), std::sync::atomic::Ordering::SeqCst);
+        self.set(self.now().plus(duration));
     }
 
-    /// Jumps to any time, also backwards.
+    /// Goes to any time, also backwards. All that time has passed.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.micros(), std::sync::atomic::Ordering::SeqCst);
+        self.now.store(now.micros(), std::sync::atomic::Ordering::SeqCst);
+        self.settled.store(now.micros(), std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Jumps forward, without time having passed.
+    pub fn jump(&self, duration: std::time::Duration) {
+        self.now.store(self.now().plus(duration).micros(), std::sync::atomic::Ordering::SeqCst);
     }
 }
 
 #[cfg(any(test, feature = "test-util"))]
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(std::sync::atomic::Ordering::SeqCst))
+        Timestamp::from_micros(self.now.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn settled(&self) -> Timestamp {
+        Timestamp::from_micros(self.settled.load(std::sync::atomic::Ordering::SeqCst))
     }
 }
 
@@ -274,6 +331,44 @@ impl Entropy for TestEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The settled times of a clock: how far it is from the true time, in hours, after so many hours.
+    fn settled(clock: &[(u64, i64)]) -> Vec<i64> {
+        let hours = |hours: i64| Timestamp::from_seconds(1_800_000_000 + hours * 3600);
+        let mut settled = Settled::new(hours(0), std::time::Duration::ZERO);
+        let read = |&(after, off): &(u64, i64)| {
+            let now = hours(i64::try_from(after).expect("few") + off);
+            let at = settled.at(now, std::time::Duration::from_hours(after));
+            assert!(at <= now, "never later than the clock");
+            (at.micros() - hours(0).micros()) / 3_600_000_000
+        };
+        clock.iter().map(read).collect()
+    }
+
+    #[test]
+    fn the_settled_time_is_the_clock_s_while_that_goes_right() {
+        assert_eq!(settled(&[(0, 0), (1, 0), (50, 0), (51, 0)]), [0, 1, 50, 51]);
+    }
+
+    #[test]
+    fn a_jump_forward_and_back_leaves_the_settled_time_alone() {
+        assert_eq!(settled(&[(1, 0), (2, 900), (3, 900), (4, 0)]), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_jump_back_is_followed_at_once_and_its_correction_is_not() {
+        assert_eq!(settled(&[(1, -10), (2, -10), (3, 0)]), [-9, -8, -7]);
+    }
+
+    #[test]
+    fn a_clock_that_stays_ahead_for_a_day_is_believed() {
+        assert_eq!(settled(&[(1, 900), (20, 900), (24, 900), (25, 900), (26, 900)]), [1, 20, 24, 925, 926]);
+    }
+
+    #[test]
+    fn a_second_jump_begins_a_new_wait() {
+        assert_eq!(settled(&[(1, 900), (20, 0), (21, 900), (30, 900), (45, 900)]), [1, 20, 21, 30, 945]);
+    }
 
     #[test]
     fn known_times_print_and_parse() {

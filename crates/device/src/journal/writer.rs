@@ -192,7 +192,7 @@ impl Writer {
     }
 
     fn oldest(&self) -> i64 {
-        oldest(self.clock.now().micros())
+        oldest(self.clock.settled().micros())
     }
 
     fn commit(&mut self, batch: &mut Vec<Request>) {

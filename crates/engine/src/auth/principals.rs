@@ -110,14 +110,14 @@ impl Principals {
     /// The storage's; what was known stays.
     pub async fn reload(&self) -> Result<(), Error> {
         let users = self.store.users().await?;
-        let revoked = self.store.revocations(self.ambient.clock.now()).await?;
+        let revoked = self.store.revocations(self.ambient.clock.settled()).await?;
         let users = users.into_iter().map(|user| (user.name.clone(), Arc::new(user))).collect();
         let revoked: HashMap<String, Timestamp> =
             revoked.into_iter().map(|revocation| (revocation.jti, revocation.expires_at)).collect();
         *write(&self.users) = users;
         // Never lose one that was added while the database was read.
         let mut current = write(&self.revoked);
-        let now = self.ambient.clock.now().seconds();
+        let now = self.ambient.clock.settled().seconds();
         let kept: HashMap<String, Timestamp> =
             current.drain().filter(|(_, end)| end.seconds() + 60 > now).collect();
         *current = revoked;
@@ -362,7 +362,7 @@ impl Principals {
 
     /// Drops what no token can refer to any more.
     pub fn forget_expired(&self) {
-        let now = self.ambient.clock.now();
+        let now = self.ambient.clock.settled();
         write(&self.identity).ended.retain(|_, end| *end >= now);
         write(&self.revoked).retain(|_, end| end.plus(Duration::from_mins(1)) >= now);
     }

@@ -44,7 +44,7 @@ impl Orchestrator {
     /// # Errors
     /// The storage's; then nothing was deleted.
     pub async fn forget_batch(&self) -> Result<u64, Error> {
-        let now = self.now();
+        let now = self.0.ambient.clock.settled();
         let age = i64::try_from(self.0.settings.retention.as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp::from_micros(now.micros().saturating_sub(age));
         let proof = self.0.system.acting("system.cleaned", None);

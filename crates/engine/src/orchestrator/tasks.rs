@@ -263,14 +263,13 @@ async fn keep_answer(
     keyed: Option<&Keyed>,
     actor: &str,
     answer: &Value,
-    now: Timestamp,
+    times: (Timestamp, Timestamp),
 ) -> Result<(), TaskError> {
     let Some(keyed) = keyed else { return Ok(()) };
-    let times = (now, now.plus(ANSWERS));
     if all.keep_answer(actor, &keyed.key, &keyed.digest, &answer.to_string(), times).await? {
         return Ok(());
     }
-    same_answer(all.reads().answer(actor, &keyed.key, now).await?, &keyed.digest)?;
+    same_answer(all.reads().answer(actor, &keyed.key, times.0).await?, &keyed.digest)?;
     Err(TaskError::KeyReused)
 }
 
@@ -344,10 +343,15 @@ impl Orchestrator {
         self.grants_of(&wanted).map(|_| wanted).ok_or(TaskError::NoSuchCreator)
     }
 
+    /// By which time an older answer is forgotten, and until when one of `now` is kept.
+    fn times_of_answer(&self, now: Timestamp) -> (Timestamp, Timestamp) {
+        (self.0.ambient.clock.settled(), now.plus(ANSWERS))
+    }
+
     /// The first answer to a request that was made before under the same key.
     async fn answered(&self, caller: &Caller, keyed: Option<&Keyed>) -> Result<(), TaskError> {
         let Some(Keyed { key, digest }) = keyed.cloned() else { return Ok(()) };
-        let (actor, now) = (caller.name().to_owned(), self.now());
+        let (actor, now) = (caller.name().to_owned(), self.0.ambient.clock.settled());
         let kept =
             self.ask(move |mut reads| Box::pin(async move { reads.answer(&actor, &key, now).await })).await?;
         same_answer(kept, &digest)
@@ -393,6 +397,7 @@ impl Orchestrator {
         let due = schedule.next_after(now);
         let (kind, owner, subject) = (task.kind, task.created_by.clone(), task.id.to_string());
         let actor = permit.caller().name().to_owned();
+        let times = self.times_of_answer(now);
         let answer = self
             .0
             .db
@@ -406,7 +411,7 @@ impl Orchestrator {
                         all.set_due(task.id, due).await?;
                     }
                     let answer = view(&task);
-                    keep_answer(&mut all, keyed.as_ref(), &actor, &answer, now).await?;
+                    keep_answer(&mut all, keyed.as_ref(), &actor, &answer, times).await?;
                     let details =
                         json!({ "title": task.title, "schedule_kind": task.kind, "created_by": task.created_by });
                     Ok(Recorded { value: answer, details })
@@ -621,6 +626,7 @@ impl Orchestrator {
         let run = TaskRunId::new(now, &*self.0.ambient.entropy);
         let reaching = Self::reaching(permit.caller());
         let actor = permit.caller().name().to_owned();
+        let times = self.times_of_answer(now);
         let answer = self
             .0
             .db
@@ -637,7 +643,7 @@ impl Orchestrator {
                     all.enqueue(&[new_run(&task, run, Trigger::Manual, now)]).await?;
                     let number = all.queue_number(run).await?.unwrap_or_default();
                     let answer = json!({ "task_id": task.id, "due_work_id": number, "run_id": run });
-                    keep_answer(&mut all, keyed.as_ref(), &actor, &answer, now).await?;
+                    keep_answer(&mut all, keyed.as_ref(), &actor, &answer, times).await?;
                     Ok(Recorded { value: answer, details: json!({ "due_work_id": number, "run_id": run }) })
                 })
             })

@@ -150,6 +150,19 @@ async fn every_entry_can_be_proven_and_a_proof_shows_no_other() {
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_ahead_deletes_nothing() {
+    let log = Log::start().await;
+    let db = Db::new(Arc::clone(&log.bench.store), log.bench.ambient.clone());
+    log.append(600).await;
+    log.notary().seal().await.expect("signed");
+
+    log.bench.clock.jump(std::time::Duration::from_hours(24 * 1000));
+
+    let deleted = notary::forget(&db, &log.bench.ambient, &SystemPermit::root("system"), 90).await;
+    assert_eq!(deleted.expect("looked"), 0);
+}
+
+#[tokio::test]
 async fn old_entries_go_and_every_proof_about_the_rest_stays() {
     let log = Log::start().await;
     let (store, db) = (&log.bench.store, Db::new(Arc::clone(&log.bench.store), log.bench.ambient.clone()));

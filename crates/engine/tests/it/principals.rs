@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_engine::auth::SystemPermit;
+use interlock_engine::auth::{Db, SystemPermit};
+use interlock_engine::janitor;
 use interlock_engine::users::{UserChange, UserError};
+use interlock_model::Clock as _;
 use interlock_model::action::{Installation, LogOut};
 
 use crate::bench::{Bench, Scripted, eventually, fresh, origin, password};
@@ -76,6 +78,33 @@ async fn a_session_ended_in_one_process_is_ended_in_the_other() {
     // And so does one that starts later.
     let three = Bench::open(folder.path(), Scripted::prompt(), 3).await;
     assert!(three.guard.authenticate(Some(token), &origin()).is_err());
+}
+
+#[tokio::test]
+async fn what_was_revoked_stays_so_when_the_clock_jumps_ahead_and_back() {
+    let (folder, one) = fresh(Scripted::prompt()).await;
+    one.user("ana", &["operator"]).await;
+    let session =
+        one.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.expect("signed in");
+    let token = session.issued.access.expose();
+    let caller = one.guard.authenticate(Some(token), &origin()).expect("a caller");
+    one.identity
+        .sessions
+        .sign_out(&one.guard.permit::<LogOut>(&caller, Installation {}).expect("permitted"))
+        .await
+        .expect("signed out");
+    let then = one.clock.now();
+
+    one.clock.jump(Duration::from_hours(24 * 1000));
+    one.principals.forget_expired();
+    one.principals.reload().await.expect("read again");
+    let db = Db::new(Arc::clone(&one.store), one.ambient.clone());
+    janitor::clean(&db, &one.ambient, &SystemPermit::root("system")).await.expect("cleaned");
+    one.clock.set(then);
+
+    assert!(one.guard.authenticate(Some(token), &origin()).is_err());
+    let later = Bench::open(folder.path(), Scripted::prompt(), 2).await;
+    assert!(later.guard.authenticate(Some(token), &origin()).is_err(), "nor after a restart");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
