@@ -101,10 +101,14 @@ class Orchestrator(Server):
         states = (states,) if isinstance(states, str) else states
 
         def look():
-            found = self.run_of(run, agent)
-            return found if found["state"] in states else None
+            found.update(self.run_of(run, agent))
+            return dict(found) if found["state"] in states else None
 
-        return wait_for(look, "run %s in %s" % (run, states), seconds)
+        found = {}
+        try:
+            return wait_for(look, "run %s in %s" % (run, states), seconds)
+        except AssertionError as problem:
+            raise AssertionError("%s; it is %s" % (problem, found)) from None
 
     def carried_out(self, pipeline, seconds=20, agent=SYSTEM, **members):
         """What becomes of a pipeline: the run, once it is over."""

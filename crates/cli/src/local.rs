@@ -9,6 +9,7 @@ use interlock_engine::auth::documents::PublicKey;
 use interlock_engine::auth::{
     Keys, Lockout, Recorded, Resealed, SystemPermit, Throttle, examine_sealed, reseal,
 };
+use interlock_engine::backup::{self, CameBack, Credentials, Past, Settled};
 use interlock_engine::bans::{BanError, Bans};
 use interlock_engine::identity;
 use interlock_engine::notary::{self, Finding, NotaryError, Report, Trust};
@@ -63,14 +64,24 @@ impl Local {
     pub(crate) async fn open(state: &Path) -> anyhow::Result<Self> {
         let environment = std::env::vars().collect();
         let config = Config::load(None, &environment, &[])?;
-        let url = Some(Secret::new(config.text("database.url"))).filter(|url| !url.expose().is_empty());
+        let url = config.database();
         if url.is_none() && !state.join("interlock.db").exists() {
             bail!(
                 "{} holds no installation: start a server there first, or give another --state",
                 state.display()
             );
         }
-        let parts = installation::open(state, url.as_ref()).await?;
+        Self::of(state, url.as_ref()).await
+    }
+
+    /// Opens the installation whose files are in a folder and whose database is there, or at `url`.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) async fn of(state: &Path, url: Option<&Secret>) -> anyhow::Result<Self> {
+        let environment = std::env::vars().collect();
+        let config = Config::load(None, &environment, &[])?;
+        let parts = installation::open(state, url).await?;
         let users = parts.users(Arc::new([]));
         let (db, ambient) = (parts.db.clone(), parts.ambient.clone());
         let bans = Bans::load(db, ambient, config.never_banned()?, SystemPermit::root("system"))
@@ -289,6 +300,49 @@ impl Local {
     pub(crate) async fn import_revocations(&self, dead: Revocations) -> anyhow::Result<Ended> {
         let Parts { ambient, db, .. } = &self.parts;
         revocations::import(db, &self.permit, ambient, dead).await.context("store what is revoked")
+    }
+
+    /// The parts, for backups.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Where it is.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// As whom the command line acts.
+    pub(crate) fn permit(&self) -> &SystemPermit {
+        &self.permit
+    }
+
+    /// A backup of then was proven whole.
+    pub(crate) async fn record_drill(&self, taken_at: Timestamp) -> anyhow::Result<()> {
+        let now = self.parts.ambient.clock.now();
+        backup::tried(&self.parts.db, &self.permit, taken_at, now).await.context("record the drill")
+    }
+
+    /// Accounts with their hashes.
+    pub(crate) async fn credentials(&self) -> anyhow::Result<Credentials> {
+        backup::credentials(&*self.parts.store).await.context("read the accounts")
+    }
+
+    /// Brings accounts back that are not here.
+    pub(crate) async fn bring_back(&self, from: Credentials) -> anyhow::Result<CameBack> {
+        let Parts { ambient, db, .. } = &self.parts;
+        backup::bring_back(db, &self.permit, ambient, from).await.context("store the accounts")
+    }
+
+    /// Makes what was put back from a backup safe to start. A device refuses calls until somebody has looked.
+    pub(crate) async fn settle(&self, past: Past, device: bool) -> anyhow::Result<Settled> {
+        let Parts { ambient, db, .. } = &self.parts;
+        if device {
+            let reason = "restored from a backup: what the device did since then is not known here";
+            interlock_device::hold(&self.state.join("device"), reason, ambient.clock.now())
+                .context("hold the device")?;
+        }
+        backup::settle(db, &self.permit, ambient, past).await.context("make the copy safe to start")
     }
 
     /// Ends cleanly.

@@ -3,6 +3,7 @@
 mod adapter;
 mod ambient;
 mod anchors;
+mod backup;
 mod commands;
 mod config;
 mod directories;

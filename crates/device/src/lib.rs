@@ -25,3 +25,15 @@ pub use config::{Durability, HostConfig, Ladder, Limits};
 pub use error::{ReleaseError, StartError};
 pub use host::{Host, Starting};
 pub use journal::JournalError;
+
+/// Makes the folder of a device whose host does not run, and has the device refuse calls until a person has looked: what it did
+/// last is not known here. A stop that is engaged stays so.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn hold(folder: &std::path::Path, reason: &str, now: interlock_model::Timestamp) -> std::io::Result<()> {
+    self::folder::create_private(folder)?;
+    let control = control::Control::load(folder, now)?;
+    control.mark(reason, true, now);
+    control.save()
+}

@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod audit;
 pub mod auth;
+pub mod backup;
 pub mod bans;
 pub mod devices;
 pub mod emergency;

@@ -123,4 +123,19 @@ pub fn describe() {
     gauge!("device_needs_attention").set(0.0);
     counter!("audit_entries_dropped_total").absolute(0);
     gauge!("audit_failing").set(0.0);
+    gauge!("audit_seal_failing").set(0.0);
+    gauge!("audit_anchor_failing").set(0.0);
+    for (name, text) in [
+        (
+            "interlock_backup_last_success_timestamp_seconds",
+            "When the last backup was taken, in seconds since 1970; 0: never.",
+        ),
+        (
+            "interlock_backup_last_drill_timestamp_seconds",
+            "When a backup was last proven whole, in seconds since 1970; 0: never.",
+        ),
+    ] {
+        describe_gauge!(name, Unit::Seconds, text);
+        gauge!(name).set(0.0);
+    }
 }

@@ -156,7 +156,7 @@ pub async fn import(
     .await
 }
 
-async fn apply(tx: &mut dyn Tx, dead: Revocations, now: Timestamp) -> Result<Ended, Error> {
+pub(crate) async fn apply(tx: &mut dyn Tx, dead: Revocations, now: Timestamp) -> Result<Ended, Error> {
     let mut ended = Ended::default();
     for DeadToken { jti, expires_at, reason, at } in dead.tokens {
         tx.insert_revocation(&Revocation { jti, expires_at, reason, at }).await?;
@@ -166,7 +166,7 @@ async fn apply(tx: &mut dyn Tx, dead: Revocations, now: Timestamp) -> Result<End
         ended.sessions += usize::from(end_session(tx, session).await?);
     }
     if let Some(before) = dead.cutoff {
-        ended.cutoff = cut_off(tx, before).await?;
+        ended.cutoff = cut_off(tx, before, "imported").await?;
     }
     for epoch in dead.users {
         let Some(mut user) = tx.user(&epoch.principal).await? else { continue };
@@ -231,8 +231,9 @@ async fn end_session(tx: &mut dyn Tx, session: Session) -> Result<bool, Error> {
     }
 }
 
-async fn cut_off(tx: &mut dyn Tx, before: Timestamp) -> Result<bool, Error> {
-    let cutoff = Cutoff { before, reason: "imported".to_owned() };
+/// Ends everything that was issued before; `false` if it has ended already.
+pub(crate) async fn cut_off(tx: &mut dyn Tx, before: Timestamp, reason: &str) -> Result<bool, Error> {
+    let cutoff = Cutoff { before, reason: reason.to_owned() };
     match identity::get::<Cutoff>(tx, "all").await? {
         Some(found) if found.before >= before => Ok(false),
         Some(mut found) => {

@@ -108,6 +108,12 @@ impl VerifyingKey {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// The same key under another name: for what is signed beside the log. A note under one name is none under the other.
+    #[must_use]
+    pub fn under(&self, name: &str) -> Self {
+        Self::new(name, self.public)
+    }
 }
 
 impl fmt::Display for VerifyingKey {

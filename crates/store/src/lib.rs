@@ -22,6 +22,7 @@ pub mod codec;
 #[cfg(feature = "conformance")]
 #[expect(clippy::missing_panics_doc, reason = "a case panics where a rule is broken; that is what it is for")]
 pub mod conformance;
+pub mod copy;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod filter;
 pub mod identity;
@@ -342,6 +343,8 @@ pub trait Store: Send + Sync {
     async fn records_since(&self, mark: i64, limit: u32) -> Result<Vec<Record>, Error>;
     /// Reads of the orchestrator; see [`orchestrator::ask`].
     async fn ask(&self, question: orchestrator::Question) -> Result<(), Error>;
+    /// Sends all that is committed now, table by table; others write meanwhile. See [`copy`].
+    async fn copy_out(&self, parts: copy::Sender) -> Result<(), Error>;
     /// Answers if the database does.
     async fn ping(&self) -> Result<(), Error>;
     /// Ends writers and connections after what was begun is durable.

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{Ceremonies, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens};
+use interlock_engine::backup;
 use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
 use interlock_engine::evidence::Evidence;
@@ -247,6 +248,7 @@ where
     for task in following {
         tokio::spawn(task);
     }
+    tokio::spawn(backup::tell_forever(Arc::clone(&parts.store)));
     tokio::spawn(notary.seal_forever(SEALING));
     if let Some(days) = settings.audit_days {
         let (db, ambient) = (parts.db.clone(), parts.ambient.clone());

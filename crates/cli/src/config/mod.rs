@@ -222,6 +222,21 @@ impl Config {
         self.values.get(key).map_or(Origin::Default, |value| value.origin.clone())
     }
 
+    /// The database server to use, if it is not a file in the state folder.
+    pub(crate) fn database(&self) -> Option<Secret> {
+        Some(Secret::new(self.text("database.url"))).filter(|url| !url.expose().is_empty())
+    }
+
+    /// Variables of the secrets that are set, but the one that is only for the first start.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let set = SETTINGS.iter().filter(|setting| {
+            setting.kind == Kind::Secret
+                && setting.key != "identity.bootstrap_admin_secret"
+                && !self.text(setting.key).is_empty()
+        });
+        set.filter_map(|setting| setting.variables.first().map(|name| (*name).to_owned())).collect()
+    }
+
     /// Every setting as it may be shown.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (&'static Setting, String, &Origin)> {
         SETTINGS.iter().filter_map(|setting| {

@@ -280,6 +280,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Password of the user admin and secret of the agent system at the first start; empty: a password is made and shown once, the agent has none.",
     ),
     setting(
+        "backup.key",
+        &["BACKUP_KEY"],
+        Kind::Text,
+        "",
+        "Public key that `interlock backup create` seals backups for, as `interlock backup key` prints it. The private key stays elsewhere.",
+    ),
+    setting(
         "audit.retention_days",
         &["AUDIT_RETENTION_DAYS"],
         Kind::Integer,

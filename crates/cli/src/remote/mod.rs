@@ -10,6 +10,7 @@ mod agents;
 mod api;
 mod attention;
 mod audit;
+mod backup;
 mod bans;
 mod connect;
 mod context;
@@ -119,6 +120,9 @@ pub(crate) enum Command {
     /// Save and restore what is revoked, on the server's machine
     #[command(subcommand)]
     Revocations(signing::RevocationsCommand),
+    /// Take backups, prove them, put them back, on the server's machine
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// Invite people, or accept an invitation
     #[command(subcommand, alias = "invitations")]
     Invitation(invitations::InvitationCommand),
@@ -171,6 +175,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Token(command) => Box::pin(roles::token(&ui, global, command)).await,
         Command::Keys(command) => Box::pin(signing::keys(&ui, command)).await,
         Command::Revocations(command) => Box::pin(signing::revocations(&ui, command)).await,
+        Command::Backup(command) => Box::pin(backup::backup(&ui, command)).await,
         Command::Invitation(command) => Box::pin(invitations::invitation(&ui, global, command)).await,
         Command::Audit(command) => Box::pin(audit::audit(&ui, global, command)).await,
         Command::Security(command) => Box::pin(bans::security(&ui, global, command)).await,

@@ -106,7 +106,7 @@ pub(crate) async fn revocations(ui: &Ui, command: RevocationsCommand) -> Result<
     }
 }
 
-fn document(file: Option<&PathBuf>) -> Result<Revocations, Failure> {
+pub(super) fn document(file: Option<&PathBuf>) -> Result<Revocations, Failure> {
     let hint = "give what `interlock revocations export` printed";
     let text = if let Some(path) = file {
         std::fs::read_to_string(path)

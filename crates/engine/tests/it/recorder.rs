@@ -104,6 +104,10 @@ impl Store for Gated {
         self.inner.ask(question).await
     }
 
+    async fn copy_out(&self, parts: interlock_store::copy::Sender) -> Result<(), StoreError> {
+        self.inner.copy_out(parts).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }

@@ -152,6 +152,10 @@ impl Store for Flaky {
         self.readable()?.ask(question).await
     }
 
+    async fn copy_out(&self, parts: interlock_store::copy::Sender) -> Result<(), Error> {
+        self.readable()?.copy_out(parts).await
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.readable()?.ping().await
     }

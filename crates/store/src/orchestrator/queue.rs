@@ -358,6 +358,19 @@ impl Changes<'_> {
         Ok(Some(true))
     }
 
+    /// Ends every run that is in the queue as uncertain: nobody knows what became of it elsewhere. Returns how many there were.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn abandon_queue(&mut self, why: &str, now: Timestamp) -> Result<u64, Error> {
+        let query = format!("{ENTRY} ORDER BY ckey, run{}", self.sql.lock());
+        let rows = self.sql.rows(&query, Vec::new()).await?;
+        for row in &rows {
+            self.end_entry(row, TaskRunState::Uncertain, why, now).await?;
+        }
+        Ok(rows.len() as u64)
+    }
+
     /// Ends a run that is in the queue, whoever holds it. `row` is of [`ENTRY`], locked.
     pub(super) async fn end_entry(
         &mut self,

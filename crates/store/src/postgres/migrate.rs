@@ -4,7 +4,7 @@ use deadpool_postgres::{GenericClient as _, Object, Transaction};
 
 use super::error::{broken, error};
 use crate::Error;
-use crate::migrations::{self, Applied, fingerprint};
+use crate::migrations::{self, Applied, Step, fingerprint};
 
 /// "intrlock" as a number; one lock for all servers of one database.
 const LOCK: i64 = 0x696e_7472_6c6f_636b;
@@ -16,6 +16,14 @@ pub(super) async fn migrate(client: &mut Object) -> Result<(), Error> {
         .batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
         .await
         .map_err(error)?;
+    lock(&transaction).await?;
+    let applied = applied(&transaction).await?;
+    apply(&transaction, migrations::pending(migrations::POSTGRES, &applied)?.into_iter()).await?;
+    transaction.commit().await.map_err(error)
+}
+
+/// Keeps other servers from bringing the schema up to date, until the transaction ends.
+pub(super) async fn lock(transaction: &Transaction<'_>) -> Result<(), Error> {
     let encoding: String = transaction
         .query_one("SHOW server_encoding", &[])
         .await
@@ -27,8 +35,23 @@ pub(super) async fn migrate(client: &mut Object) -> Result<(), Error> {
         )));
     }
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(error)?;
-    let applied = applied(&transaction).await?;
-    for (number, step) in migrations::pending(migrations::POSTGRES, &applied)? {
+    Ok(())
+}
+
+/// Begins the record of migrations.
+pub(super) async fn begin(transaction: &Transaction<'_>) -> Result<(), Error> {
+    transaction
+        .batch_execute("CREATE TABLE migrations (number BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 BYTEA NOT NULL)")
+        .await
+        .map_err(error)
+}
+
+/// Runs steps and records them.
+pub(super) async fn apply(
+    transaction: &Transaction<'_>,
+    steps: impl Iterator<Item = (i64, &'static Step)> + Send,
+) -> Result<(), Error> {
+    for (number, step) in steps {
         transaction.batch_execute(step.sql).await.map_err(error)?;
         let added = transaction
             .execute(
@@ -41,7 +64,7 @@ pub(super) async fn migrate(client: &mut Object) -> Result<(), Error> {
             return Err(broken("a migration could not be recorded"));
         }
     }
-    transaction.commit().await.map_err(error)
+    Ok(())
 }
 
 async fn applied(transaction: &Transaction<'_>) -> Result<Vec<Applied>, Error> {
@@ -51,10 +74,7 @@ async fn applied(transaction: &Transaction<'_>) -> Result<Vec<Applied>, Error> {
         .and_then(|row| row.try_get(0))
         .map_err(error)?;
     if !exists {
-        transaction
-            .batch_execute("CREATE TABLE migrations (number BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 BYTEA NOT NULL)")
-            .await
-            .map_err(error)?;
+        begin(transaction).await?;
         return Ok(Vec::new());
     }
     let rows = transaction

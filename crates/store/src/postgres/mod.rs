@@ -9,6 +9,7 @@
 //! what servers tell each other.
 
 mod connect;
+mod copy;
 mod error;
 mod migrate;
 mod news;
@@ -80,6 +81,19 @@ impl Postgres {
             news: News::new(url, "interlock_news"),
             work: News::new(url, "interlock_work"),
         })
+    }
+
+    /// Puts a copy that has been through `steps` migrations into a database without tables; then it is as [`Postgres::connect`]
+    /// would have it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the copy is none; [`Error::Unwritable`] when there are tables. Then nothing was kept.
+    pub async fn fill(url: &str, steps: usize, parts: crate::copy::Receiver) -> Result<(), Error> {
+        let pool = connect::pool(url, 1)?;
+        let client = pool.get().await.map_err(pool_error)?;
+        let filled = copy::fill(client, steps, parts).await;
+        pool.close();
+        filled
     }
 
     /// What servers of this database tell each other. It takes one connection more, from [`News::keep`] on.
@@ -182,6 +196,10 @@ impl Store for Postgres {
         let client = self.reader().await?;
         let mut reading = sql::Reading(&client);
         question(Reads::new(&mut reading)).await
+    }
+
+    async fn copy_out(&self, parts: crate::copy::Sender) -> Result<(), Error> {
+        copy::copy_out(self.reader().await?, &parts).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

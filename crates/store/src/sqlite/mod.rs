@@ -6,6 +6,7 @@
 //!
 //! Start with `writer` for the transaction, `tx` for the statements, `reads` for the queries.
 
+mod copy;
 mod error;
 mod open;
 mod readers;
@@ -61,6 +62,17 @@ impl Sqlite {
     /// As [`Sqlite::open`].
     pub fn open_in(folder: &Path) -> Result<Self, Error> {
         Self::open(&folder.join(FILE_NAME))
+    }
+
+    /// Makes the file and puts a copy into it that has been through `steps` migrations; then it is as [`Sqlite::open`] would have
+    /// it. Returns when all of it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the copy is none, or the file has tables; [`Error::Unwritable`]. Then the file has no tables.
+    pub async fn fill(path: &Path, steps: usize, parts: crate::copy::Receiver) -> Result<(), Error> {
+        let path = path.to_owned();
+        let filled = tokio::task::spawn_blocking(move || copy::fill(&path, steps, parts)).await;
+        filled.unwrap_or_else(|_| Err(error::broken("filling the database panicked")))
     }
 
     /// The file.
@@ -164,6 +176,13 @@ impl Store for Sqlite {
                 })
             })
             .await
+    }
+
+    async fn copy_out(&self, parts: crate::copy::Sender) -> Result<(), Error> {
+        let path = self.path.clone();
+        // On a connection and a thread of its own: it takes long, and readers are few.
+        let copied = tokio::task::spawn_blocking(move || copy::copy_out(&path, &parts)).await;
+        copied.unwrap_or_else(|_| Err(error::broken("copying the database panicked")))
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -5,11 +5,11 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::error::error;
-use crate::migrations::{self, Applied};
-use crate::{Error, migrations::fingerprint};
+use crate::Error;
+use crate::migrations::{self, Applied, Step, fingerprint};
 
 /// How long to wait for another process's transaction. Ours are milliseconds long, and so are the command line's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,8 +18,15 @@ const STATEMENTS: usize = 128;
 
 /// The writer's connection to a file that exists, is ours alone, and has the present schema.
 pub(super) fn writable(path: &Path) -> Result<Connection, Error> {
+    let mut connection = empty(path)?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// The same, of whatever schema.
+pub(super) fn empty(path: &Path) -> Result<Connection, Error> {
     make_private(path)?;
-    let mut connection = connect(path)?;
+    let connection = connect(path)?;
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(error)?;
     if !mode.eq_ignore_ascii_case("wal") {
@@ -38,7 +45,6 @@ pub(super) fn writable(path: &Path) -> Result<Connection, Error> {
     ] {
         connection.pragma_update(None, name, value).map_err(error)?;
     }
-    migrate(&mut connection)?;
     Ok(connection)
 }
 
@@ -124,20 +130,33 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     let applied = if let Some(applied) = applied(&transaction)? {
         applied
     } else {
-        let strangers: i64 = transaction
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(error)?;
-        if strangers > 0 {
-            return Err(Error::Corrupt("the file is a database of another program".to_owned()));
-        }
-        transaction
-            .execute_batch(
-                "CREATE TABLE migrations (number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL) STRICT",
-            )
-            .map_err(error)?;
+        begin(&transaction)?;
         Vec::new()
     };
-    for (number, step) in migrations::pending(migrations::SQLITE, &applied)? {
+    apply(&transaction, migrations::pending(migrations::SQLITE, &applied)?.into_iter())?;
+    transaction.commit().map_err(error)
+}
+
+/// Begins the record of migrations in a file that is empty.
+pub(super) fn begin(transaction: &Transaction<'_>) -> Result<(), Error> {
+    let strangers: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(error)?;
+    if strangers > 0 {
+        return Err(Error::Corrupt("the file is a database of another program".to_owned()));
+    }
+    transaction
+        .execute_batch(
+            "CREATE TABLE migrations (number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL) STRICT",
+        )
+        .map_err(error)
+}
+
+/// Runs steps and records them.
+pub(super) fn apply(
+    transaction: &Transaction<'_>,
+    steps: impl Iterator<Item = (i64, &'static Step)>,
+) -> Result<(), Error> {
+    for (number, step) in steps {
         transaction.execute_batch(step.sql).map_err(error)?;
         transaction
             .execute(
@@ -146,7 +165,7 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
             )
             .map_err(error)?;
     }
-    transaction.commit().map_err(error)
+    Ok(())
 }
 
 /// The record of migrations, `None` if there is none.

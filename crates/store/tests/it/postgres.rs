@@ -10,9 +10,9 @@ use interlock_store::{Error, Revocation, Store, migrations, transact};
 use tokio_postgres::NoTls;
 
 /// A database of its own on the test server.
-struct Fresh {
+pub(crate) struct Fresh {
     name: String,
-    url: String,
+    pub(crate) url: String,
 }
 
 /// The server's URL.
@@ -34,7 +34,7 @@ async fn administer(statement: &str) {
 }
 
 impl Fresh {
-    async fn make() -> Self {
+    pub(crate) async fn make() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name =
             format!("interlock_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -46,11 +46,11 @@ impl Fresh {
         Self { url: format!("{host}/{name}?{query}"), name }
     }
 
-    async fn open(&self) -> Arc<Postgres> {
+    pub(crate) async fn open(&self) -> Arc<Postgres> {
         Arc::new(Postgres::connect(&self.url).await.expect("a new database"))
     }
 
-    async fn drop(self) {
+    pub(crate) async fn drop(self) {
         administer(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
 }
