@@ -1,5 +1,7 @@
 """Agents, keys, sessions and roles from the command line; the signing key and the revocations on the server's machine."""
 
+import csv
+import io
 import json
 import os
 import pathlib
@@ -116,6 +118,30 @@ class Commands(WithCommandLine):
         self.assertEqual(status(self.server, another), 401)
         self.assertIn("admin", self.cli("whoami"))
         self.server.tokens.clear()
+
+    def test_news_about_one_s_account_and_a_review_of_everybody_s(self):
+        self.login()
+        self.document("key", "create", "=cmd()", "--scope", "audit:read", "--days", "7")
+        agent = self.document("agent", "create", "Reviewed", "--scope", "runs:read")
+        secret = self.cli("agent", "rotate-secret", agent["id"], "--expires-in", "60d").strip()
+        pair(self.server, agent["id"], secret)
+        told = subprocess.run([program(), "--no-input", "login", "--url", self.server.url, "--user", "admin", "--password-stdin"], input=ADMIN_PASSWORD, text=True,
+                              env={"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}, capture_output=True, timeout=60, check=True)
+        self.assertIn("interlock account notices", told.stderr)
+        found = self.document("account", "notices")
+        self.assertIn(("api_key.created", False), [(one["kind"], one["read"]) for one in found])
+        self.assertTrue(all(one["read"] for one in self.document("account", "notices")))
+        self.assertIn("An API key was made for you (=cmd())", self.cli("account", "notices"))
+
+        review = {one["id"]: one for one in self.document("security", "access")}
+        (kept,) = review[agent["id"]]["credentials"]
+        self.assertEqual((kept["kind"], review[agent["id"]]["scopes"]), ("secret", ["runs:read"]))
+        self.assertTrue(kept["created_at"] and kept["last_used_at"] and kept["expires_at"])
+        table = list(csv.DictReader(io.StringIO(self.cli("security", "access", "--csv"))))
+        rows = [row for row in table if row["id"] == agent["id"]]
+        self.assertEqual([(row["credential"], row["credential_id"], row["scopes"]) for row in rows], [("secret", kept["id"], "runs:read")])
+        self.assertTrue(any(row["id"] == "admin" and row["credential"] == "password" and "admin" in row["roles"] for row in table))
+        self.assertNotIn(secret, json.dumps(table))
 
     def test_tokens_are_revoked_by_what_they_share(self):
         agent, secret = new_agent(self.server, ["runs:read"], self.server.login())

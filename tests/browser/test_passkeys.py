@@ -9,7 +9,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 
-from chromium import Browser  # noqa: E402
+from chromium import Browser, until  # noqa: E402
 from test_docs import WATCH, variable  # noqa: E402
 
 AUTHENTICATOR = {"protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True,
@@ -77,6 +77,10 @@ class Passkeys(unittest.TestCase):
 
         browser.find("#passkey").click()
         browser.wait_text("#user", variable("INTERLOCK_USER"))
+        # What happened to the account is told, until it was seen.
+        browser.wait_text("#notice-list", "A second factor was added")
+        browser.find("#notices-seen").click()
+        until(lambda: browser.script("return document.getElementById('notices').hidden"), "the notices are put away")
         browser.find("#add-passkey").click()
         browser.wait_text("#new-passkey-line", "holds a passkey of yours already")
         self.sign_out()

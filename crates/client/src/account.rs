@@ -2,7 +2,7 @@
 
 use interlock_model::Timestamp;
 use interlock_model::secret::Secret;
-use interlock_model::wire::{LoginAnswer, Operation};
+use interlock_model::wire::{LoginAnswer, NoticeView, Operation};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -73,6 +73,21 @@ impl Client {
             Proof::Password(password) => json!({ "password": password.expose() }),
         };
         self.post(&["auth", "step-up"], &body).await
+    }
+
+    /// What one is told about one's own account, newest first.
+    pub async fn notices(&self) -> Result<Vec<NoticeView>, ClientError> {
+        self.get(&["auth", "notices"], &[]).await
+    }
+
+    /// Says that one has seen the notices up to a time.
+    pub async fn read_notices(&self, until: Timestamp) -> Result<Operation, ClientError> {
+        self.post(&["auth", "notices", "read"], &json!({ "until": until })).await
+    }
+
+    /// Every principal with its rights and credentials.
+    pub async fn access(&self) -> Result<Vec<serde_json::Value>, ClientError> {
+        self.get(&["security", "access"], &[]).await
     }
 
     /// One's own second factors.

@@ -13,8 +13,9 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, Issuer, PublicKey};
 use crate::auth::{
-    Account, ApiKeys, Arrivals, Ceremonies, Db, DeviceCodes, Directories, Manage, MasterKey, Passkeys,
-    Passwords, Principals, Recorded, SecondFactor, Sessions, SignIns, SystemPermit, Throttle, Tokens,
+    Account, ApiKeys, Arrivals, Ceremonies, Db, DeviceCodes, Directories, Manage, MasterKey, NoticeBoard,
+    Passkeys, Passwords, Principals, Recorded, Reviews, SecondFactor, Sessions, SignIns, SystemPermit,
+    Throttle, Tokens,
 };
 
 /// Names of issuers that stay known without an end.
@@ -68,6 +69,10 @@ pub struct Identity {
     pub arrivals: Arrivals,
     /// Guesses and who must wait.
     pub throttle: Throttle,
+    /// What people are told about their accounts.
+    pub notices: NoticeBoard,
+    /// Who has which rights and credentials.
+    pub reviews: Reviews,
     /// Who there is, in memory.
     pub principals: Arc<Principals>,
     master: Arc<MasterKey>,
@@ -178,6 +183,8 @@ impl Identity {
             sign_ins,
             second_factor,
             throttle,
+            notices: NoticeBoard::new(database(), clocks()),
+            reviews: Reviews::new(database(), clocks(), known()),
             arrivals,
             agents: Agents::new(database(), clocks(), known(), passwords.clone(), Arc::clone(&master)),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),

@@ -25,6 +25,12 @@ pub enum Event {
     DormantAgentActive,
     /// An agent uses a scope that it has not used for long.
     ScopeUsageUnusual,
+    /// Somebody signed in unlike before: from elsewhere, with something else, after failures or a long time.
+    SignInUnusual,
+    /// How somebody proves who they are was changed.
+    CredentialChanged,
+    /// A credential ends soon.
+    CredentialExpiring,
     /// The account for emergencies was used.
     BreakGlassUsed,
     /// A client certificate was not taken, or was missing where one is required.
@@ -55,7 +61,10 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
+        Self::SignInUnusual,
+        Self::CredentialChanged,
+        Self::CredentialExpiring,
         Self::TokenReuseDetected,
         Self::DormantAgentActive,
         Self::ScopeUsageUnusual,
@@ -91,6 +100,9 @@ impl Event {
             Self::TokenReuseDetected => "token_reuse_detected",
             Self::DormantAgentActive => "dormant_agent_active",
             Self::ScopeUsageUnusual => "scope_usage_unusual",
+            Self::SignInUnusual => "sign_in_unusual",
+            Self::CredentialChanged => "credential_changed",
+            Self::CredentialExpiring => "credential_expiring",
             Self::BreakGlassUsed => "break_glass_used",
             Self::AuthorizationDenied => "authorization_denied",
             Self::RateLimitExceeded => "rate_limit_exceeded",
@@ -117,6 +129,9 @@ impl Event {
             Self::AuthenticationFailed
             | Self::CertificateRefused
             | Self::ScopeUsageUnusual
+            | Self::SignInUnusual
+            | Self::CredentialChanged
+            | Self::CredentialExpiring
             | Self::AuthorizationDenied
             | Self::RateLimitExceeded => "medium",
             Self::AccountLocked

@@ -322,6 +322,12 @@ actions! {
     ChangePassword = "user.password_changed", Installation, Change, Needs::Person;
     /// Prove again who one is.
     StepUp = "session.stepped_up", Installation, Change, Needs::Person;
+    /// See what one is told about one's own account.
+    ListNotices = "notices.listed", Installation, Read, Needs::Person;
+    /// Say that one has seen it.
+    ReadNotices = "notices.read", Installation, Change, Needs::Person;
+    /// See all principals with their rights and credentials.
+    ReviewAccess = "access.reviewed", Installation, Read, Needs::Scope("audit:read");
     /// See which device a code lets in.
     ShowDeviceCode = "device_code.shown", Installation, Read, Needs::Person;
     /// Let a device in as oneself.

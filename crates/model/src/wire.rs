@@ -40,6 +40,30 @@ pub struct LoginAnswer {
     pub user: String,
     /// Roles of the token.
     pub roles: Vec<String>,
+    /// How many notices about the account were not seen yet. Only where somebody signs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notices: Option<usize>,
+}
+
+/// Something that a person should know about the own account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NoticeView {
+    /// When, for the last time.
+    pub at: Timestamp,
+    /// `sign_in.unusual`, `sign_in.incomplete`, `password.guessable`, `credential.expiring`, or the act that changed something.
+    pub kind: String,
+    /// In words.
+    pub text: String,
+    /// From which address.
+    pub from: Option<String>,
+    /// Who did it, if somebody else.
+    pub by: Option<String>,
+    /// How often within an hour.
+    pub count: u32,
+    /// What is special about it.
+    pub details: Value,
+    /// Its owner has seen it.
+    pub read: bool,
 }
 
 /// GET `/auth/me`.

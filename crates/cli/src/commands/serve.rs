@@ -472,6 +472,7 @@ impl Wired<'_> {
             Box::pin(bans.clone().watch(WATCHING)),
             Box::pin(identity.api_keys.clone().note_use_forever(system(), NOTING)),
             Box::pin(Arc::clone(&identity.sessions).watch_scopes_forever(NOTING)),
+            Box::pin(identity.notices.clone().remind_forever(system())),
         ];
         let roles: Vec<String> = device
             .iter()

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use interlock_client::{Client, Factors, Proof};
 use interlock_model::secret::Secret;
-use interlock_model::wire::LoginAnswer;
+use interlock_model::wire::{LoginAnswer, NoticeView};
 use serde_json::json;
 
 use super::connect::{Session, Target};
@@ -37,6 +37,12 @@ pub(crate) enum AccountCommand {
     DenyDevice {
         /// The code
         code: String,
+    },
+    /// Show what there is to know about your account: unusual sign-ins, changed credentials, ends
+    Notices {
+        /// Leave them marked as new
+        #[arg(long)]
+        keep: bool,
     },
     /// Make ten new recovery codes; the ones before are dead
     RecoveryCodes,
@@ -76,8 +82,26 @@ pub(crate) async fn account(ui: &Ui, global: &Global, command: AccountCommand) -
             let done = client.remove_factor(&id).await?;
             ui.one(&done, || Facts::new().with("removed", &id), &id)
         }
+        AccountCommand::Notices { keep } => notices(ui, &client, keep).await,
         AccountCommand::RecoveryCodes => show_codes(ui, &client.renew_recovery_codes().await?.recovery_codes),
     }
+}
+
+async fn notices(ui: &Ui, client: &Client, keep: bool) -> Result<(), Failure> {
+    let found = client.notices().await?;
+    let table = |notices: &[NoticeView]| {
+        let mut table = Table::new(&["TIME", "NEW", "TIMES", "WHAT"]);
+        for notice in notices {
+            let new = if notice.read { "" } else { "new" };
+            table.row([time(notice.at).as_str(), new, &notice.count.to_string(), &notice.text]);
+        }
+        table
+    };
+    ui.list(&found, table, |notice| notice.kind.clone())?;
+    if let Some(newest) = found.iter().map(|notice| notice.at).max().filter(|_| !keep) {
+        client.read_notices(newest).await?;
+    }
+    Ok(())
 }
 
 async fn password(ui: &Ui, target: &Target, client: &Client) -> Result<(), Failure> {

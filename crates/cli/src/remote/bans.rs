@@ -11,6 +11,7 @@ use interlock_engine::bans::BanError;
 use interlock_model::wire::BanView;
 use serde_json::json;
 
+use super::access;
 use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::{Global, Output};
@@ -25,6 +26,12 @@ pub(crate) enum SecurityCommand {
     /// Networks that are refused
     #[command(subcommand, alias = "ban")]
     Bans(BansCommand),
+    /// Everybody with their rights and credentials: age, last use, end, scopes
+    Access {
+        /// As comma-separated values with one line for each credential
+        #[arg(long)]
+        csv: bool,
+    },
     /// Accounts at which somebody guesses and must wait
     Lockouts {
         #[command(flatten)]
@@ -85,6 +92,7 @@ enum Bans {
 pub(crate) async fn security(ui: &Ui, global: &Global, command: SecurityCommand) -> Result<(), Failure> {
     let command = match command {
         SecurityCommand::Bans(command) => command,
+        SecurityCommand::Access { csv } => return access::review(ui, global, csv).await,
         SecurityCommand::Lockouts { place } => {
             return lockouts::list(ui, global, place.state.as_deref()).await;
         }

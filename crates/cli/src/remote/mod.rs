@@ -4,6 +4,7 @@
 //! works without a server is in `crate::commands`. A new command starts in its own file with an `Args` struct and a function
 //! that takes [`ui::Ui`] and [`connect::Session`].
 
+mod access;
 mod account;
 mod actions;
 mod agents;

@@ -90,6 +90,9 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
             ui.warn(&format!("{variable} is set and comes before the new token"));
         }
     }
+    if let Some(count) = answer.notices.filter(|count| *count > 0) {
+        ui.warn(&format!("{count} new about your account: interlock account notices"));
+    }
     let document = json!({ "context": name, "url": url, "user": answer.user, "roles": answer.roles, "expires_in": answer.expires_in });
     let facts = || {
         Facts::new()

@@ -7,6 +7,7 @@ use interlock_model::audit::AuditDraft;
 use interlock_store::{Error, Store, Tx, transact, transact_repeatable};
 use serde_json::Value;
 
+use super::notices;
 use super::permit::Proof;
 use crate::Ambient;
 use crate::news::{News, is_news};
@@ -81,16 +82,18 @@ impl Db {
         let mut draft = proof.draft(self.ambient.clock.now(), Value::Null);
         draft.subject = subject.or(draft.subject);
         let news = self.news.as_ref().filter(|_| is_news(&draft.action));
-        let value = transact(&*self.store, move |tx| {
+        let (value, draft) = transact(&*self.store, move |tx| {
             Box::pin(async move {
                 let recorded = work(&mut *tx).await?;
                 draft.details = recorded.details;
+                notices::changed(&mut *tx, &draft).await?;
                 tx.append_audit(&draft).await?;
-                Ok::<T, E>(recorded.value)
+                Ok::<_, E>((recorded.value, draft))
             })
         })
         .await?;
         proof.mark_recorded();
+        notices::log_changed(&draft);
         if let Some(news) = news {
             news.publish();
         }

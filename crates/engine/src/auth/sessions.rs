@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::activity::Activity;
 use super::documents::{Agent, ApiKey, Session};
+use super::notices;
 use super::opening::Opening;
 use super::tokens::{Claims, Issue, TokenKind};
 use super::{Caller, Db, Origin, Permit, Principals, Recorded, SystemPermit, TokenError, Tokens};
@@ -190,17 +191,25 @@ impl Sessions {
         let subject = Some(session.principal.clone());
         let proof = self.system.acting(action, subject).on_behalf(&session.principal, origin);
         let entry = self.issued_entry(&session.principal, origin);
-        self.db
+        let unusual = self
+            .db
             .write(&proof, move |tx| {
                 Box::pin(async move {
+                    let unusual = match session.kind {
+                        PrincipalKind::User => notices::signed_in(&mut *tx, &session).await?,
+                        PrincipalKind::Agent => None,
+                    };
                     also(&mut *tx, &session.id).await?;
                     identity::insert(tx, &session).await?;
                     record_issued(tx, entry, &session).await?;
-                    Ok::<_, Error>(Recorded { value: (), details })
+                    Ok::<_, Error>(Recorded { value: unusual, details })
                 })
             })
             .await?;
         let (name, session) = (&issued.session.principal, &issued.session);
+        if let Some(notice) = unusual {
+            security::event(Event::SignInUnusual, Some(name), Some(origin), notice.details);
+        }
         let details = json!({ "method": session.method });
         security::event(Event::AuthenticationSucceeded, Some(name), Some(origin), details);
         Self::note_issued(session, origin);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::assertion::{self, Assertion};
 use super::documents::{Agent, Used};
 use super::elsewhere::{Arrivals, Elsewhere, PasswordDirectory};
+use super::notices::{self, Notice};
 use super::opening::Opening;
 use super::password::Place;
 use super::sessions::Issued;
@@ -154,6 +155,12 @@ impl SignIns {
         } else {
             self.check_second_factor(&user, code, origin).await?
         };
+        let factors = if self.principals.has_second_factor(&user.name) {
+            super::Factors::Beside
+        } else {
+            super::Factors::Alone
+        };
+        let weak = super::accept_password(&user.name, &password, factors).is_err();
         self.upgrade(&user, password, origin).await;
         let opening = Opening::user(&user, &self.principals.roles(), "password", amr, origin);
         // An emergency lasts no longer than one access token at a time.
@@ -165,6 +172,10 @@ impl SignIns {
             .await;
         let issued = opened.inspect_err(|_| security::authentication("login", "error"))?;
         security::authentication("login", "success");
+        if weak {
+            let renew = json!({ "renew": "interlock account password" });
+            self.tell(&user.name, notices::WEAK_PASSWORD, renew, origin).await?;
+        }
         Ok(SignedIn { user: user.name.clone(), roles: issued.session.roles.clone(), issued })
     }
 
@@ -195,18 +206,45 @@ impl SignIns {
         if !self.principals.has_second_factor(&user.name) {
             return Ok(&["pwd"]);
         }
-        let refused = |reason, wrong| {
-            self.note_failure(&user.name, origin, reason, Event::AuthenticationFailed, "device.login");
-            SignInError::SecondFactor { wrong }
+        let (reason, wrong) = match code.filter(|code| !code.expose().is_empty()) {
+            None => ("second_factor_missing", false),
+            Some(code) => match self.spend_code(&user.name, &code, origin).await {
+                Ok(()) => return Ok(&["pwd", "otp"]),
+                Err(FactorError::Store(error)) => return Err(error.into()),
+                Err(_) => ("second_factor_wrong", true),
+            },
         };
-        let Some(code) = code.filter(|code| !code.expose().is_empty()) else {
-            return Err(refused("second_factor_missing", false));
+        self.note_failure(&user.name, origin, reason, Event::AuthenticationFailed, "device.login");
+        // Whoever has the password is told of; the owner who types the code next takes it back.
+        self.tell(
+            &user.name,
+            notices::HALF_SIGN_IN,
+            json!({ "second_factor": if wrong { "wrong" } else { "missing" } }),
+            origin,
+        )
+        .await?;
+        Err(SignInError::SecondFactor { wrong })
+    }
+
+    /// Tells a person something about a sign-in.
+    async fn tell(
+        &self,
+        user: &str,
+        kind: &'static str,
+        details: Value,
+        origin: &Origin,
+    ) -> Result<(), Error> {
+        let user = user.to_owned();
+        let notice = Notice {
+            at: self.ambient.clock.now(),
+            kind: kind.to_owned(),
+            from: Some(origin.client_ip.to_string()),
+            by: None,
+            count: 1,
+            details,
         };
-        match self.spend_code(&user.name, &code, origin).await {
-            Ok(()) => Ok(&["pwd", "otp"]),
-            Err(FactorError::Store(error)) => Err(error.into()),
-            Err(_) => Err(refused("second_factor_wrong", true)),
-        }
+        let db = self.sessions.db();
+        db.count(move |tx| Box::pin(async move { notices::tell(tx, &user, notice).await })).await
     }
 
     /// Takes a code of a person's second factor; it is spent then.

@@ -84,6 +84,15 @@ pub(super) fn network_of(address: IpAddr) -> String {
     }
 }
 
+/// The guesses at a person's account, as this transaction sees them.
+pub(super) async fn guesses_at(tx: &mut dyn Tx, account: &str) -> Result<Option<Guesses>, Error> {
+    Ok(identity::get::<Guesses>(tx, &digest_of(account)).await?.map(|found| found.document))
+}
+
+fn digest_of(account: &str) -> String {
+    hexadecimal(&Sha256::digest([b"interlock account\n", account.as_bytes()].concat())[..16])
+}
+
 fn delay_after(failures: u32) -> Duration {
     Duration::from_secs(match failures {
         0..=4 => 0,
@@ -98,6 +107,20 @@ fn delay_after(failures: u32) -> Duration {
 impl Guesses {
     fn new(id: String, account: Option<String>, now: Timestamp) -> Self {
         Self { id, account, networks: BTreeMap::new(), strangers: 0, opened: now, last: now }
+    }
+
+    /// Failures from a network and from all others that came after a time. The guess that is being taken is not among them.
+    pub(super) fn failures_since(&self, time: Timestamp, network: &str) -> (u32, u32) {
+        let mut own = 0;
+        let mut others = 0;
+        for (name, found) in self.networks.iter().filter(|(_, found)| found.last > time) {
+            if name == network {
+                own += found.failures.saturating_sub(1);
+            } else {
+                others += found.failures;
+            }
+        }
+        (own, others)
     }
 
     /// Takes one guess, or says how long to wait; then nothing is counted.
@@ -214,12 +237,7 @@ pub(crate) struct Guesser {
 impl Guesser {
     /// `account` is what was tried, in canonical form; `known` says that there is such an account.
     pub(crate) fn new(account: &str, known: bool, from: IpAddr) -> Self {
-        let digest = Sha256::digest([b"interlock account\n", account.as_bytes()].concat());
-        Self {
-            id: hexadecimal(&digest[..16]),
-            account: known.then(|| account.to_owned()),
-            network: network_of(from),
-        }
+        Self { id: digest_of(account), account: known.then(|| account.to_owned()), network: network_of(from) }
     }
 }
 

@@ -38,7 +38,8 @@ async fn login(
         .sign_ins
         .person(&credentials.username, credentials.password, credentials.otp, &origin)
         .await?;
-    Ok(login_answer(session.issued))
+    let notices = identity.notices.unread(&session.user).await?;
+    Ok(no_store(Json(LoginAnswer { notices: Some(notices), ..answer_of(session.issued) })))
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,14 +62,19 @@ async fn refresh(
 
 /// The tokens of a person's session, never to be stored on the way.
 pub(super) fn login_answer(issued: Issued) -> Response {
-    no_store(Json(LoginAnswer {
+    no_store(Json(answer_of(issued)))
+}
+
+fn answer_of(issued: Issued) -> LoginAnswer {
+    LoginAnswer {
         access_token: issued.access.expose().to_owned(),
         refresh_token: issued.refresh.as_ref().map(|token| token.expose().to_owned()),
         token_type: "bearer".to_owned(),
         expires_in: issued.expires_in,
         user: issued.session.principal,
         roles: issued.session.roles,
-    }))
+        notices: None,
+    }
 }
 
 async fn logout(grant: Granted<LogOut>, State(identity): State<Identity>) -> Result<Response, ApiError> {

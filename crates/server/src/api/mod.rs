@@ -12,6 +12,7 @@ mod events;
 mod execute;
 mod fields;
 mod invitations;
+mod notices;
 mod oauth;
 mod orchestrator;
 mod passkeys;
@@ -45,6 +46,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = agents::routes(api);
     let api = oauth::routes(api);
     let api = device_code::routes(api);
+    let api = notices::routes(api);
     let api = roles::routes(api);
     let api = sso::routes(api);
     let api = users::routes(api);

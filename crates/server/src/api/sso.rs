@@ -8,12 +8,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use interlock_engine::auth::{Origin, SignInError};
 use interlock_engine::identity::Identity;
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
-use interlock_model::wire::LoginAnswer;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -116,15 +115,7 @@ async fn oidc_exchange(
     JsonBody(body): JsonBody<ExchangeRequest>,
 ) -> Result<Response, ApiError> {
     let issued = identity.arrivals.exchange(body.code.expose(), &origin).await?;
-    let answer = LoginAnswer {
-        access_token: issued.access.expose().to_owned(),
-        refresh_token: issued.refresh.as_ref().map(|token| token.expose().to_owned()),
-        token_type: "bearer".to_owned(),
-        expires_in: issued.expires_in,
-        user: issued.session.principal,
-        roles: issued.session.roles,
-    };
-    Ok(no_store(Json(answer)).into_response())
+    Ok(super::auth::login_answer(issued))
 }
 
 #[derive(Debug, Deserialize)]

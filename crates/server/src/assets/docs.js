@@ -166,7 +166,23 @@ async function enter(answer) {
 	route();
 	await refresh();
 	$('main').focus({ preventScroll: true });
+	await showNotices();
 }
+
+/** What the person should know about the account: unusual sign-ins, changed credentials. */
+async function showNotices() {
+	// Sessions that are limited are told nothing; that is no error.
+	const fresh = (await call('GET', '/auth/notices').catch(() => [])).filter((one) => !one.read);
+	$('notices').hidden = !fresh.length;
+	fill($('notice-list'), ...fresh.map((one) => h('li', `${clock(one.at)} ${one.text}`)));
+	$('notices-seen').value = fresh[0]?.at ?? '';
+}
+
+on('notices-seen', 'click', async () => {
+	await call('POST', '/auth/notices/read', { body: { until: $('notices-seen').value } });
+	$('notices').hidden = true;
+	fill($('notice-list'));
+});
 
 /** Whoever signed in at the provider comes back with a text that fetches the token once; it leaves the address at once. */
 async function arrive() {

@@ -18,6 +18,7 @@ mod lab;
 mod limits;
 mod listener;
 mod matrix;
+mod notices;
 mod oauth;
 mod people;
 mod perimeter;
