@@ -22,6 +22,7 @@ use interlock_store::orchestrator::ask;
 use interlock_store::seals::{Seal, Tile};
 use interlock_store::{AuditFilter, Error, Page, Store, transact_repeatable};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::Ambient;
 use crate::auth::{Db, Recorded, SystemPermit};
@@ -122,10 +123,11 @@ impl Notary {
         db.write(&proof, move |_| async move { Ok::<_, Error>(nothing) }.boxed()).await
     }
 
-    /// Signs every `period` until dropped. Run it as a background task.
-    pub async fn seal_forever(mut self, period: Duration) {
+    /// Signs every `period` until `stop`, then a last time. Run it as a background task.
+    pub async fn seal_until(mut self, period: Duration, stop: CancellationToken) {
         let mut alarmed = false;
         loop {
+            let last = stop.is_cancelled();
             match self.seal().await {
                 Ok(_) => {
                     metrics::gauge!("audit_seal_failing").set(0.0);
@@ -145,7 +147,13 @@ impl Notary {
                     }
                 }
             }
-            tokio::time::sleep(if alarmed { period * 10 } else { period }).await;
+            if last {
+                return;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(if alarmed { period * 10 } else { period }) => {}
+            }
         }
     }
 

@@ -51,6 +51,8 @@ const CLEANING: Duration = Duration::from_hours(1);
 const WATCHING: Duration = Duration::from_millis(250);
 /// How often what was written to the audit log is signed for.
 const SEALING: Duration = Duration::from_secs(1);
+/// How long the end of the server waits for the last signature.
+const LAST_SEAL: Duration = Duration::from_secs(5);
 /// How often the rate limits' counters are written, so that a restart forgets no more than this.
 const SAVING: Duration = Duration::from_secs(2);
 /// Their file in the state folder.
@@ -249,7 +251,8 @@ where
         tokio::spawn(task);
     }
     tokio::spawn(backup::tell_forever(Arc::clone(&parts.store)));
-    tokio::spawn(notary.seal_forever(SEALING));
+    let written = CancellationToken::new();
+    let sealing = tokio::spawn(notary.seal_until(SEALING, written.clone()));
     if let Some(days) = settings.audit_days {
         let (db, ambient) = (parts.db.clone(), parts.ambient.clone());
         tokio::spawn(notary::forget_forever(db, ambient, SystemPermit::root("system"), days, CLEANING));
@@ -350,9 +353,9 @@ where
     }
     recorder.drained(Duration::from_secs(5)).await;
     // What was written last is signed for now rather than at the next start.
-    let mut last = Notary::new(Arc::clone(&parts.store), signer, parts.ambient.clone());
-    if let Err(error) = last.seal().await {
-        tracing::warn!(%error, "the end of the audit log was not signed; the next start does it");
+    written.cancel();
+    if tokio::time::timeout(LAST_SEAL, sealing).await.is_err() {
+        tracing::warn!("the end of the audit log was not signed; the next start does it");
     }
     parts.store.close().await;
     if let Some(path) = &net.ready_file {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use interlock_engine::auth::{Db, SystemPermit};
 use interlock_engine::notary::{self, Finding, Notary, NotaryError, Trust};
@@ -12,6 +13,7 @@ use interlock_model::Timestamp;
 use interlock_model::audit::{AuditDraft, AuditEntry};
 use interlock_store::{Store, transact};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::bench::{Bench, Scripted};
 
@@ -100,7 +102,7 @@ async fn what_was_written_is_signed_and_goes_on_after_a_restart() {
     for count in [1, 254, 1, 1, 600] {
         log.append(count).await;
         notary.seal().await.expect("signed");
-        log.bench.clock.advance(std::time::Duration::from_mins(2));
+        log.bench.clock.advance(Duration::from_mins(2));
     }
     log.append(10_000).await;
 
@@ -150,13 +152,28 @@ async fn every_entry_can_be_proven_and_a_proof_shows_no_other() {
 }
 
 #[tokio::test]
+async fn the_last_signature_is_for_what_was_written_last() {
+    let log = Log::start().await;
+    let stop = CancellationToken::new();
+    let sealing = tokio::spawn(log.notary().seal_until(Duration::from_hours(1), stop.clone()));
+    let signed = async || notary::newest(&*log.bench.store).await.expect("readable").map(|seal| seal.size);
+    log.append(10).await;
+    let before = signed().await;
+
+    stop.cancel();
+    sealing.await.expect("an end");
+
+    assert_eq!(signed().await, Some(10), "before: {before:?}");
+}
+
+#[tokio::test]
 async fn a_clock_that_jumps_ahead_deletes_nothing() {
     let log = Log::start().await;
     let db = Db::new(Arc::clone(&log.bench.store), log.bench.ambient.clone());
     log.append(600).await;
     log.notary().seal().await.expect("signed");
 
-    log.bench.clock.jump(std::time::Duration::from_hours(24 * 1000));
+    log.bench.clock.jump(Duration::from_hours(24 * 1000));
 
     let deleted = notary::forget(&db, &log.bench.ambient, &SystemPermit::root("system"), 90).await;
     assert_eq!(deleted.expect("looked"), 0);
@@ -171,7 +188,7 @@ async fn old_entries_go_and_every_proof_about_the_rest_stays() {
     let mut notary = log.notary();
     notary.seal().await.expect("signed");
     let noted = notary::newest(&**store).await.expect("readable").expect("one").note;
-    log.bench.clock.advance(std::time::Duration::from_hours(24 * 91));
+    log.bench.clock.advance(Duration::from_hours(24 * 91));
     log.append(300).await;
 
     assert_eq!(notary::forget(&db, &log.bench.ambient, &root, 92).await.expect("nothing is so old"), 0);
@@ -215,7 +232,7 @@ async fn somebody_who_writes_the_database_is_found_out() {
         for count in [500, 200] {
             log.append(count).await;
             log.notary().seal().await.expect("signed");
-            log.bench.clock.advance(std::time::Duration::from_mins(2));
+            log.bench.clock.advance(Duration::from_mins(2));
         }
         let kept = notary::newest(&*log.bench.store).await.expect("readable").expect("one").note;
         if attack == "DELETE FROM audit_seals;" {
