@@ -92,8 +92,17 @@ impl<'de> Deserialize<'de> for RunId {
 
 /// Bytes as lower-case hexadecimal.
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    push_hexadecimal(bytes, &mut text);
+    text
+}
+
+/// As [`hexadecimal`], at the end of a text.
+pub fn push_hexadecimal(bytes: &[u8], text: &mut String) {
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
 }
 
 /// The bytes in `2 * N` hexadecimal digits of either case; `None` for any other text.

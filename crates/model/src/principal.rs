@@ -54,21 +54,18 @@ impl FromStr for AgentId {
     type Err = BadAgentId;
 
     fn from_str(text: &str) -> Result<Self, BadAgentId> {
-        let bytes = text.as_bytes();
-        let plain: Vec<u8> = match bytes.len() {
-            32 => bytes.to_vec(),
-            36 if [8, 13, 18, 23].iter().all(|&at| bytes[at] == b'-') => bytes
-                .iter()
-                .enumerate()
-                .filter(|(at, _)| ![8, 13, 18, 23].contains(at))
-                .map(|(_, &c)| c)
-                .collect(),
+        let text = text.as_bytes();
+        let starts: [usize; 16] = match text.len() {
+            32 => std::array::from_fn(|at| 2 * at),
+            36 if [8, 13, 18, 23].iter().all(|&at| text[at] == b'-') => {
+                [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34]
+            }
             _ => return Err(BadAgentId),
         };
+        let digit = |at: usize| char::from(text[at]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(plain.chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-            *byte = digit(pair[0]).ok_or(BadAgentId)? << 4 | digit(pair[1]).ok_or(BadAgentId)?;
+        for (byte, start) in id.iter_mut().zip(starts) {
+            *byte = digit(start).ok_or(BadAgentId)? << 4 | digit(start + 1).ok_or(BadAgentId)?;
         }
         Ok(Self(id))
     }

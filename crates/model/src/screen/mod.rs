@@ -31,7 +31,7 @@ const OVERLAP: usize = 512;
 pub const MOST: usize = 65_536;
 
 /// Where a text stands in a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// The path of the URL.
     Path,

@@ -26,6 +26,7 @@ mod target;
 mod tests;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -48,7 +49,7 @@ use head::Head;
 
 /// The request that stands for a refused one. `.invalid` is a name of no host (RFC 2606 section 2).
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: gate.invalid\r\nConnection: close\r\n\r\n";
-/// Room that a read of a head makes.
+/// Bytes of a head that are read at once.
 const READ: usize = 4 * 1024;
 /// Bytes after the last request that are thrown away while it is answered; then they wait.
 const MAX_IGNORED: usize = 64 * 1024;
@@ -305,11 +306,14 @@ impl<S: AsyncRead + Unpin> Gate<S> {
     /// Reads on in a head. False at the end of the stream.
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while !self.judge_head() {
-            self.buffer.reserve(READ);
-            let stream = Pin::new(&mut self.stream);
-            if ready!(tokio_util::io::poll_read_buf(stream, context, &mut self.buffer))? == 0 {
+            // Not into the buffer itself: thousands of connections that say nothing must not hold room for what they could say.
+            let mut space = [MaybeUninit::uninit(); READ];
+            let mut came = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut came))?;
+            if came.filled().is_empty() {
                 return Poll::Ready(Ok(false));
             }
+            self.buffer.extend_from_slice(came.filled());
         }
         Poll::Ready(Ok(true))
     }

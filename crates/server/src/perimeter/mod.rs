@@ -92,9 +92,7 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     if let Some(origin) = cross_origin {
         hosts::allow_origin(response.headers_mut(), &origin);
     }
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
+    headers::name(response.headers_mut(), &request_id);
     let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
     observe(&state, &method, template, &response, begun, &origin);
     response
@@ -128,9 +126,7 @@ pub async fn inside(State(state): State<AppState>, mut request: Request, next: N
         response = render(&error, response, &request_id, wants_json, &state);
     }
     headers::secure(response.headers_mut(), peer.tls, &state.config);
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
+    headers::name(response.headers_mut(), &request_id);
     let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
     observe(&state, &method, template, &response, begun, &origin);
     response
@@ -215,7 +211,7 @@ fn request_id(headers: &HeaderMap, state: &AppState) -> String {
         (1..=64).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'))
     };
-    given.filter(good).map_or_else(|| format!("req-{}", state.random_id()), str::to_owned)
+    given.filter(good).map_or_else(|| state.new_request_id(), str::to_owned)
 }
 
 /// A header as it may stand in a log: printable ASCII, at most 200 characters.
@@ -319,7 +315,12 @@ fn observe(
 }
 
 impl AppState {
-    fn random_id(&self) -> String {
-        interlock_model::id::random_hex(&*self.entropy, 12)
+    fn new_request_id(&self) -> String {
+        let mut random = [0; 12];
+        self.entropy.fill(&mut random);
+        let mut id = String::with_capacity(28);
+        id.push_str("req-");
+        interlock_model::id::push_hexadecimal(&random, &mut id);
+        id
     }
 }

@@ -5,6 +5,8 @@
 //! implements: a text field whose place nobody has stated does not compile. What the rules are is in
 //! `interlock_model::screen`. The caller never learns which rule it was; the log and the audit trail never hold the text.
 
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request};
@@ -76,12 +78,13 @@ pub(super) fn request(state: &AppState, origin: &Origin, request: &Request) -> R
     }
     let mut meter = Meter::default();
     let uri = request.uri();
-    let path = screen::inspect(Place::Path, uri.path().as_bytes(), &mut meter);
+    let path = look(Place::Path, uri.path().as_bytes(), &mut meter);
     let query = uri.query().and_then(|query| screen::inspect_query(query.as_bytes(), &mut meter));
     let scanner = request
         .headers()
         .get(header::USER_AGENT)
-        .and_then(|agent| screen::scanner::named(&String::from_utf8_lossy(agent.as_bytes())));
+        .filter(|agent| !is_in_order(Place::Header, agent.as_bytes()))
+        .and_then(|agent| screen::scanner::named(agent.as_bytes()));
     let verdicts = [path, query, headers(request.headers(), &mut meter)];
     let worst = verdicts.into_iter().flatten().max_by_key(|verdict| verdict.score);
     match (worst, scanner) {
@@ -134,12 +137,63 @@ fn headers(headers: &HeaderMap, meter: &mut Meter) -> Option<Verdict> {
         let verdict = if name == header::USER_AGENT && value.len() > USER_AGENT {
             let (rule, family) = ("header.user_agent_length", Family::Control);
             Some(Verdict { score: 60, rule, family, confidence: Confidence::Medium, place })
+        } else if name == header::USER_AGENT {
+            look(place, value.as_bytes(), meter)
         } else {
             screen::inspect(place, value.as_bytes(), meter)
         };
         worst = worst.into_iter().chain(verdict).max_by_key(|verdict| verdict.score);
     }
     worst
+}
+
+/// Paths and names of programs that were looked at and are in order: a client says nearly the same with every request, and what
+/// a look finds depends on the place and the text alone. Other headers may hold secrets, which are not to be remembered.
+#[derive(Default)]
+struct InOrder(HashMap<Place, HashSet<Box<[u8]>>>);
+
+/// Texts that a thread remembers of each place.
+const REMEMBERED: usize = 64;
+/// Bytes of the longest of them.
+const LONGEST: usize = 256;
+
+thread_local! {
+    static IN_ORDER: RefCell<InOrder> = RefCell::default();
+}
+
+impl InOrder {
+    fn has(&self, place: Place, text: &[u8]) -> bool {
+        self.0.get(&place).is_some_and(|texts| texts.contains(text))
+    }
+
+    fn put(&mut self, place: Place, text: &[u8]) {
+        if text.len() > LONGEST {
+            return;
+        }
+        let texts = self.0.entry(place).or_default();
+        if texts.len() >= REMEMBERED {
+            // Whoever sends many different ones pays for the look, as before.
+            texts.clear();
+        }
+        texts.insert(text.into());
+    }
+}
+
+fn is_in_order(place: Place, text: &[u8]) -> bool {
+    IN_ORDER.with_borrow(|known| known.has(place, text))
+}
+
+/// What there is to be found in a path or the name of a program.
+fn look(place: Place, text: &[u8], meter: &mut Meter) -> Option<Verdict> {
+    if is_in_order(place, text) {
+        return None;
+    }
+    let verdict = screen::inspect(place, text, meter);
+    // The name of a scanner is looked for in headers alone, and by others.
+    if verdict.is_none() && (place != Place::Header || screen::scanner::named(text).is_none()) {
+        IN_ORDER.with_borrow_mut(|known| known.put(place, text));
+    }
+    verdict
 }
 
 fn skipped(name: &HeaderName) -> bool {
@@ -302,5 +356,31 @@ mod tests {
         {
             assert_eq!(skipped(&HeaderName::from_static(name)), skip, "{name}");
         }
+    }
+
+    #[test]
+    fn a_text_is_looked_at_again_unless_it_was_in_order_in_the_same_place() {
+        let mut meter = Meter::default();
+        let attack = b"/tasks/../../etc/passwd";
+        for _ in 0..3 {
+            assert!(look(Place::Path, attack, &mut meter).is_some());
+        }
+        let text = b"drop table reagents; --";
+        assert!(look(Place::Label, text, &mut meter).is_none());
+        assert!(look(Place::Id, text, &mut meter).is_some(), "in order elsewhere says nothing here");
+        assert!(look(Place::Header, b"sqlmap/1.7", &mut meter).is_none());
+        assert!(!is_in_order(Place::Header, b"sqlmap/1.7"), "the name of a scanner is told every time");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut known = InOrder::default();
+        for number in 0..1000 {
+            known.put(Place::Header, format!("client/{number}").as_bytes());
+        }
+        known.put(Place::Header, &[b'x'; LONGEST + 1]);
+
+        assert!(known.0[&Place::Header].len() <= REMEMBERED);
+        assert!(known.has(Place::Header, b"client/999") && !known.has(Place::Header, &[b'x'; LONGEST + 1]));
     }
 }

@@ -437,7 +437,7 @@ pub(super) fn describe(headers: &mut HeaderMap, standing: &Standing) {
         headers.insert(POLICY, value);
     }
     if let Ok(value) = HeaderValue::from_str(&format!("\"default\";r={remaining};t={resets_in}")) {
-        headers.insert(REMAINING, value);
+        headers.insert(REMAINING, super::headers::passing(value));
     }
 }
 
