@@ -80,8 +80,10 @@ pub fn describe() {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
     describe_counter!("interlock_tls_reloads_total", "Certificates and lists read again.");
+    describe_counter!("interlock_acme_orders_total", "Orders of a certificate by ACME.");
     for result in ["done", "failed"] {
         counter!("interlock_tls_reloads_total", "result" => result).absolute(0);
+        counter!("interlock_acme_orders_total", "result" => result).absolute(0);
     }
     describe_gauge!(
         "interlock_tls_expires_timestamp_seconds",

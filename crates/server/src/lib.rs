@@ -16,5 +16,5 @@ pub mod routes;
 pub mod state;
 pub mod tls;
 
-pub use api::{internal_router, router, routes};
+pub use api::{challenge_router, internal_router, router, routes};
 pub use state::{AppState, DeviceServices, Services};

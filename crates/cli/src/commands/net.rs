@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use interlock_engine::security::{self, Event};
+use interlock_model::Clock as _;
 use interlock_server::config::{ConnectionLimits, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
+use interlock_server::tls::acme::Renewal;
 use interlock_server::tls::{self, Keeper, Sources};
 use serde_json::json;
 
@@ -38,7 +40,7 @@ pub(crate) struct NetArgs {
     /// Private key, PEM
     #[arg(long, requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// auto, or internal: a certificate of this installation's own authority
+    /// auto; internal: a certificate of this installation's own authority; acme: one by ACME
     #[arg(long)]
     pub(crate) tls: Option<String>,
     /// Folder for everything that is kept
@@ -90,6 +92,10 @@ pub(super) fn certificates(
                 .collect();
             Sources::internal(&state.join("tls"), names)
         }
+        TlsMode::Acme { acme, .. } => {
+            let path = acme.prepare(&state.join("acme"), crate::ambient::SystemClock.now())?;
+            Sources::files(path.clone(), path)
+        }
     };
     sources.tls12 = settings.tls12;
     sources.clients.clone_from(&settings.tls_clients);
@@ -129,13 +135,27 @@ pub(super) fn connection_limits() -> ConnectionLimits {
     limits
 }
 
+/// What keeps a certificate by ACME in time, where there is one.
+pub(super) fn renewal(
+    settings: &ServerSettings,
+    state: &Path,
+    keeper: Option<&Arc<Keeper>>,
+) -> Option<Arc<Renewal>> {
+    let (TlsMode::Acme { acme, .. }, Some(keeper)) = (&settings.tls, keeper) else { return None };
+    let clock = Arc::new(crate::ambient::SystemClock);
+    Some(Arc::new(Renewal::new((**acme).clone(), &state.join("acme"), Arc::clone(keeper), clock)))
+}
+
 /// Looks at the certificates again at every SIGHUP, until dropped.
-pub(super) async fn look_when_told(keeper: Arc<Keeper>) {
+pub(super) async fn look_when_told(keeper: Arc<Keeper>, renewal: Option<Arc<Renewal>>) {
     use tokio::signal::unix::{SignalKind, signal};
     // Without the signal the files are still looked at every few seconds.
     let Ok(mut told) = signal(SignalKind::hangup()) else { return };
     while told.recv().await.is_some() {
         keeper.look();
+        if let Some(renewal) = &renewal {
+            renewal.look();
+        }
     }
 }
 
@@ -160,7 +180,7 @@ pub(super) fn issuer(settings: &ServerSettings, bound: SocketAddr) -> String {
     if let Some(url) = &settings.public_url {
         return url.clone();
     }
-    let scheme = if settings.tls == TlsMode::Off { "http" } else { "https" };
+    let scheme = if settings.tls.is_off() { "http" } else { "https" };
     let named = settings.allowed_hosts.iter().find(|host| !host.contains(['*', ':']));
     match named {
         Some(host) => format!("{scheme}://{host}:{}", bound.port()),
@@ -206,7 +226,7 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
     if settings.compat_headers {
         insecure("COMPAT_HEADERS=true");
     }
-    if settings.production && settings.tls == TlsMode::Off && settings.trusted_proxies.is_empty() {
+    if settings.production && settings.tls.is_off() && settings.trusted_proxies.is_empty() {
         insecure("production without TLS and without TRUSTED_PROXIES: only clients on this machine are safe");
     }
 }

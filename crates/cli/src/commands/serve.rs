@@ -36,7 +36,7 @@ use super::net::{self, NetArgs};
 use super::orchestrate::Orchestrating;
 use crate::adapter::LocalDevice;
 use crate::anchors;
-use crate::config::{Config, ServerSettings};
+use crate::config::{Config, ServerSettings, TlsMode};
 use crate::directories;
 use crate::installation::{self, Parts};
 use crate::python;
@@ -160,6 +160,12 @@ where
         Some(address) => Some(listen(address).with_context(|| net::bind_hint(address))?),
         None => None,
     };
+    let challenges = match settings.tls {
+        TlsMode::Acme { http: Some(address), .. } => {
+            Some(listen(address).with_context(|| net::bind_hint(address))?)
+        }
+        _ => None,
+    };
     let mut parts = installation::open(&state, settings.database_url.as_ref()).await?;
     let shared = match &settings.redis {
         Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
@@ -261,9 +267,10 @@ where
         tokio::spawn(anchors::keep_forever(Arc::clone(&parts.store), signer.key().clone(), path));
     }
     tokio::spawn(Arc::clone(&app.limits).save_forever(counters.clone(), SAVING));
+    let renewal = net::renewal(&settings, &state, certificates.as_ref());
     if let Some(keeper) = certificates {
         tokio::spawn(Arc::clone(&keeper).watch());
-        tokio::spawn(net::look_when_told(keeper));
+        tokio::spawn(net::look_when_told(keeper, renewal.clone()));
     }
     if settings.master_key.is_none() {
         tokio::spawn(installation::follow_master_key(state.clone(), app.identity.clone()));
@@ -313,6 +320,14 @@ where
     if let Some(internal) = internal {
         let router = interlock_server::internal_router(app.clone());
         tokio::spawn(internal.serve(router, stop.clone(), connections.clone()));
+    }
+    if let Some(tcp) = challenges {
+        let listener = Listener::internal(tcp, Arc::clone(&app.entropy));
+        let router = interlock_server::challenge_router(app.clone());
+        tokio::spawn(listener.serve(router, stop.clone(), connections.clone()));
+    }
+    if let Some(renewal) = renewal {
+        tokio::spawn(renewal.keep_forever());
     }
     if let Some(orchestrating) = &orchestrating {
         orchestrating.begin(&parts, app.identity.agents.clone(), settings.drain);

@@ -12,6 +12,7 @@ use interlock_model::task::ScheduleKind;
 use interlock_server::config::{ForwardedBy, Hsts, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::ClientSources;
+use interlock_server::tls::acme::{Acme, Proof};
 use interlock_shared::RedisConfig;
 use ipnet::IpNet;
 
@@ -29,12 +30,19 @@ fn host_of(authority: &str) -> &str {
 }
 
 /// How the listener speaks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum TlsMode {
     /// Plain HTTP, on loopback only.
     Off,
     /// A certificate from this installation's own authority.
     Internal,
+    /// From an authority, by ACME.
+    Acme {
+        /// What is ordered.
+        acme: Box<Acme>,
+        /// Where the authority is answered over plain HTTP.
+        http: Option<SocketAddr>,
+    },
     /// Files.
     Files {
         /// Chain.
@@ -42,6 +50,13 @@ pub(crate) enum TlsMode {
         /// Key.
         key: PathBuf,
     },
+}
+
+impl TlsMode {
+    /// Whether it speaks plain HTTP.
+    pub(crate) const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
 }
 
 /// What pipelines may reach.
@@ -391,7 +406,7 @@ impl Config {
         if settings.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             return Err(self.bad("metrics.token", "must be at least 16 bytes"));
         }
-        if settings.tls == TlsMode::Off && !settings.bind.is_loopback() {
+        if settings.tls.is_off() && !settings.bind.is_loopback() {
             return Err(self.bad(
                 "server.bind",
                 format!(
@@ -400,7 +415,7 @@ impl Config {
                 ),
             ));
         }
-        if settings.tls == TlsMode::Off && settings.tls_clients.is_some() {
+        if settings.tls.is_off() && settings.tls_clients.is_some() {
             return Err(self.bad(
                 "tls.client_ca_file",
                 "client certificates need TLS: give --tls-cert and --tls-key, or --tls internal",
@@ -562,12 +577,20 @@ impl Config {
 
     fn tls(&self) -> Result<TlsMode, ConfigError> {
         let (certificate, key) = (self.text("tls.cert_file"), self.text("tls.key_file"));
-        let internal = self.choice("tls.mode", &[("auto", false), ("internal", true)])?;
+        let mode = self.choice(
+            "tls.mode",
+            &[("auto", Mode::Auto), ("internal", Mode::Internal), ("acme", Mode::Acme)],
+        )?;
         match (certificate.is_empty(), key.is_empty()) {
-            (true, true) if internal => Ok(TlsMode::Internal),
-            (true, true) => Ok(TlsMode::Off),
-            (false, false) if internal => Err(self
-                .bad("tls.mode", "internal does not go together with certificate files; drop one of them")),
+            (true, true) => match mode {
+                Mode::Auto => Ok(TlsMode::Off),
+                Mode::Internal => Ok(TlsMode::Internal),
+                Mode::Acme => self.acme(),
+            },
+            (false, false) if mode != Mode::Auto => Err(self.bad(
+                "tls.mode",
+                "internal and acme do not go together with certificate files; drop one of them",
+            )),
             (false, false) => Ok(TlsMode::Files { certificate: certificate.into(), key: key.into() }),
             (false, true) => Err(self
                 .bad("tls.key_file", "is missing: give the private key of the certificate with --tls-key")),
@@ -575,6 +598,82 @@ impl Config {
                 Err(self.bad("tls.cert_file", "is missing: give the certificate chain with --tls-cert"))
             }
         }
+    }
+}
+
+/// `tls.mode`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Auto,
+    Internal,
+    Acme,
+}
+
+/// Names in one certificate at most, as the best known authorities have it.
+const MOST_NAMES: usize = 100;
+
+/// Whether an authority could prove it: a name with a dot in it, and no address, pattern or local name.
+fn is_public_name(name: &str) -> bool {
+    let labels: Vec<&str> = name.split('.').collect();
+    let good = |label: &&str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+    };
+    labels.len() > 1
+        && name.len() <= 253
+        && labels.iter().all(good)
+        && !labels.last().is_some_and(|last| last.bytes().all(|c| c.is_ascii_digit()) || *last == "localhost")
+}
+
+impl Config {
+    fn acme(&self) -> Result<TlsMode, ConfigError> {
+        if !self.flag("tls.acme_agree_terms")? {
+            return Err(self.bad(
+                "tls.acme_agree_terms",
+                "must be true with tls.mode acme: read the authority's terms of service first",
+            ));
+        }
+        let directory = self.text("tls.acme_directory").trim().to_owned();
+        if !directory.starts_with("https://") {
+            return Err(self.bad("tls.acme_directory", "must be an https address"));
+        }
+        let listed = self.list("tls.acme_names");
+        let names = if listed.is_empty() {
+            self.list("server.allowed_hosts").into_iter().filter(|name| is_public_name(name)).collect()
+        } else {
+            listed
+        };
+        if names.is_empty() || names.len() > MOST_NAMES {
+            return Err(self.bad(
+                "tls.acme_names",
+                "needs 1 to 100 names under which the authority reaches this server, such as ot2.lab.example (or put them into ALLOWED_HOSTS)",
+            ));
+        }
+        if let Some(name) = names.iter().find(|name| !is_public_name(name)) {
+            return Err(self.bad(
+                "tls.acme_names",
+                format!("{name} is no full host name; an authority cannot prove it"),
+            ));
+        }
+        let contacts = self.list("tls.acme_contact");
+        if !contacts.iter().all(|contact| is_contact(contact)) {
+            return Err(self.bad("tls.acme_contact", "must be URIs such as mailto:lab@example.org"));
+        }
+        let external = match (self.filled("tls.acme_eab_id"), self.secret("tls.acme_eab_key")) {
+            (None, None) => None,
+            (Some(id), Some(key)) => Some((id, key)),
+            _ => return Err(self.bad("tls.acme_eab_id", "goes together with tls.acme_eab_key")),
+        };
+        let proof =
+            self.choice("tls.acme_challenge", &[("tls-alpn-01", Proof::TlsAlpn), ("http-01", Proof::Http)])?;
+        let http = match proof {
+            Proof::TlsAlpn => None,
+            Proof::Http => Some(self.text("tls.acme_http_listen").trim().parse().map_err(|_| {
+                self.bad("tls.acme_http_listen", "must be an address and a port, such as 0.0.0.0:80")
+            })?),
+        };
+        let authorities = self.filled("tls.acme_ca_file").map(PathBuf::from);
+        let acme = Acme { directory, authorities, contacts, names, proof, external };
+        Ok(TlsMode::Acme { acme: Box::new(acme), http })
     }
 }
 

@@ -28,6 +28,7 @@ mod webhooks;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
+use axum::routing::get;
 
 use crate::error::ApiError;
 use crate::perimeter;
@@ -84,6 +85,17 @@ pub fn router(state: AppState) -> Router {
 pub fn internal_router(state: AppState) -> Router {
     service::internal_routes(state.device.is_some())
         .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), perimeter::inside))
+        .with_state(state)
+}
+
+/// What is answered over plain HTTP beside a certificate by ACME: the texts that an authority asks for (RFC 8555 section 8.3),
+/// and where the rest is.
+pub fn challenge_router(state: AppState) -> Router {
+    Router::new()
+        .route("/.well-known/acme-challenge/{token}", get(service::challenge))
+        .fallback(perimeter::elsewhere)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), perimeter::inside))
         .with_state(state)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, FromRef as _, State};
+use axum::extract::{Extension, FromRef as _, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -49,6 +49,15 @@ fn demand<A: Action<Target = Installation>>(
     let permit = state.guard.permit::<A>(&caller, Installation {})?;
     state.guard.close(&permit, 200);
     Ok(())
+}
+
+/// The text by which an authority sees that the name leads here.
+pub(super) async fn challenge(
+    State(state): State<AppState>,
+    Path(token): Path<String>,
+) -> Result<String, ApiError> {
+    let text = state.certificates.as_ref().and_then(|keeper| keeper.challenges().text(&token));
+    text.ok_or_else(|| ApiError::client(StatusCode::NOT_FOUND, "not_found", "Not found"))
 }
 
 async fn banner(

@@ -37,7 +37,7 @@ use tower::ServiceExt as _;
 use crate::config::ConnectionLimits;
 use crate::gate::{self, Gate, MAX_HEAD, Paced, Refused, Verdict};
 use crate::listener::Peer;
-use crate::tls::{self, Keeper, Presented};
+use crate::tls::{self, Keeper, Presented, acme};
 
 pub(crate) use bodies::TooSlow;
 use bodies::{Fate, Given, Taken};
@@ -137,9 +137,16 @@ impl Connection {
             return self.begin(stream, plain).await;
         };
         let (config, generation) = keeper.config();
-        let accepting = Box::pin(TlsAcceptor::from(config).accept(stream));
-        match tokio::time::timeout(self.limits.handshake, accepting).await {
-            Ok(Ok(stream)) => {
+        let accepted = if keeper.challenges().are_open() {
+            let accepting = Box::pin(acme::accept(stream, config, keeper.challenges()));
+            tokio::time::timeout(self.limits.handshake, accepting).await
+        } else {
+            let accepting = Box::pin(TlsAcceptor::from(config).accept(stream));
+            tokio::time::timeout(self.limits.handshake, accepting).await.map(|accepted| accepted.map(Some))
+        };
+        match accepted {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(stream))) => {
                 let session = stream.get_ref().1;
                 let certificate = match session.peer_certificates() {
                     None => None,

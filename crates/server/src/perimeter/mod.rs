@@ -132,6 +132,12 @@ pub async fn inside(State(state): State<AppState>, mut request: Request, next: N
     response
 }
 
+/// Where HTTPS is served, for whoever asks over plain HTTP beside it.
+pub(crate) async fn elsewhere(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    hosts::check(&request, &state.config.allowed_hosts)?;
+    hosts::to_https(&request)
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("a handler panicked; the line before this one says where")]
 struct Panicked;

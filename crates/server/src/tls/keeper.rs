@@ -16,6 +16,7 @@ use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
+use super::acme::Challenges;
 use super::{
     ClientSources, Internal, One, TlsError, certified, check_validity, internal, protocols, provider, read,
     validity, versions,
@@ -130,6 +131,7 @@ pub struct Keeper {
     loaded: ArcSwap<Loaded>,
     told: Mutex<Told>,
     nudge: Notify,
+    challenges: Challenges,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -169,6 +171,7 @@ impl Keeper {
             loaded: ArcSwap::from_pointee(loaded),
             told: Mutex::default(),
             nudge: Notify::new(),
+            challenges: Challenges::default(),
         }))
     }
 
@@ -176,6 +179,11 @@ impl Keeper {
     pub(crate) fn config(&self) -> (Arc<ServerConfig>, u64) {
         let loaded = self.loaded.load();
         (Arc::clone(&loaded.config), loaded.generation)
+    }
+
+    /// Proofs for an authority that issues the certificate.
+    pub fn challenges(&self) -> &Challenges {
+        &self.challenges
     }
 
     /// What judges client certificates, and the generation of that.

@@ -4,6 +4,7 @@
 //! [`Keeper`] looks at the files again, and what cannot be used leaves what is in force. [`clients`] says which client
 //! certificates are taken and who they name.
 
+pub mod acme;
 mod clients;
 mod internal;
 mod keeper;
