@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import unittest
@@ -61,6 +63,89 @@ class Secrets(Lab):
             server.stop()
             self.assertNotIn(mark, answer.text)
             self.assertNotIn(mark, server.log())
+
+
+class Crashes(unittest.TestCase):
+    """What is left behind when a process of ours dies in the middle of an action with sensitive parameters."""
+
+    SOURCE = """
+        import ctypes, os
+        from interlock import Param, ctx, task
+        @task
+        def die(how: str, password: str = Param(sensitive=True)):
+            kept = [password] * 10
+            if how == "segfault":
+                ctypes.string_at(0)
+            elif how == "abort":
+                os.abort()
+            elif how == "exit":
+                os._exit(3)
+            elif how == "leave":
+                raise SystemExit(password)
+            elif how == "raise":
+                raise ValueError(kept)
+            elif how == "say":
+                ctx.log("using " + password)
+                ctx.progress(1, 2, password)
+                print("with", password, flush=True)
+                os.write(2, password.encode() + b"\\n")
+            else:
+                import time
+                time.sleep(60)
+    """
+
+    def test_neither_core_files_nor_logs_hold_a_sensitive_value(self):
+        mark = "Zq9-unmistakable-at-a-crash"
+        server = Server(self.SOURCE)
+        self.addCleanup(server.close)
+        server.variables["PYTHONFAULTHANDLER"] = "1"
+        with self.unlimited_core_files():
+            server.start()
+        logs = []
+        for how in ("segfault", "abort", "exit", "leave", "raise"):
+            answer = server.run("die", {"how": how, "password": mark})
+            self.assertGreaterEqual(answer.status_code, 500, how)
+            self.assertNotIn(mark, answer.text, how)
+        said = server.run("die", {"how": "say", "password": mark})
+        self.assertEqual(said.status_code, 200, said.text)
+        events = json.dumps(server.run_events(said.json()["run_id"]))
+        self.assertNotIn(mark, events)
+        self.assertGreaterEqual(events.count("***"), 4, events)
+        # And the server itself, while such an action runs.
+        run = server.begin("die", {"how": "wait", "password": mark})
+        wait_for(lambda: server.run_of(run)["state"] == "running", "the action runs")
+        for pid in (server.process.pid, *server.workers()):
+            with open("/proc/%d/limits" % pid, encoding="utf-8") as opened:
+                line = next(line for line in opened if line.startswith("Max core file size"))
+            self.assertEqual(line.split()[4:6], ["0", "0"], line)
+        # The limits say nothing to a program that the kernel pipes core files into. What may not be dumped says it to all: the
+        # kernel writes the memory nowhere, and tells so in the status with which the process ends.
+        server.process.send_signal(signal.SIGABRT)
+        _, status = os.waitpid(server.process.pid, 0)
+        server.process.returncode = -os.WTERMSIG(status)
+        self.assertEqual((os.WTERMSIG(status), os.WCOREDUMP(status)), (signal.SIGABRT, False))
+        logs.append(server.log() + server.output())
+        server.start()
+        server.stop()
+        logs.append(server.log() + server.output())
+        for text in logs:
+            self.assertNotIn(mark, text)
+        for folder, _, names in os.walk(server.folder):
+            for name in names:
+                self.assertFalse(name.startswith("core"), name)
+                with open(os.path.join(folder, name), "rb") as opened:
+                    self.assertNotIn(mark.encode(), opened.read(), name)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def unlimited_core_files():
+        """As a machine of somebody who collects core files."""
+        before = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 class Records(unittest.TestCase):

@@ -73,6 +73,31 @@ class Refusals(unittest.TestCase):
             self.refused("TLS is required", "--tls", listen=listen)
         self.refused("TLS is required", listen=None, variables={"BIND": "0.0.0.0", "PORT": "0"})
 
+    def test_production_without_https(self):
+        said = self.refused("production needs HTTPS", variables={"ENVIRONMENT": "production"})
+        for remedy in ("--tls-cert", "--tls internal", "TRUSTED_PROXIES", "PROXY_PROTOCOL_FROM"):
+            self.assertIn(remedy, said)
+        for way in ({"options": ["--tls", "internal"]}, {"variables": {"TRUSTED_PROXIES": "127.0.0.1"}},
+                    {"variables": {"PROXY_PROTOCOL_FROM": "127.0.0.1"}}):
+            variables = dict(way.get("variables", {}), ENVIRONMENT="production")
+            with Server(file=HELLO, options=way.get("options", ()), variables=variables) as server:
+                self.assertEqual(server.url.split(":")[0], "https" if "options" in way else "http")
+
+    def test_lifetimes_beyond_their_bounds(self):
+        for name, most in (("ACCESS_TOKEN_EXPIRE_HOURS", 24), ("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", 1440),
+                           ("JWT_REFRESH_TOKEN_EXPIRE_DAYS", 365)):
+            for value in (0, most + 1):
+                self.refused(name, str(most), variables={name: str(value)})
+
+    def test_weak_database_passwords(self):
+        for password in ("postgres", "your-secure-password-here", "changeme-changeme-1", "12345678"):
+            for variables in ({"DATABASE_URL": "postgres://lab:%s@127.0.0.1:1/lab" % password},
+                              {"DATABASE_URL": "postgres://lab@127.0.0.1:1/lab", "POSTGRES_PASSWORD": password}):
+                said = self.refused("database password", variables=variables)
+                self.assertNotIn(password, said.replace("postgres://", "").replace("database password", ""))
+        self.refused("DATABASE_URL", variables={"POSTGRES_PASSWORD": KEY})
+        self.refused("give one of them", variables={"DATABASE_URL": "postgres://lab:%s@127.0.0.1:1/lab" % KEY, "POSTGRES_PASSWORD": KEY})
+
     def test_weak_signing_keys(self):
         for key in ("short", "a" * 64, "your-256-bit-secret-key-here-0123456789", "dev-secret-key-change-in-production-0123456789"):
             said = self.refused("JWT_SECRET_KEY", variables={"JWT_SECRET_KEY": key})
@@ -238,7 +263,7 @@ class Starts(unittest.TestCase):
             self.assertEqual(server.login() and server.output().count(ADMIN_PASSWORD), 0)
 
     def test_documents_in_production_are_for_administrators(self):
-        with Server(file=HELLO, variables={"ENVIRONMENT": "production"}) as server:
+        with Server(file=HELLO, options=["--tls", "internal"], variables={"ENVIRONMENT": "production"}) as server:
             server.add_users("ada", "adam")
             for path in ("/docs", "/openapi.json"):
                 with server.http() as client:

@@ -229,7 +229,7 @@ where
         {
             let _ = write!(text, " {name}={value}");
         }
-        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let clean: String = text.trim_start().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let metadata = event.metadata();
         writeln!(
             writer,

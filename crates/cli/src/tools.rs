@@ -40,6 +40,10 @@ struct DeviceEntry {
     token_file: PathBuf,
     #[serde(default)]
     ca_file: Option<PathBuf>,
+    #[serde(default)]
+    certificate_file: Option<PathBuf>,
+    #[serde(default)]
+    key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,6 +103,13 @@ fn device(entry: &DeviceEntry) -> anyhow::Result<(String, Arc<dyn Link>)> {
     let mut builder = Client::builder(&entry.url).token(token(&entry.token_file)?);
     if let Some(path) = &entry.ca_file {
         builder = builder.ca_pem(read(path)?);
+    }
+    match (&entry.certificate_file, &entry.key_file) {
+        (Some(certificate), Some(key)) => {
+            builder = builder.identity_pem([read(certificate)?, b"\n".to_vec(), read(key)?].concat());
+        }
+        (None, None) => {}
+        _ => bail!("the device {:?} needs both certificate_file and key_file, or neither", entry.name),
     }
     let client = builder.build().with_context(|| format!("use the device {:?}", entry.name))?;
     Ok((entry.name.clone(), Arc::new(client)))

@@ -133,8 +133,10 @@ impl Host {
     pub async fn call(&self, call: Call) -> Outcome {
         let shared = &self.0.shared;
         let not_started = |reason| Outcome::NotStarted { reason };
-        let action_is_idempotent =
-            shared.catalogue().action(&call.action).is_some_and(|action| action.spec.idempotent);
+        let catalogue = shared.catalogue();
+        let action = catalogue.action(&call.action);
+        let action_is_idempotent = action.is_some_and(|action| action.spec.idempotent);
+        let secrets = action.map(|action| action.secrets(&call.parameters)).unwrap_or_default();
         let receiver = match shared.admit(call.run) {
             Admission::Full => return not_started(NotStarted::Busy),
             Admission::Same(receiver) => {
@@ -161,6 +163,7 @@ impl Host {
             armed: (!action_is_idempotent && shared.journal.arms()).then(|| Journal::armed_line(&call)),
             timeout: call.timeout,
             expires: call.queue_limit.and_then(|limit| Instant::now().checked_add(limit)),
+            secrets,
         };
         if queued.line.len() > shared.config.limits.line_bytes {
             shared.answer(run, too_large());

@@ -33,6 +33,8 @@ pub(crate) struct Queued {
     pub(crate) armed: Option<Vec<u8>>,
     pub(crate) timeout: std::time::Duration,
     pub(crate) expires: Option<Instant>,
+    /// Sensitive values, which nothing that is written down may repeat.
+    pub(crate) secrets: Vec<String>,
 }
 
 /// What the handle asks of the supervisor.

@@ -183,6 +183,15 @@ fn checked_reach(caller: &Caller, agent: &Agent) -> Result<(), AgentError> {
     beyond.map_or(Ok(()), |scope| Err(AgentError::Grant(scope.clone())))
 }
 
+/// Tells people that an agent has got `admin`: whoever has its secret administers everything.
+fn warn_of_admin(caller: &Caller, agent: &Agent, before: &[Scope]) {
+    let is_admin = |scopes: &[Scope]| scopes.iter().any(|scope| scope.as_str() == scope::ADMIN);
+    if is_admin(&agent.scopes) && !is_admin(before) {
+        let details = json!({ "agent": agent.id, "name": agent.name });
+        security::event(Event::AdminScopeGranted, Some(caller.name()), Some(caller.origin()), details);
+    }
+}
+
 /// Refuses scopes that the granter does not hold, or that no agent can.
 fn checked_scopes(caller: &Caller, wanted: &[Scope]) -> Result<(), AgentError> {
     let is_for_people =
@@ -282,7 +291,9 @@ impl Agents {
             updated_at: now,
             last_seen_at: None,
         };
-        self.insert(permit, agent).await
+        let agent = self.insert(permit, agent).await?;
+        warn_of_admin(permit.caller(), &agent, &[]);
+        Ok(agent)
     }
 
     async fn insert<P: Proof + ?Sized>(&self, proof: &P, agent: Agent) -> Result<Agent, AgentError> {
@@ -324,25 +335,30 @@ impl Agents {
         }
         checked_reach(permit.caller(), &known)?;
         let scopes = change.scopes;
-        self.change(permit, permit.target().agent_id, move |agent| {
-            let old = json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
-            let mut fields = Vec::new();
-            if let Some(name) = name {
-                agent.name = name;
-                fields.push("name");
-            }
-            if let Some(scopes) = scopes {
-                agent.scopes = scopes;
-                fields.push("scopes");
-            }
-            if let Some(webhook) = webhook {
-                agent.webhook_url = webhook;
-                fields.push("webhook_url");
-            }
-            let new = json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
-            json!({ "updated_fields": fields, "old_data": old, "new_data": new })
-        })
-        .await
+        let changed = self
+            .change(permit, permit.target().agent_id, move |agent| {
+                let old =
+                    json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
+                let mut fields = Vec::new();
+                if let Some(name) = name {
+                    agent.name = name;
+                    fields.push("name");
+                }
+                if let Some(scopes) = scopes {
+                    agent.scopes = scopes;
+                    fields.push("scopes");
+                }
+                if let Some(webhook) = webhook {
+                    agent.webhook_url = webhook;
+                    fields.push("webhook_url");
+                }
+                let new =
+                    json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
+                json!({ "updated_fields": fields, "old_data": old, "new_data": new })
+            })
+            .await?;
+        warn_of_admin(permit.caller(), &changed, &known.scopes);
+        Ok(changed)
     }
 
     /// Disables an agent for good: its tokens, secrets and keys are dead, its name is free, its record stays.
@@ -459,9 +475,9 @@ impl Agents {
         let keys = check_keys(&keys)?;
         self.checked_target(permit.caller(), permit.target().agent_id)?;
         self.change(permit, permit.target().agent_id, move |agent| {
-            let count = keys.len();
+            let details = json!({ "keys": keys.len(), "public_keys": keys });
             agent.keys = keys;
-            json!({ "keys": count })
+            details
         })
         .await
     }

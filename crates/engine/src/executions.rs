@@ -421,12 +421,15 @@ impl Inner {
         call: Call,
         live: Arc<LiveRun>,
     ) -> RunRow {
-        let secrets = self.secrets_of(&call);
+        let secrets =
+            self.device.catalogue().action(&call.action).map(|action| action.secrets(&call.parameters));
         // A panic of the device's runtime says nothing about the robot.
         let outcome = AssertUnwindSafe(self.device.call(call)).catch_unwind().await;
-        let outcome = outcome
+        let mut outcome = outcome
             .unwrap_or_else(|_| Outcome::Uncertain { reason: "the device's runtime panicked".to_owned() });
-        let outcome = without_secrets(outcome, &secrets);
+        if let Outcome::Raised { error, .. } = &mut outcome {
+            error.hide(&secrets.unwrap_or_default());
+        }
         // What happened before the end is told before the end.
         self.hub.sort();
         self.log_failure(&row, &outcome, permit.caller().origin());
@@ -495,20 +498,6 @@ impl Inner {
         Ok(())
     }
 
-    /// Values of the call that must never be written down.
-    fn secrets_of(&self, call: &Call) -> Vec<String> {
-        let catalogue = self.device.catalogue();
-        let sensitive = catalogue
-            .action(&call.action)
-            .into_iter()
-            .flat_map(|action| &action.parameters)
-            .filter(|p| p.spec.sensitive);
-        let values = sensitive.filter_map(|parameter| call.parameters.get(&parameter.spec.name));
-        let texts = values.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        // A text of one or two characters occurs everywhere; hiding it would hide everything.
-        texts.filter(|text| text.chars().count() > 2).collect()
-    }
-
     /// The journal may drop the run. Told in batches: a journal that remembers too much loses nothing.
     fn forget_later(&self, id: RunId) {
         let mut forgettable = self.forgettable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -533,17 +522,6 @@ impl Inner {
             ),
         }
     }
-}
-
-/// What the function said without the sensitive values it was given: exceptions like to repeat them.
-fn without_secrets(mut outcome: Outcome, secrets: &[String]) -> Outcome {
-    if let Outcome::Raised { error, .. } = &mut outcome {
-        for secret in secrets {
-            error.message = error.message.replace(secret, "***");
-            error.traceback = error.traceback.take().map(|text| text.replace(secret, "***"));
-        }
-    }
-    outcome
 }
 
 /// Whether a key may be given to another run.

@@ -60,7 +60,7 @@ pub fn describe() {
         counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).absolute(0);
     }
     describe_counter!("orchestrator_rate_limit_violations_total", "Requests over a limit.");
-    for endpoint in ["/health", "/auth/login", "principal", "any"] {
+    for endpoint in ["/health", "/auth/login", "/agents/auth/token", "unmatched"] {
         for limit in ["minute", "hour"] {
             counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint, "limit" => limit)
                 .absolute(0);

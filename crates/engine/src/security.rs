@@ -31,6 +31,8 @@ pub enum Event {
     CredentialChanged,
     /// A credential ends soon.
     CredentialExpiring,
+    /// An agent was given `admin`, which is everything but motion.
+    AdminScopeGranted,
     /// The account for emergencies was used.
     BreakGlassUsed,
     /// A client certificate was not taken, or was missing where one is required.
@@ -61,7 +63,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::SignInUnusual,
         Self::CredentialChanged,
         Self::CredentialExpiring,
@@ -69,6 +71,7 @@ impl Event {
         Self::DormantAgentActive,
         Self::ScopeUsageUnusual,
         Self::BreakGlassUsed,
+        Self::AdminScopeGranted,
         Self::AuthenticationSucceeded,
         Self::AuthenticationFailed,
         Self::AccountLocked,
@@ -103,6 +106,7 @@ impl Event {
             Self::SignInUnusual => "sign_in_unusual",
             Self::CredentialChanged => "credential_changed",
             Self::CredentialExpiring => "credential_expiring",
+            Self::AdminScopeGranted => "admin_scope_granted",
             Self::BreakGlassUsed => "break_glass_used",
             Self::AuthorizationDenied => "authorization_denied",
             Self::RateLimitExceeded => "rate_limit_exceeded",
@@ -137,6 +141,7 @@ impl Event {
             Self::AccountLocked
             | Self::TokenReuseDetected
             | Self::DormantAgentActive
+            | Self::AdminScopeGranted
             | Self::RequestBlocked
             | Self::IpBlocked
             | Self::ConfigInsecure
@@ -147,11 +152,48 @@ impl Event {
     }
 }
 
+/// The closed list of `details.reason` in [`Event::AuthenticationFailed`] and [`Event::AccountLocked`].
+pub const FAILURES: [&str; 23] = [
+    "credentials_in_query",
+    "disabled",
+    "expired_token",
+    "invalid_credentials",
+    "invalid_token",
+    "missing_token",
+    "name_not_allowed",
+    "name_taken",
+    "no_role",
+    "no_such_agent",
+    "no_such_handoff",
+    "no_such_sign_in",
+    "not_renewed",
+    "other_certificate",
+    "passkey_refused",
+    "refused_elsewhere",
+    "replayed_assertion",
+    "revoked_token",
+    "second_factor_missing",
+    "second_factor_wrong",
+    "throttled",
+    "unknown_or_disabled_principal",
+    "workload_refused",
+];
+
+/// Puts a word of the list in the place of one that a directory or provider has chosen, which stays beside it.
+fn close(details: &mut Value) {
+    let Some(reason) = details.get_mut("reason") else { return };
+    if !reason.as_str().is_some_and(|reason| FAILURES.contains(&reason)) {
+        let theirs = std::mem::replace(reason, Value::from("refused_elsewhere"));
+        details["told"] = theirs;
+    }
+}
+
 /// Logs and counts an event.
-#[expect(clippy::needless_pass_by_value, reason = "every caller makes the details for this call")]
-pub fn event(event: Event, principal: Option<&str>, origin: Option<&Origin>, details: Value) {
-    metrics::counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity())
-        .increment(1);
+pub fn event(event: Event, principal: Option<&str>, origin: Option<&Origin>, mut details: Value) {
+    if matches!(event, Event::AuthenticationFailed | Event::AccountLocked) {
+        close(&mut details);
+    }
+    count(event);
     let client_ip = origin.map(|o| o.client_ip.to_string());
     let user_agent = origin.map(|o| o.user_agent.as_str());
     let request_id = origin.map(|o| o.request_id.as_str());
@@ -168,8 +210,59 @@ pub fn event(event: Event, principal: Option<&str>, origin: Option<&Origin>, det
     }
 }
 
+/// Counts an event without logging it: one of many of a kind, of which the log has a sample.
+pub fn count(event: Event) {
+    metrics::counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity())
+        .increment(1);
+}
+
 /// Counts an attempt to authenticate.
 pub fn authentication(method: &'static str, result: &'static str) {
     metrics::counter!("orchestrator_authentication_attempts_total", "method" => method, "result" => result)
         .increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const PUBLISHED: &str = include_str!("../../../docs/reference/security-log.md");
+
+    /// The first words in backquotes of the lines of a table below a heading.
+    fn table(heading: &str) -> Vec<Vec<&'static str>> {
+        let after = PUBLISHED.split_once(heading).expect("the heading is there").1;
+        let part = after.split("\n## ").next().unwrap_or_default();
+        part.lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_published_is_what_there_is() {
+        let events: BTreeSet<_> = Event::ALL.iter().map(|event| (event.name(), event.severity())).collect();
+        assert_eq!(events.len(), Event::ALL.len(), "a name is there twice");
+        let told: BTreeSet<_> = table("## Events").iter().map(|row| (row[0], row[1])).collect();
+        assert_eq!(told, events);
+
+        let reasons: BTreeSet<_> = FAILURES.into_iter().collect();
+        let told: BTreeSet<_> = table("## Reasons").iter().map(|row| row[0]).collect();
+        assert_eq!(told, reasons);
+    }
+
+    #[test]
+    fn a_reason_is_a_word_of_the_list() {
+        let mut own = json!({ "reason": "invalid_credentials", "method": "login" });
+        let mut theirs = json!({ "reason": "the nonce is another one" });
+
+        close(&mut own);
+        close(&mut theirs);
+
+        assert_eq!(own, json!({ "reason": "invalid_credentials", "method": "login" }));
+        assert_eq!(theirs, json!({ "reason": "refused_elsewhere", "told": "the nonce is another one" }));
+    }
 }

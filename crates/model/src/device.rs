@@ -355,9 +355,55 @@ impl DeviceAction {
         parameters
             .iter()
             .map(|(name, value)| {
-                (name.clone(), if sensitive(name) { Value::from("***") } else { value.clone() })
+                (name.clone(), if sensitive(name) { Value::from(HIDDEN) } else { value.clone() })
             })
             .collect()
+    }
+
+    /// The sensitive values, as texts in which they may be repeated. A text of one or two characters occurs everywhere; hiding
+    /// it would hide everything.
+    pub fn secrets(&self, parameters: &Map<String, Value>) -> Vec<String> {
+        let mut texts = Vec::new();
+        for parameter in self.parameters.iter().filter(|p| p.spec.sensitive) {
+            leaves(parameters.get(&parameter.spec.name).unwrap_or(&Value::Null), &mut texts);
+        }
+        texts.retain(|text| text.chars().count() > 2);
+        // A text that holds another is hidden first, or its rest would be left.
+        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        texts.dedup();
+        texts
+    }
+}
+
+/// What stands in the place of a sensitive value.
+const HIDDEN: &str = "***";
+
+fn leaves(value: &Value, texts: &mut Vec<String>) {
+    match value {
+        Value::Null | Value::Bool(_) => {}
+        Value::Number(number) => texts.push(number.to_string()),
+        Value::String(text) => texts.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| leaves(item, texts)),
+        Value::Object(members) => members.values().for_each(|member| leaves(member, texts)),
+    }
+}
+
+/// A text without the sensitive values that it repeats.
+pub fn hide(text: &mut String, secrets: &[String]) {
+    for secret in secrets {
+        if text.contains(secret) {
+            *text = text.replace(secret, HIDDEN);
+        }
+    }
+}
+
+impl WorkerError {
+    /// Takes out the sensitive values: exceptions like to repeat what they were given.
+    pub fn hide(&mut self, secrets: &[String]) {
+        hide(&mut self.message, secrets);
+        if let Some(traceback) = &mut self.traceback {
+            hide(traceback, secrets);
+        }
     }
 }
 

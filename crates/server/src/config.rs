@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use axum::http::Method;
 use ipnet::IpNet;
 
 /// When HSTS is sent.
@@ -131,6 +132,8 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Origins that browsers may call from.
     pub cors_origins: Vec<String>,
+    /// Methods that they may use.
+    pub cors_methods: Vec<Method>,
     /// Addresses whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Which header of theirs names the client.

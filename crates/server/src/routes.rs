@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
@@ -267,7 +267,9 @@ async fn admit<A: Action<Target: DeserializeOwned>>(
         perimeter::check_principal(&state, &caller)?;
     }
     if state.limits.counts_for_principal(parts.uri.path()) {
-        state.limits.admit_principal(caller.name(), &origin).await?;
+        let endpoint =
+            parts.extensions.get::<MatchedPath>().map_or(perimeter::UNMATCHED, MatchedPath::as_str);
+        state.limits.admit_principal(caller.name(), endpoint, &origin).await?;
     }
     let target = Path::<A::Target>::from_request_parts(&mut parts, &()).await;
     let Ok(Path(target)) = target else {

@@ -107,6 +107,22 @@ pub(super) fn certificates(
 /// Files that are open beside connections: database, log, journal, artifacts, pipes.
 const OTHER_FILES: u64 = 512;
 
+/// Keeps what is in memory, keys and sensitive parameters among it, out of core files: of this process and of those that it
+/// starts. Others of the same user can no longer read this process's memory either.
+pub(super) fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let limited = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // The limit says nothing to a program that the kernel pipes core files into.
+    #[cfg(target_os = "linux")]
+    let limited = limited.and_then(|()| {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    });
+    if let Err(error) = limited {
+        tracing::warn!(%error, "core files cannot be switched off: after a crash one may hold keys and parameters");
+    }
+}
+
 /// Lets this process open as many files as it may, and bounds the connections by what is left.
 pub(super) fn connection_limits() -> ConnectionLimits {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -225,9 +241,6 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
     }
     if settings.compat_headers {
         insecure("COMPAT_HEADERS=true");
-    }
-    if settings.production && settings.tls.is_off() && settings.trusted_proxies.is_empty() {
-        insecure("production without TLS and without TRUSTED_PROXIES: only clients on this machine are safe");
     }
 }
 

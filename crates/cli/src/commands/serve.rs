@@ -147,6 +147,7 @@ pub(crate) async fn serve<F>(
 where
     F: FnOnce(&Ready),
 {
+    net::keep_memory_private();
     let settings = config.server()?;
     let name = device.as_ref().map_or_else(|| "server".to_owned(), DeviceArgs::device_name);
     let state = net.state.clone().unwrap_or_else(|| installation::default_state(&name));
@@ -312,11 +313,13 @@ where
     );
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
-    let serving = tokio::spawn(listener.serve(
-        interlock_server::router(app.clone()),
-        stop.clone(),
-        connections.clone(),
-    ));
+    let service = interlock_server::router(app.clone());
+    anyhow::ensure!(
+        interlock_server::perimeter::limits_hold(&app, service.clone()).await,
+        "RATE_LIMIT_ENABLED is true, but a request over the limit was not refused. This is a fault of the program: report it, \
+         and do not open this server to the network"
+    );
+    let serving = tokio::spawn(listener.serve(service, stop.clone(), connections.clone()));
     if let Some(internal) = internal {
         let router = interlock_server::internal_router(app.clone());
         tokio::spawn(internal.serve(router, stop.clone(), connections.clone()));
@@ -397,6 +400,7 @@ fn server_config(settings: &ServerSettings, title: &str, host: Option<&Host>, tl
             .chain(settings.allowed_hosts.clone())
             .collect(),
         cors_origins: settings.cors_origins.clone(),
+        cors_methods: settings.cors_methods.clone(),
         trusted_proxies: settings.trusted_proxies.clone(),
         forwarded_by: settings.forwarded_by,
         proxy_protocol: settings.proxy_protocol.clone(),

@@ -63,14 +63,6 @@ pub(crate) enum ConfigError {
         /// What is wrong and what is right.
         reason: String,
     },
-    /// A setting that other editions have and this server does not.
-    #[error("{name} is set, but this server has no {what} yet. Unset it, so that nobody relies on it")]
-    NotYet {
-        /// The variable.
-        name: String,
-        /// What it would do.
-        what: &'static str,
-    },
     /// A file cannot be used.
     #[error("{path}: {reason}")]
     File {
@@ -176,9 +168,6 @@ impl Config {
             {
                 let secret = secret_file(setting.key, Path::new(text), &origin)?;
                 self.set(setting.key, secret, origin);
-            } else if let Some(what) = table::not_yet(name) {
-                // Whoever sets it believes that it protects something.
-                return Err(ConfigError::NotYet { name: name.clone(), what });
             } else if let Some(path) = name.strip_prefix("INTERLOCK__") {
                 let key = path.to_ascii_lowercase().replace("__", ".");
                 let setting =

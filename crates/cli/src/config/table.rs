@@ -63,7 +63,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["ENVIRONMENT"],
         Kind::Text,
         "development",
-        "development, or production: API documents are then for administrators only.",
+        "development, or production: API documents are then for administrators only, and without TLS there must be a proxy (TRUSTED_PROXIES or PROXY_PROTOCOL_FROM).",
     ),
     setting(
         "server.max_request_size",
@@ -92,6 +92,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::List,
         "",
         "Origins whose pages may call this server with credentials. * is refused.",
+    ),
+    setting(
+        "server.cors_allow_methods",
+        &["CORS_ALLOW_METHODS"],
+        Kind::List,
+        "GET,POST,PUT,PATCH,DELETE",
+        "Methods that those pages may use: GET, HEAD, POST, PUT, PATCH, DELETE.",
     ),
     setting(
         "server.trusted_proxies",
@@ -529,7 +536,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         &["DATABASE_URL"],
         Kind::Secret,
         "",
-        "postgres://… ; empty: a SQLite file in the state folder.",
+        "postgres://… ; empty: a SQLite file in the state folder. TLS off this machine: the server's certificate and name are checked.",
+    ),
+    setting(
+        "database.password",
+        &["POSTGRES_PASSWORD"],
+        Kind::Secret,
+        "",
+        "Password for a DATABASE_URL that names a user and no password. Common ones and samples are refused, here and in the URL.",
     ),
     setting(
         "redis.url",
@@ -689,14 +703,6 @@ pub(crate) fn by_key(key: &str) -> Option<&'static Setting> {
 /// The setting that this variable sets.
 pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.variables.contains(&name))
-}
-
-/// Variables of the wire contract whose function does not exist yet, and that function.
-const NOT_YET: &[(&str, &str)] = &[("AUDIT_RETENTION_DAYS", "audit retention (everything is kept)")];
-
-/// What a variable would do that is not there yet.
-pub(crate) fn not_yet(name: &str) -> Option<&'static str> {
-    NOT_YET.iter().find(|(known, _)| *known == name).map(|(_, what)| *what)
 }
 
 /// Every variable.

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
+use interlock_engine::auth::{Factors, accept_password};
 use interlock_engine::orchestrator::OrchestratorSettings;
 use interlock_model::schedule::Schedule;
 use interlock_model::secret::Secret;
 use interlock_model::task::ScheduleKind;
-use interlock_server::config::{ForwardedBy, Hsts, RateLimits, Screening, ScreeningMode};
+use interlock_server::config::{ForwardedBy, Hsts, Method, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::ClientSources;
 use interlock_server::tls::acme::{Acme, Proof};
@@ -27,6 +28,61 @@ fn host_of(authority: &str) -> &str {
         Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) => host,
         _ => authority,
     }
+}
+
+/// What of a database's URL is about who signs in.
+struct DatabaseUrl<'a> {
+    scheme: &'a str,
+    user: &'a str,
+    password: Option<&'a str>,
+    rest: &'a str,
+}
+
+impl<'a> DatabaseUrl<'a> {
+    fn read(url: &'a str) -> Option<Self> {
+        let (scheme, after) = url.split_once("://")?;
+        let end = after.find(['/', '?']).unwrap_or(after.len());
+        let (login, host) = after[..end].rsplit_once('@').unwrap_or(("", &after[..end]));
+        let rest = &after[end - host.len()..];
+        let (user, password) =
+            login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+        Some(Self { scheme, user, password: password.filter(|password| !password.is_empty()), rest })
+    }
+
+    fn with(&self, password: &str) -> Secret {
+        let Self { scheme, user, rest, .. } = self;
+        let encoded: String = password
+            .bytes()
+            .map(|byte| match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    char::from(byte).to_string()
+                }
+                _ => format!("%{byte:02X}"),
+            })
+            .collect();
+        Secret::new(format!("{scheme}://{user}:{encoded}@{rest}"))
+    }
+}
+
+/// What a text stands for in a URL; what is no escape stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escape = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let decoded = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| byte == b'%');
+        bytes.push(decoded.unwrap_or(byte));
+        rest = if decoded.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether somebody who has read manuals would try this password.
+fn is_weak(password: &str) -> bool {
+    let folded = password.to_ascii_lowercase();
+    let sample = ["your", "change", "example", "placeholder", "sample", "password", "secret"];
+    sample.iter().any(|word| folded.contains(word))
+        || accept_password("postgres", &Secret::new(password), Factors::Beside).is_err()
 }
 
 /// How the listener speaks.
@@ -83,6 +139,7 @@ pub(crate) struct ServerSettings {
     pub(crate) public_url: Option<String>,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) cors_origins: Vec<String>,
+    pub(crate) cors_methods: Vec<Method>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) forwarded_by: ForwardedBy,
     pub(crate) proxy_protocol: Vec<IpNet>,
@@ -339,6 +396,7 @@ impl Config {
             public_url: self.public_url()?,
             allowed_hosts: self.hosts()?,
             cors_origins: self.origins()?,
+            cors_methods: self.methods()?,
             trusted_proxies: self.networks("server.trusted_proxies")?,
             forwarded_by: self.choice(
                 "server.forwarded_header",
@@ -390,7 +448,7 @@ impl Config {
                 1,
                 604_800,
             )?),
-            database_url: self.secret("database.url"),
+            database_url: self.database_url()?,
             redis: self.redis()?,
             redis_down: self.choice(
                 "limits.redis_down",
@@ -403,6 +461,13 @@ impl Config {
             oidc_back_to: self.oidc_back_to()?,
         };
         self.never_banned()?;
+        self.checked_together(&settings)?;
+        Ok(settings)
+    }
+
+    /// What no single setting shows: how they fit each other.
+    fn checked_together(&self, settings: &ServerSettings) -> Result<(), ConfigError> {
+        let bind = settings.bind;
         if settings.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             return Err(self.bad("metrics.token", "must be at least 16 bytes"));
         }
@@ -415,13 +480,21 @@ impl Config {
                 ),
             ));
         }
+        let proxied = !settings.trusted_proxies.is_empty() || !settings.proxy_protocol.is_empty();
+        if settings.production && settings.tls.is_off() && !proxied {
+            return Err(self.bad(
+                "server.environment",
+                "production needs HTTPS: give --tls-cert and --tls-key, or --tls internal, or name the proxy that speaks TLS in \
+                 TRUSTED_PROXIES (127.0.0.1 for one on this machine) or PROXY_PROTOCOL_FROM",
+            ));
+        }
         if settings.tls.is_off() && settings.tls_clients.is_some() {
             return Err(self.bad(
                 "tls.client_ca_file",
                 "client certificates need TLS: give --tls-cert and --tls-key, or --tls internal",
             ));
         }
-        Ok(settings)
+        Ok(())
     }
 
     /// URIs as RFC 9116 section 2.5.3 wants them: web addresses over TLS only.
@@ -564,6 +637,48 @@ impl Config {
             Ok(origins)
         } else {
             Err(self.bad("server.cors_allow_origins", "must be origins such as https://dashboard.example.org; * would let any page use a signed-in session"))
+        }
+    }
+
+    fn methods(&self) -> Result<Vec<Method>, ConfigError> {
+        const KNOWN: [Method; 6] =
+            [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+        let key = "server.cors_allow_methods";
+        let find = |name: &String| KNOWN.iter().find(|method| method.as_str() == name).cloned();
+        let methods: Option<Vec<Method>> = self.list(key).iter().map(find).collect();
+        methods.ok_or_else(|| {
+            self.bad(key, "must be methods such as GET,POST: GET, HEAD, POST, PUT, PATCH, DELETE")
+        })
+    }
+
+    /// The database's URL, with the password that stands elsewhere.
+    fn database_url(&self) -> Result<Option<Secret>, ConfigError> {
+        let (url, password) = (self.secret("database.url"), self.secret("database.password"));
+        let Some(url) = url else {
+            return match password {
+                None => Ok(None),
+                Some(_) => Err(self.bad("database.password", "does nothing without DATABASE_URL")),
+            };
+        };
+        let Some(parts) = DatabaseUrl::read(url.expose()) else {
+            // What is wrong with it is told when it is used.
+            return Ok(Some(url));
+        };
+        let weak = |key| {
+            Err(self.bad(key, "the database password is a sample, a common one, or shorter than 8 characters; make one with: openssl rand -hex 32"))
+        };
+        match (parts.password, password) {
+            (Some(own), None) if is_weak(&percent_decoded(own)) => weak("database.url"),
+            (_, None) => Ok(Some(url)),
+            (Some(_), Some(_)) => {
+                Err(self.bad("database.password", "DATABASE_URL has a password too; give one of them"))
+            }
+            (None, Some(_)) if parts.user.is_empty() => {
+                Err(self
+                    .bad("database.password", "DATABASE_URL must name the user: postgres://user@host/name"))
+            }
+            (None, Some(password)) if is_weak(password.expose()) => weak("database.password"),
+            (None, Some(password)) => Ok(Some(parts.with(password.expose()))),
         }
     }
 
@@ -753,6 +868,15 @@ mod tests {
             [("REDIS_DEADLINE_MS", "0")],
             [("ENVIRONMENT", "prod")],
             [("PORT", "65536")],
+            [("ENVIRONMENT", "production")],
+            [("CORS_ALLOW_METHODS", "GET,BREW")],
+            [("CORS_ALLOW_METHODS", "get")],
+            [("DATABASE_URL", "postgres://lab:postgres@db/lab")],
+            [("DATABASE_URL", "postgres://lab:your-secure-p%61ssword@db/lab")],
+            [("POSTGRES_PASSWORD", "r8vN2kQx7TzLw4")],
+            [("ACCESS_TOKEN_EXPIRE_HOURS", "25")],
+            [("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "1441")],
+            [("JWT_REFRESH_TOKEN_EXPIRE_DAYS", "366")],
         ] {
             assert!(with(&pairs).is_err(), "{pairs:?}");
         }

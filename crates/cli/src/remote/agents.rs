@@ -127,6 +127,7 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
         }
         AgentCommand::Create { name, scope, webhook } => {
             let new = NewAgent { name: &name, scopes: &scope, webhook_url: webhook.as_deref() };
+            warn_of_admin(ui, &scope);
             let made = client.create_agent(&new).await?;
             if made.webhook_url.is_some() {
                 ui.note("nothing is told to the webhook before it has a secret: interlock agent rotate-webhook-secret");
@@ -136,6 +137,7 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
         AgentCommand::Update(args) => {
             let id = find(&client, &args.agent).await?;
             let webhook_url = if args.no_webhook { Some(None) } else { args.webhook.map(Some) };
+            warn_of_admin(ui, args.scope.as_deref().unwrap_or_default());
             let edit = AgentEdit { name: args.name, scopes: args.scope, webhook_url };
             tell(ui, &client.update_agent(id, &edit).await?)
         }
@@ -193,6 +195,12 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
                 }
             }
         }
+    }
+}
+
+fn warn_of_admin(ui: &Ui, scopes: &[String]) {
+    if scopes.iter().any(|scope| scope == "admin") {
+        ui.warn("admin lets this agent administer everything; give it the scopes that it needs instead, if you can");
     }
 }
 

@@ -4,7 +4,7 @@
 //! caller. A call that waits can always still be refused; one that was sent never is.
 
 use interlock_model::RunId;
-use interlock_model::device::{EventKind, NotStarted, Outcome, Rung};
+use interlock_model::device::{EventKind, NotStarted, Outcome, Rung, hide};
 use interlock_model::run::RunState;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -111,12 +111,13 @@ impl Supervisor {
                 }
             }
             let Some(waiting) = self.queue.pop_front() else { return };
-            self.send_call(&waiting.queued);
+            self.send_call(waiting.queued);
         }
     }
 
-    fn send_call(&mut self, queued: &Queued) {
+    fn send_call(&mut self, queued: Queued) {
         let Some(worker) = &mut self.worker else { return };
+        self.secrets = queued.secrets;
         let now = Instant::now();
         let deadline = now.checked_add(queued.timeout).unwrap_or(now + FAR * 365);
         self.shared.reset_events();
@@ -170,7 +171,8 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_printed(&mut self, line: String) {
+    pub(super) fn on_printed(&mut self, mut line: String) {
+        hide(&mut line, &self.secrets);
         let run =
             self.running.as_ref().map(|running| running.run).or(self.gate.as_ref().map(|gate| gate.run));
         if let Some(worker) = self.worker.as_mut().filter(|worker| !matches!(worker.phase, Phase::Busy)) {
@@ -190,13 +192,17 @@ impl Supervisor {
     pub(super) fn on_news(&mut self, message: Message) {
         let current = self.running.as_ref().map(|running| running.run);
         match message {
-            Message::Progress { run, current: done, total, message } if current == Some(run) => {
+            Message::Progress { run, current: done, total, mut message } if current == Some(run) => {
+                if let Some(message) = &mut message {
+                    hide(message, &self.secrets);
+                }
                 self.shared.emit_counted(run, || EventKind::Progress { current: done, total, message });
             }
             Message::Metric { run, name, value, unit, labels } if current == Some(run) => {
                 self.shared.emit_counted(run, || EventKind::Metric { name, value, unit, labels });
             }
-            Message::Log { run: Some(run), level, message } if current == Some(run) => {
+            Message::Log { run: Some(run), level, mut message } if current == Some(run) => {
+                hide(&mut message, &self.secrets);
                 let level = match level.as_str() {
                     "debug" | "warning" | "error" => level,
                     _ => "info".to_owned(),
@@ -267,7 +273,8 @@ impl Supervisor {
             Message::Returned { run, result, duration_ms } if run == running.run => {
                 Some((Outcome::Returned { result, duration_ms }, None))
             }
-            Message::Raised { run, error, duration_ms } if run == running.run => {
+            Message::Raised { run, mut error, duration_ms } if run == running.run => {
+                error.hide(&self.secrets);
                 // What is raised right after an interrupt is the interrupt, in the words of some library.
                 if climb.is_some_and(|climb| climb.rung == Rung::Interrupt) {
                     return Some((why.outcome(Rung::Interrupt), asked));

@@ -136,6 +136,8 @@ pub(crate) struct Supervisor {
     standby: Option<Standby>,
     queue: VecDeque<Waiting>,
     running: Option<Running>,
+    /// Sensitive values of the newest call: what its process says is kept and told without them.
+    secrets: Vec<String>,
     /// A run that has ended and whose answer waits for the safe state.
     gate: Option<Arc<Gate>>,
     /// The run that an emergency stop ended, until that stop is answered.
@@ -179,6 +181,7 @@ impl Supervisor {
             journal,
             started: Some(started),
             worker: None,
+            secrets: Vec::new(),
             standby: None,
             queue: VecDeque::new(),
             running: None,

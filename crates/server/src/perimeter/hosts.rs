@@ -4,9 +4,9 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
+use crate::config::ServerConfig;
 use crate::error::ApiError;
 
-const METHODS: &str = "GET, POST, PATCH, DELETE";
 const HEADERS: &str =
     "authorization, content-type, idempotency-key, prefer, interlock-simulate, last-event-id, x-request-id";
 const EXPOSED: &str = "x-request-id, retry-after, interlock-run, idempotency-replayed, location";
@@ -97,15 +97,23 @@ pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
 }
 
 /// Answers a preflight; the origin's own headers are added by the perimeter.
-pub(super) fn preflight(headers: &HeaderMap, allowed: &[String]) -> Response {
+pub(super) fn preflight(headers: &HeaderMap, config: &ServerConfig) -> Result<Response, ApiError> {
     let mut response = StatusCode::NO_CONTENT.into_response();
-    if cross_origin(headers, allowed).is_some() {
+    if cross_origin(headers, &config.cors_origins).is_some() {
+        let asked = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if asked.is_some_and(|asked| !config.cors_methods.iter().any(|method| asked == method.as_str())) {
+            let text = "This method is not for pages of other origins. Its administrator can add it to CORS_ALLOW_METHODS.";
+            return Err(ApiError::client(StatusCode::FORBIDDEN, "forbidden", text));
+        }
         let answer = response.headers_mut();
-        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+        let names: Vec<&str> = config.cors_methods.iter().map(Method::as_str).collect();
+        if let Ok(methods) = HeaderValue::from_str(&names.join(", ")) {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        }
         answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
         answer.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     }
-    response
+    Ok(response)
 }
 
 #[cfg(test)]

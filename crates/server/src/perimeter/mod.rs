@@ -23,6 +23,7 @@ use futures::FutureExt as _;
 use interlock_engine::auth::Origin;
 use interlock_model::wire::FieldError;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 pub(crate) use self::screening::Screened;
 pub(crate) use answers::Answers;
@@ -35,6 +36,24 @@ use crate::state::AppState;
 
 /// Header of the request id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The endpoint of requests that no route takes, in metrics and logs.
+pub(crate) const UNMATCHED: &str = "unmatched";
+
+/// Whether the limits are in the way of every request: one of a client that is over its limit goes through the whole service,
+/// and must be refused. A limiter that counts and stands beside the path limits nothing.
+pub async fn limits_hold(state: &AppState, service: axum::Router) -> bool {
+    if !state.limits.is_on() {
+        return true;
+    }
+    let peer = Peer { address: (state.limits.begin_check(), 0).into(), ..Peer::default() };
+    let mut request = Request::new(axum::body::Body::empty());
+    *request.uri_mut() = axum::http::Uri::from_static("/the-limits-hold");
+    request.extensions_mut().insert(peer);
+    let answer = service.oneshot(request).await;
+    state.limits.end_check();
+    answer.is_ok_and(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS)
+}
 
 /// The whole perimeter.
 pub async fn guard(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
@@ -67,7 +86,8 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     let cross_origin = hosts::cross_origin(request.headers(), &state.config.cors_origins);
     let path = request.uri().path().to_owned();
 
-    let limited = limit(&state, &path, &origin).await;
+    let endpoint = template.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+    let limited = limit(&state, &path, endpoint, &origin).await;
     let entered = limited.and_then(|()| {
         let met = Met { peer: &peer, client: &client, refused: refused.as_ref() };
         enter(&state, &met, &origin, &request)
@@ -93,7 +113,7 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
         hosts::allow_origin(response.headers_mut(), &origin);
     }
     headers::name(response.headers_mut(), &request_id);
-    let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let template = template.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
     observe(&state, &method, template, &response, begun, &origin);
     response
 }
@@ -127,7 +147,7 @@ pub async fn inside(State(state): State<AppState>, mut request: Request, next: N
     }
     headers::secure(response.headers_mut(), peer.tls, &state.config);
     headers::name(response.headers_mut(), &request_id);
-    let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let template = template.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
     observe(&state, &method, template, &response, begun, &origin);
     response
 }
@@ -158,14 +178,14 @@ enum Entered {
 }
 
 /// Refuses banned clients and addresses over their limit, before anything costs more.
-async fn limit(state: &AppState, path: &str, origin: &Origin) -> Result<(), ApiError> {
+async fn limit(state: &AppState, path: &str, endpoint: &str, origin: &Origin) -> Result<(), ApiError> {
     // The emergency stop asks nobody.
     if state.limits.is_exempt(path) {
         return Ok(());
     }
     // Banned clients: refused most cheaply.
     bans::check(state, origin)?;
-    state.limits.admit_address(path, origin).await.map_err(|over| match over {
+    state.limits.admit_address(path, endpoint, origin).await.map_err(|over| match over {
         limits::Over::Wait(refusal) => refusal,
         limits::Over::Hammering(refusal) => bans::hammering(state, origin, refusal),
     })
@@ -193,7 +213,7 @@ fn enter(state: &AppState, met: &Met<'_>, origin: &Origin, request: &Request) ->
         return hosts::to_https(request).map(Entered::Answered);
     }
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
-        return Ok(Entered::Answered(hosts::preflight(request.headers(), &state.config.cors_origins)));
+        return hosts::preflight(request.headers(), &state.config).map(Entered::Answered);
     }
     // Announced size; what is not announced is cut while it is read.
     let announced = request

@@ -434,3 +434,27 @@ fn identity_is_counted_and_logged_under_the_names_that_alerts_use() {
         assert!(!capture.text().contains(hidden), "{hidden} is in the log");
     }
 }
+
+#[test]
+fn the_labels_of_agents_are_bounded() {
+    let rendered = with_metrics(|handle| async move {
+        let lab = Lab::start().await;
+        for _ in 0..60 {
+            lab.agent_token(&["runs:read"]).await;
+        }
+        handle.render()
+    });
+
+    let series: Vec<&str> = rendered
+        .lines()
+        .filter(|line| {
+            line.starts_with("orchestrator_jwt_tokens_issued_total{") && line.contains("\"access\"")
+        })
+        .collect();
+    // Fifty by name, the others together, people together.
+    assert!(series.len() <= 52, "{series:#?}");
+    assert!(series.iter().any(|line| line.contains("agent_id=\"other\"")), "{series:#?}");
+    for line in &series {
+        assert!(line.contains("token_type=\"access\"") && line.matches('=').count() == 2, "{line}");
+    }
+}

@@ -418,3 +418,32 @@ async fn the_first_agent_and_oneself_stay() {
         sign_in(&lab, SYSTEM, secret).await.refused(401, "unauthorized");
     }
 }
+
+#[tokio::test]
+async fn an_agent_that_is_given_admin_is_told_of_once() {
+    let lab = Lab::start().await;
+    let logged = crate::service::Capture::default();
+    let _guard = logged.install();
+    let zoe = lab.token("zoe").await;
+    let told = || logged.text().matches("admin_scope_granted").count();
+
+    // Dotted names of the earlier system are scopes like any other, and one that merely looks like it is not `admin`.
+    let body = json!({ "name": "mail", "scopes": ["admin.read", "email.read", "email.send"] });
+    let made = lab.post("/agents").signed(&zoe).json(&body).send().await;
+    assert_eq!(made.status.as_u16(), 201, "{}", made.text());
+    assert_eq!(made.json()["scopes"], body["scopes"]);
+    assert_eq!(told(), 0);
+    // A star stands in scopes that say what of, and in no dotted one.
+    for bad in ["email.*", "*", "admin.*", "email:*"] {
+        let body = json!({ "name": "star", "scopes": [bad] });
+        lab.post("/agents").signed(&zoe).json(&body).send().await.refused(422, "invalid_request");
+    }
+    let path = format!("/agents/{}", made.json()["id"].as_str().expect("an id"));
+
+    lab.put(&path).signed(&zoe).json(&json!({ "scopes": ["email.read", "admin"] })).send().await.ok();
+    assert_eq!(told(), 1);
+    lab.put(&path).signed(&zoe).json(&json!({ "name": "mails", "scopes": ["admin"] })).send().await.ok();
+    assert_eq!(told(), 1, "it had it already");
+    lab.post("/agents").signed(&zoe).json(&json!({ "name": "root", "scopes": ["admin"] })).send().await;
+    assert_eq!(told(), 2);
+}

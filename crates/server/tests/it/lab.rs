@@ -145,6 +145,7 @@ fn config() -> ServerConfig {
             "::1".to_owned(),
         ],
         cors_origins: Vec::new(),
+        cors_methods: vec![Method::GET, Method::POST, Method::PATCH, Method::DELETE],
         trusted_proxies: Vec::new(),
         forwarded_by: ForwardedBy::XForwardedFor,
         proxy_protocol: Vec::new(),

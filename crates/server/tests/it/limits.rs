@@ -1,9 +1,13 @@
 //! Rate limits, and what is never limited.
 
+use std::time::Duration;
+
+use axum::Router;
 use interlock_server::config::ServerConfig;
 use serde_json::json;
 
 use crate::lab::{Answer, Lab, eventually};
+use crate::service::{Capture, with_metrics};
 
 fn limited(config: &mut ServerConfig) {
     config.rate.enabled = true;
@@ -170,4 +174,107 @@ async fn limits_can_be_switched_off() {
         answer.ok();
         assert_eq!(answer.header("ratelimit-policy"), None);
     }
+}
+
+#[tokio::test]
+async fn every_place_where_credentials_are_tried_has_the_smaller_budget() {
+    for path in [
+        "/auth/login",
+        "/auth/refresh",
+        "/agents/auth/token",
+        "/agents/auth/refresh",
+        "/agents/auth/revoke",
+        "/agents/018f6b1e-2c3d-7a4b-8c9d-0e1f2a3b4c5d/credentials",
+        "/oauth/token",
+        "/oauth/revoke",
+        "/auth/invitations/accept",
+        "/auth/passkeys/sign-in",
+    ] {
+        let lab = Lab::with(limited).await;
+        let mut answers = Vec::new();
+        for _ in 0..14 {
+            answers.push(lab.post(path).json(&json!({})).send().await);
+        }
+
+        assert_eq!(count(&answers, 429), 4, "{path}");
+        assert_eq!(answers[0].header("ratelimit-policy"), Some("\"default\";q=10;w=60"), "{path}");
+        assert_eq!(lab.get("/nothing").send().await.status.as_u16(), 404, "{path} has a budget of its own");
+    }
+}
+
+#[tokio::test]
+async fn whoever_goes_on_after_429_is_blocked_for_a_time_and_on_record() {
+    let lab = Lab::allowing(&["10.0.0.20/32"], limited).await;
+    let logged = Capture::default();
+    let _guard = logged.install();
+    for address in ["10.0.0.20", "10.0.0.21"] {
+        for _ in 0..661 {
+            lab.get("/nothing").from(address).send().await;
+        }
+    }
+
+    // The allow-list wins: it is told to wait, and no more.
+    lab.get("/nothing").from("10.0.0.20").send().await.refused(429, "rate_limited");
+    let blocked = lab.get("/nothing").from("10.0.0.21").send().await;
+    blocked.refused(403, "client_blocked");
+    assert_eq!(blocked.header("retry-after"), Some("61"));
+    eventually("the ban is on record", || async { lab.trail_of("ban.imposed").await.len() == 1 }).await;
+    let record = &lab.trail_of("ban.imposed").await[0].draft;
+    assert_eq!(record.subject.as_deref(), Some("10.0.0.21/32"));
+    assert_eq!(record.client_ip.as_deref(), Some("10.0.0.21"));
+    assert_eq!(logged.text().matches("ip_blocked").count(), 1);
+
+    let watch = || lab.get("/health").from("10.0.0.21").send();
+    lab.clock.advance(Duration::from_secs(59));
+    watch().await.refused(403, "client_blocked");
+    lab.clock.advance(Duration::from_secs(2));
+    watch().await.ok();
+}
+
+#[test]
+fn of_a_flood_the_log_has_a_sample_and_the_metrics_every_refusal() {
+    let logged = Capture::default();
+    let _guard = logged.install();
+    let rendered = with_metrics(|handle| async move {
+        let lab = Lab::with(limited).await;
+        for _ in 0..360 {
+            lab.get("/nothing").send().await;
+        }
+        let token = lab.token("vic").await;
+        for host in 0..70 {
+            lab.get("/runs/invented-run-id").from(&format!("10.1.0.{host}")).signed(&token).send().await;
+        }
+        handle.render()
+    });
+
+    let has = |line: &str| assert!(rendered.lines().any(|text| text == line), "{line} in {rendered}");
+    has("orchestrator_rate_limit_violations_total{endpoint=\"unmatched\",limit=\"minute\"} 300");
+    has("orchestrator_rate_limit_violations_total{endpoint=\"/runs/{run_id}\",limit=\"minute\"} 10");
+    has("orchestrator_security_events_total{event_type=\"rate_limit_exceeded\",severity=\"medium\"} 310");
+    for invented in ["invented-run-id", "10.1.0", "10.0.0"] {
+        assert!(!rendered.contains(invented), "{invented}");
+    }
+    // 1, 2, 4, … 256 of the address and 1, 2, 4, 8 of the principal.
+    let text = logged.text();
+    assert_eq!(text.matches("rate_limit_exceeded").count(), 9 + 4, "{text}");
+    for number in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
+        assert!(text.contains(&format!("\"refused\":{number}}}")), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn limits_that_stand_beside_the_path_are_found_at_the_start() {
+    let lab = Lab::with(limited).await;
+    let holds = |service: Router| interlock_server::perimeter::limits_hold(&lab.app, service);
+
+    assert!(holds(lab.router.clone()).await);
+    assert!(!holds(Router::new()).await);
+    let off = Lab::start().await;
+    assert!(
+        interlock_server::perimeter::limits_hold(&off.app, Router::new()).await,
+        "there are none to hold"
+    );
+    // It leaves nothing behind.
+    assert_eq!(lab.get("/nothing").from("192.0.2.255").send().await.status.as_u16(), 404);
+    assert!(lab.trail_of("ban.imposed").await.is_empty());
 }

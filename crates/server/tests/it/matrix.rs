@@ -3,10 +3,11 @@
 //! A changed line in `routes.snap` is a changed right and wants a reviewer. `UPDATE_ROUTES=1 cargo test -p interlock-server`
 //! writes the file anew.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use interlock_server::routes::Access;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::Lab;
 
@@ -141,4 +142,136 @@ async fn a_refused_caller_leaves_no_trace_but_the_refusal() {
     assert!(
         lab.device.calls().is_empty() && lab.device.stops().is_empty() && lab.device.releases().is_empty()
     );
+}
+
+/// Routes that read although they are not GET.
+const READING: [&str; 2] = ["policy.tested", "token.introspected"];
+
+/// What only administrators can change, by the reviewed tables.
+fn administration() -> BTreeSet<&'static str> {
+    SNAPSHOT
+        .lines()
+        .chain(ORCHESTRATOR.lines())
+        .filter(|line| !line.starts_with("GET ") && line.contains(" viewer 403 operator 403 "))
+        .filter(|line| !line.contains(" admin 403 "))
+        .filter_map(|line| line.split(" | ").nth(1))
+        .filter(|action| !READING.contains(action))
+        .collect()
+}
+
+/// Action, method, path, body, and a word of the change that the record must hold.
+type Deed = (&'static str, &'static str, String, Value, &'static str);
+
+/// One of each, that succeeds in this order.
+async fn administrative_deeds(lab: &Lab) -> [Deed; 20] {
+    let (id, _) = lab.agent(&["runs:read"]).await;
+    for _ in 0..12 {
+        let guess = json!({ "username": "vic", "password": "wrong wrong wrong" });
+        lab.post("/auth/login").from("10.0.0.66").json(&guess).send().await;
+    }
+    let zoe = lab.token("zoe").await;
+    let lockouts = lab.get("/security/lockouts").signed(&zoe).send().await.ok();
+    let locked = lockouts[0]["id"].as_str().expect("somebody is locked out").to_owned();
+    let invited = lab
+        .post("/users/invitations")
+        .signed(&zoe)
+        .json(&json!({ "name": "ivy", "roles": ["viewer"] }))
+        .send()
+        .await;
+    let invitation = invited.json()["id"].as_str().expect("an id").to_owned();
+    let agent = |rest: &str| format!("/agents/{id}{rest}");
+    let key = json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
+    let made = json!({ "name": "eve", "password": "seven purple pipettes", "roles": ["viewer"] });
+    [
+        (
+            "agent.created",
+            "POST",
+            "/agents".to_owned(),
+            json!({ "name": "new", "scopes": ["runs:read"] }),
+            "runs:read",
+        ),
+        ("agent.updated", "PUT", agent(""), json!({ "name": "renamed" }), "renamed"),
+        (
+            "agent.certificates_set",
+            "PUT",
+            agent("/certificates"),
+            json!({ "names": ["dns:a.lab.example"] }),
+            "a.lab.example",
+        ),
+        ("agent.keys_set", "PUT", agent("/keys"), json!({ "keys": [key] }), "11qYAYKxCrfVS"),
+        ("agent.credentials_created", "POST", agent("/credentials"), json!({}), "zoe"),
+        ("agent.deleted", "DELETE", agent(""), json!({}), "renamed"),
+        (
+            "ban.added",
+            "POST",
+            "/bans".to_owned(),
+            json!({ "network": "203.0.113.0/24", "reason": "scans" }),
+            "scans",
+        ),
+        ("ban.removed", "DELETE", "/bans/203.0.113.0-24".to_owned(), json!({}), ""),
+        (
+            "device.released",
+            "POST",
+            "/stop/release".to_owned(),
+            json!({ "reason": "it was steam" }),
+            "it was steam",
+        ),
+        (
+            "invitation.made",
+            "POST",
+            "/users/invitations".to_owned(),
+            json!({ "name": "ida", "roles": ["viewer"] }),
+            "viewer",
+        ),
+        ("invitation.revoked", "DELETE", format!("/users/invitations/{invitation}"), json!({}), ""),
+        ("role.changed", "PUT", "/roles/washer".to_owned(), json!({ "scopes": ["runs:read"] }), "runs:read"),
+        ("role.deleted", "DELETE", "/roles/washer".to_owned(), json!({}), ""),
+        ("security.unlocked", "DELETE", format!("/security/lockouts/{locked}"), json!({}), ""),
+        ("token.revoked", "POST", "/tokens/revoke".to_owned(), json!({ "principal": "ana" }), "ana"),
+        ("user.created", "POST", "/users".to_owned(), made, "viewer"),
+        ("user.updated", "PATCH", "/users/eve".to_owned(), json!({ "roles": ["operator"] }), "operator"),
+        (
+            "user.password_set",
+            "POST",
+            "/users/eve/password".to_owned(),
+            json!({ "password": "nine yellow yaks" }),
+            "",
+        ),
+        ("user.factors_reset", "DELETE", "/users/eve/factors".to_owned(), json!({}), ""),
+        ("event.stream_cleaned", "DELETE", "/events/stream/cleanup".to_owned(), json!({}), "deleted"),
+    ]
+}
+
+#[tokio::test]
+async fn every_administrative_change_is_one_record_of_who_did_what_to_what() {
+    let lab = Lab::start().await;
+    let tasks = Lab::start().await.without_device();
+    let deeds = administrative_deeds(&lab).await;
+    let tested: BTreeSet<&str> = deeds.iter().map(|deed| deed.0).collect();
+    assert_eq!(tested, administration(), "teach this test the new route");
+
+    for (action, method, path, body, change) in deeds {
+        let lab = if action.starts_with("event.") { &tasks } else { &lab };
+        let zoe = lab.token("zoe").await;
+        let before = lab.trail().await.len();
+        let answer = lab.ask(method.parse().expect("a method"), &path).signed(&zoe).json(&body).send().await;
+        assert!(answer.status.is_success(), "{method} {path}: {} {}", answer.status, answer.text());
+        let trail = lab.trail().await;
+        let new: Vec<_> = trail[before..].iter().map(|entry| &entry.draft).collect();
+        // What acts outside the database is on record before and after.
+        let phases = if action == "device.released" { 2 } else { 1 };
+        assert_eq!(new.len(), phases, "{action}: {new:#?}");
+        for draft in new {
+            assert_eq!((draft.action.as_str(), draft.actor.as_deref()), (action, Some("zoe")));
+            assert_eq!(draft.client_ip.as_deref(), Some("10.0.0.7"), "{action}");
+            assert_eq!(draft.request_id.as_deref(), answer.header("x-request-id"), "{action}");
+            assert!(
+                draft.subject.is_some()
+                    || ["event.stream_cleaned", "device.released", "token.revoked"].contains(&action),
+                "{action} names nothing: {draft:?}"
+            );
+        }
+        let tells = trail[before..].iter().any(|entry| entry.draft.details.to_string().contains(change));
+        assert!(tells, "{action} does not tell the change: {trail:#?}");
+    }
 }

@@ -158,6 +158,33 @@ async fn hsts_is_sent_where_the_setting_says() {
 }
 
 #[tokio::test]
+async fn hsts_is_on_every_kind_of_answer_over_tls() {
+    let lab = Lab::with(|config| config.rate.enabled = true).await;
+    let viewer = lab.token("vic").await;
+    lab.device.panics(true);
+    let mut answers = vec![
+        lab.get("/health/live").encrypted().send().await,
+        lab.get("/tasks").encrypted().send().await,
+        lab.get("/users").encrypted().signed(&viewer).send().await,
+        lab.get("/nothing").encrypted().send().await,
+        lab.get("/device").encrypted().signed(&viewer).send().await,
+        lab.get("/health").encrypted().without_host().header("host", "evil.example").send().await,
+    ];
+    for _ in 0..61 {
+        answers.push(lab.get("/nothing").encrypted().from("10.0.0.9").send().await);
+    }
+
+    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    assert_eq!(statuses, [200, 400, 401, 403, 404, 429, 500]);
+    for answer in &answers {
+        let sent: Vec<_> = answer.headers.get_all("strict-transport-security").iter().collect();
+        assert_eq!(sent, ["max-age=63072000; includeSubDomains"], "{}", answer.status);
+    }
+}
+
+#[tokio::test]
 async fn the_compatible_header_is_a_switch() {
     let lab = Lab::with(|config| config.compat_headers = true).await;
 
@@ -275,6 +302,32 @@ async fn an_origin_may_call_only_if_it_is_listed() {
                 answer.headers
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_use_the_methods_that_are_set() {
+    let lab = Lab::with(|config| {
+        config.cors_origins = vec!["https://lims.example".to_owned()];
+        config.cors_methods = vec![Method::GET, Method::POST];
+    })
+    .await;
+    let preflight = |method: &'static str| {
+        lab.ask(Method::OPTIONS, "/agents/018f6b1e-2c3d-7a4b-8c9d-0e1f2a3b4c5d")
+            .header("origin", "https://lims.example")
+            .header("access-control-request-method", method)
+            .send()
+    };
+
+    for method in ["GET", "POST"] {
+        let answer = preflight(method).await;
+        assert_eq!(answer.status.as_u16(), 204, "{method}");
+        assert_eq!(answer.header("access-control-allow-methods"), Some("GET, POST"));
+    }
+    for method in ["DELETE", "PUT", "PATCH", "delete", "BREW"] {
+        let answer = preflight(method).await;
+        answer.refused(403, "forbidden");
+        assert_eq!(answer.header("access-control-allow-methods"), None, "{method}");
     }
 }
 
@@ -433,4 +486,54 @@ async fn the_address_in_the_audit_trail_is_the_client_s() {
     let trail = lab.trail_of("authentication.failed").await;
     let addresses: Vec<_> = trail.iter().filter_map(|entry| entry.draft.client_ip.as_deref()).collect();
     assert_eq!(addresses, ["203.0.113.7", "198.51.100.9"]);
+}
+
+/// A request that is wrong in every way is told one thing; without that, the next.
+#[tokio::test]
+async fn the_checks_of_a_request_come_in_the_documented_order() {
+    const REFERENCE: &str = include_str!("../../../../docs/reference/device-http.md");
+    let lab = Lab::with(|config| {
+        config.rate.enabled = true;
+        config.rate.per_minute = 2;
+    })
+    .await;
+    let (viewer, operator) = (lab.token("vic").await, lab.token("ana").await);
+    for _ in 0..2 {
+        lab.get("/nothing").from("10.0.1.0").send().await;
+    }
+    let mut told = Vec::new();
+    for wrong in 0..8 {
+        let attack = if wrong > 3 { "" } else { "?x=';%20DROP%20TABLE%20tasks;%20--" };
+        let ask = lab.post(&format!("/execute/mix{attack}")).from(&format!("10.0.1.{wrong}"));
+        let ask = if wrong > 1 { ask } else { ask.without_host().header("host", "evil.example") };
+        let ask = if wrong > 2 { ask } else { ask.header("content-length", "99999999") };
+        let ask = match wrong {
+            0..=4 => ask,
+            5 => ask.signed(&viewer),
+            _ => ask.signed(&operator),
+        };
+        let media_type = if wrong > 6 { "application/json" } else { "text/plain" };
+        let answer = ask.typed(media_type, "{\"volume\":\"x\"}").send().await;
+        told.push(answer.json()["code"].as_str().expect("a code").to_owned());
+    }
+
+    assert_eq!(
+        told,
+        [
+            "rate_limited",
+            "invalid_request",
+            "payload_too_large",
+            "request_blocked",
+            "unauthorized",
+            "forbidden",
+            "unsupported_media_type",
+            "invalid_parameters",
+        ]
+    );
+    let order = REFERENCE.split_once("## Order of checks").expect("the order is documented").1;
+    let mut rest = order;
+    for code in &told {
+        let found = rest.split_once(&format!("`{code}`"));
+        rest = found.unwrap_or_else(|| panic!("{code} is not documented, or not in this place")).1;
+    }
 }

@@ -344,7 +344,7 @@ fn every_bounded_series_is_there_from_the_start() {
         "orchestrator_authentication_attempts_total{method=\"login\",result=\"failed\"}",
         "orchestrator_security_events_total{event_type=\"ip_blocked\",severity=\"high\"}",
         "orchestrator_blocked_requests_total{reason=\"rate_limited\"}",
-        "orchestrator_rate_limit_violations_total{endpoint=\"any\",limit=\"minute\"}",
+        "orchestrator_rate_limit_violations_total{endpoint=\"unmatched\",limit=\"minute\"}",
     ] {
         assert!(samples.contains_key(alerted), "{alerted} in {:?}", samples.keys());
     }
@@ -407,7 +407,7 @@ fn metrics_count_what_happened_without_names_that_callers_invent() {
     );
     is("orchestrator_http_requests_total{method=\"other\",endpoint=\"/health\",status_code=\"405\"}", 1);
     is("orchestrator_blocked_requests_total{reason=\"rate_limited\"}", 10);
-    is("orchestrator_rate_limit_violations_total{endpoint=\"any\",limit=\"minute\"}", 10);
+    is("orchestrator_rate_limit_violations_total{endpoint=\"unmatched\",limit=\"minute\"}", 10);
     is("orchestrator_security_events_total{event_type=\"authorization_denied\",severity=\"medium\"}", 1);
     is("device_emergency_stop_engaged", 1);
     for invented in ["invented", "INVENTED", "10.0.0", "run_"] {

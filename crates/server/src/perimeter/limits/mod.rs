@@ -37,6 +37,8 @@ const PRUNING: u64 = 1_000;
 const SIGN_INS: u32 = 10;
 /// Refusals within a minute after which a client is told from one that waits.
 const HAMMERING: u32 = 600;
+/// A client that no request comes from (RFC 5737, TEST-NET-1): the start-up check counts by it.
+const CHECKING: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 255));
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit");
@@ -239,14 +241,24 @@ impl Limiter {
         Limits { minute, hour: self.limits.per_hour }
     }
 
-    /// Counts a request of an address.
-    pub(crate) async fn admit_address(&self, path: &str, origin: &Origin) -> Result<(), Over> {
-        self.admit(Self::key(path, origin), path, origin).await
+    /// Counts a request of an address. `endpoint` is the template of its route.
+    pub(crate) async fn admit_address(
+        &self,
+        path: &str,
+        endpoint: &str,
+        origin: &Origin,
+    ) -> Result<(), Over> {
+        self.admit(Self::key(path, origin), endpoint, origin).await
     }
 
     /// Counts a request of a principal.
-    pub(crate) async fn admit_principal(&self, name: &str, origin: &Origin) -> Result<(), Over> {
-        self.admit(Key::Principal(name.to_owned()), "principal", origin).await
+    pub(crate) async fn admit_principal(
+        &self,
+        name: &str,
+        endpoint: &str,
+        origin: &Origin,
+    ) -> Result<(), Over> {
+        self.admit(Key::Principal(name.to_owned()), endpoint, origin).await
     }
 
     async fn admit(&self, key: Key, endpoint: &str, origin: &Origin) -> Result<(), Over> {
@@ -347,29 +359,26 @@ impl Limiter {
 
     fn refuse(&self, key: &Key, full: Full, endpoint: &str, origin: &Origin) -> Over {
         let now = self.now();
-        let hammering = self.lock().get_mut(key).is_some_and(|entry| {
+        let refused = self.lock().get_mut(key).map(|entry| {
             entry.refused.renew(now, rate::MINUTE);
             entry.refused.count = entry.refused.count.saturating_add(1);
-            entry.refused.count > HAMMERING
+            entry.refused.count
         });
         let limit = match full.which {
             Which::Minute => "minute",
             Which::Hour => "hour",
         };
-        // The label is a word of ours, not the path that was asked for.
-        let endpoint = match endpoint {
-            known @ ("/health" | "/auth/login" | "principal") => known,
-            path if is_sign_in(path) => "sign_in",
-            _ => "any",
-        };
         metrics::counter!("orchestrator_rate_limit_violations_total", "endpoint" => endpoint.to_owned(), "limit" => limit).increment(1);
         metrics::counter!("orchestrator_blocked_requests_total", "reason" => "rate_limited").increment(1);
-        security::event(
-            Event::RateLimitExceeded,
-            None,
-            Some(origin),
-            json!({ "endpoint": endpoint, "limit": limit }),
-        );
+        // Every refusal is counted; of a client that goes on, the 1st, 2nd, 4th, 8th, … of a minute are told.
+        let number = refused.unwrap_or(1);
+        if number.is_power_of_two() {
+            let details = json!({ "endpoint": endpoint, "limit": limit, "refused": number });
+            security::event(Event::RateLimitExceeded, None, Some(origin), details);
+        } else {
+            security::count(Event::RateLimitExceeded);
+        }
+        let hammering = number > HAMMERING;
         let refusal = ApiError::client(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limited",
@@ -377,6 +386,27 @@ impl Limiter {
         )
         .after(full.wait / 1_000 + 1);
         if hammering { Over::Hammering(refusal) } else { Over::Wait(refusal) }
+    }
+
+    /// Counts a client that does not exist as one over its limit, so that its next request must be refused.
+    pub(crate) fn begin_check(&self) -> IpAddr {
+        let now = self.now();
+        let mut entry = Entry::new(Windows::new(now), now);
+        entry.windows.minute.count = u32::MAX;
+        // The next refusal is its third, of which the log has none.
+        entry.refused.count = 2;
+        self.lock().insert(Key::Address(counted(CHECKING)), entry);
+        CHECKING
+    }
+
+    /// Forgets that client.
+    pub(crate) fn end_check(&self) {
+        self.lock().remove(&Key::Address(counted(CHECKING)));
+    }
+
+    /// Whether requests are limited.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.limits.enabled
     }
 
     /// Room for one more request, or 503.

@@ -32,7 +32,7 @@ fn limiter() -> Limiter {
 async fn admitted(limiter: &Limiter, path: &str, origins: impl Iterator<Item = Origin>) -> usize {
     let mut count = 0;
     for origin in origins {
-        count += usize::from(limiter.admit_address(path, &origin).await.is_ok());
+        count += usize::from(limiter.admit_address(path, path, &origin).await.is_ok());
     }
     count
 }
@@ -84,7 +84,7 @@ async fn whoever_is_refused_six_hundred_times_a_minute_hammers() {
     let limiter = limiter();
     let mut over = Vec::new();
     for _ in 0..700 {
-        over.extend(limiter.admit_address("/tasks", &origin("10.0.0.1")).await.err());
+        over.extend(limiter.admit_address("/tasks", "/tasks", &origin("10.0.0.1")).await.err());
     }
 
     assert!(over[..600].iter().all(|over| matches!(over, Over::Wait(_))));
@@ -224,7 +224,8 @@ async fn denying_and_allowing_are_choices_and_signing_in_has_its_share_in_both()
 
         assert_eq!(burst(&one, 500).await, expected);
         assert_eq!(admitted(&one, "/auth/login", (0..50).map(|_| origin("10.0.0.1"))).await, 3);
-        let refusal = one.admit_address("/tasks", &origin("10.0.0.1")).await.err().map(ApiError::from);
+        let refusal =
+            one.admit_address("/tasks", "/tasks", &origin("10.0.0.1")).await.err().map(ApiError::from);
         assert_eq!(
             refusal.map(|error| error.status),
             (when_away == WhenAway::Deny).then_some(StatusCode::SERVICE_UNAVAILABLE)
