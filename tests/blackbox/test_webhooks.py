@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 
-from orchestra import NAP, NOBODY, SCOPES, Orchestrator
+from orchestra import NAP, NOBODY, SCOPES, SYSTEM, Orchestrator
 from support import Case, certificate, wait_for
 
 FAILS = [{"uses": "http.request", "with": {"url": "https://127.0.0.1:1/"}}]
@@ -171,7 +171,11 @@ class Webhooks(Case):
         self.receiver.status = 200
         again = "/agents/%s/webhook/deliveries/%s/retry" % (agent, run)
         self.assertEqual(self.server.ask("POST", again, agent=agent).status_code, 403)
-        self.assertEqual(self.server.ask("POST", again).status_code, 200)
+        answer = self.server.ask("POST", again)
+        self.assertEqual(answer.status_code, 200)
+        record, = self.server.trail(action="webhook.repeated")
+        self.assertEqual((record["actor_agent_id"], record["subject_id"], record["details"], record["request_id"]),
+                         (SYSTEM, run, {"agent_id": agent}, answer.headers["x-request-id"]))
         wait_for(lambda: self.deliveries(agent, state="delivered"), "it is told")
         self.assertEqual({name for name, _, _ in self.receiver.told(path)}, {"msg_" + run})
         for wrong, status in [(NOBODY, 404), ("x", 422)]:
