@@ -445,6 +445,27 @@ class Events(WithServer):
         row = [row for row in self.server.trail(action="event.published") if row["details"]["event_id"] == details["event_id"]][0]
         self.assertEqual((row["details"]["triggered_tasks"], row["details"]["topic"]), ([task], "plate.read"))
 
+    def test_an_event_starts_tasks_whose_owner_may_hear_it(self):
+        publisher = self.server.new_agent("publisher")
+        scopes = {"deaf": [], "hears": ["events:listen:plate.ready"], "hears another": ["events:listen:plate"], "hears all": ["events:listen"]}
+        agents = {name: self.server.new_agent(name, [*SCOPES, *more]) for name, more in scopes.items()}
+        agents.update({"publisher": publisher, "administrator": SYSTEM})
+        topic = {"schedule_kind": "event", "schedule_expr": "plate.ready"}
+        tasks = {name: self.server.task(agent, **topic) for name, agent in agents.items()}
+        condition = self.server.task(agents["hears"], schedule_kind="condition", schedule_expr="event.topic == 'plate.ready'")
+        unheard = self.server.task(agents["deaf"], schedule_kind="condition", schedule_expr="event.topic == 'plate.ready'")
+        published = self.server.publish("plate.ready", {"plate": "P9"}, publisher)
+        self.assertEqual(published["triggered_tasks"], [tasks["publisher"]])
+
+        started = {name for name, task in tasks.items() if self.server.runs(task)}
+        self.assertEqual(started, {"publisher", "administrator", "hears", "hears all"})
+        self.assertEqual((len(self.server.runs(condition)), self.server.runs(unheard)), (1, []))
+        # What was granted is judged when the event comes.
+        self.assertEqual(self.server.ask("PUT", "/agents/" + agents["hears"], {"scopes": SCOPES}).status_code, 200)
+        self.server.publish("plate.ready", {}, publisher)
+        self.assertEqual(len(self.server.runs(tasks["hears"])), 1)
+        self.assertEqual(len(self.server.runs(tasks["hears all"])), 2)
+
     def test_a_condition_is_tried_on_each_event(self):
         task = self.server.task(schedule_kind="condition", schedule_expr="event.topic == 'od' && event.payload.value > `0.5`")
 

@@ -21,6 +21,9 @@ pub const ADMIN: &str = "admin";
 /// Held by the first agent only; grants nothing by itself.
 pub const SYSTEM: &str = "system";
 
+/// Has an agent's tasks hear events of others, perhaps of one topic: `events:listen:plate.ready`.
+pub const LISTEN: &str = "events:listen";
+
 /// Every `resource:action` that something asks for.
 pub const KNOWN: &[&str] = &[
     "actions:read",
@@ -37,6 +40,7 @@ pub const KNOWN: &[&str] = &[
     "devices:release",
     "devices:stop",
     "docs:read",
+    "events:listen",
     "events:manage",
     "events:publish",
     "events:read",

@@ -398,6 +398,10 @@ pub trait Tx: Send {
     /// Appends to the audit chain and returns the entry with its number and hashes. Numbers have no gaps. U+0000 in the plain
     /// texts becomes U+FFFD.
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error>;
+    /// As [`Tx::append_audit`], for whoever does not need the entry: a backend may append those of several writes at once.
+    async fn record_audit(&mut self, draft: &AuditDraft) -> Result<(), Error> {
+        self.append_audit(draft).await.map(drop)
+    }
 
     /// Tasks, their queue, runs, events and approvals.
     fn orchestrator(&mut self) -> orchestrator::Changes<'_>;

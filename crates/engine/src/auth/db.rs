@@ -87,7 +87,7 @@ impl Db {
                 let recorded = work(&mut *tx).await?;
                 draft.details = recorded.details;
                 notices::changed(&mut *tx, &draft).await?;
-                tx.append_audit(&draft).await?;
+                tx.record_audit(&draft).await?;
                 Ok::<_, E>((recorded.value, draft))
             })
         })
@@ -138,7 +138,7 @@ impl Db {
                 let (work, draft) = &*shared;
                 let recorded = work(&mut *tx).await?;
                 let draft = AuditDraft { details: recorded.details, ..draft.clone() };
-                tx.append_audit(&draft).await?;
+                tx.record_audit(&draft).await?;
                 Ok::<T, E>(recorded.value)
             })
         })

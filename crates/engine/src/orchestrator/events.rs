@@ -5,6 +5,8 @@ use std::time::Duration;
 use interlock_model::Timestamp;
 use interlock_model::action::{CleanEvents, PublishEvent, ReadEvents};
 use interlock_model::pipeline::Condition;
+use interlock_model::policy::Grants;
+use interlock_model::scope;
 use interlock_model::task::{EventId, ScheduleKind, StreamId, TaskId, TaskRunId, Trigger};
 use interlock_store::Error;
 use interlock_store::orchestrator::{Changes, EventRow, NewRun, Topic};
@@ -105,10 +107,7 @@ impl Orchestrator {
         let mut runs = Vec::new();
         for task in all.listeners(&event.topic).await? {
             let condition = task.expression.as_deref().unwrap_or("");
-            // A condition sees the events of its own creator; an administrator's task sees all.
-            let sees = task.kind == ScheduleKind::Event
-                || task.created_by == event.source
-                || self.grants_of(&task.created_by).is_some_and(|grants| grants.reaches_others());
+            let sees = self.hears(&task.created_by, event);
             let holds = task.kind != ScheduleKind::Condition
                 || Condition::compile(condition).is_ok_and(|condition| condition.holds(&facts));
             if sees && holds && all.trigger(task.id, task.dedupe_window_seconds, now).await? {
@@ -120,6 +119,17 @@ impl Orchestrator {
         let position = all.publish(event).await?;
         let triggered = runs.into_iter().map(|run| Triggered { task: run.task, owner: run.owner }).collect();
         Ok((position, triggered))
+    }
+
+    /// Whether tasks of `owner` may be started by an event and see it: as far as the owner may see it, and as far as it was
+    /// allowed to listen.
+    fn hears(&self, owner: &str, event: &EventRow) -> bool {
+        let heard = |grants: Grants| {
+            owner == event.source
+                || grants.reaches_others()
+                || grants.holds_scope(&format!("{}:{}", scope::LISTEN, event.topic))
+        };
+        self.grants_of(owner).is_some_and(heard)
     }
 
     /// Publishes an event.

@@ -160,8 +160,8 @@ impl Orchestrator {
         self.0.ambient.clock.now()
     }
 
-    /// There may be runs to claim, here and elsewhere.
-    fn tell_work(&self) {
+    /// There may be runs to claim, here and elsewhere: whoever lines runs up says so after the commit.
+    pub fn tell_work(&self) {
         self.tell_here();
         if let Some(news) = &self.0.news {
             news.publish();

@@ -610,7 +610,7 @@ impl Orchestrator {
     }
 
     /// Whether the caller of this permit may see and change a task.
-    fn reaching(caller: &Caller) -> impl Fn(&TaskRow) -> bool + Send + Sync + use<> {
+    fn reaching(caller: &Caller) -> impl Fn(&TaskRow) -> bool + Clone + Send + Sync + use<> {
         let own = Self::visible(caller);
         move |task: &TaskRow| own.as_ref().is_none_or(|own| *own == task.created_by)
     }
@@ -630,7 +630,8 @@ impl Orchestrator {
         let answer = self
             .0
             .db
-            .write(permit, move |tx| {
+            .write_repeatable(permit, move |tx| {
+                let (keyed, reaching, actor) = (keyed.clone(), reaching.clone(), actor.clone());
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
                     let task = reached(&mut all, id, &reaching).await?;

@@ -28,7 +28,7 @@ use crate::auth::Recorded;
 const BATCH: usize = 500;
 /// Longest pause after the storage failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is noted which runs have begun, unless a step of theirs says so before.
+/// How often it is noted which runs have begun, unless they are over or a step of theirs says so before.
 const NOTING: Duration = Duration::from_millis(200);
 /// A run that was begun by so many workers that died is not given to another.
 const RESCUES: u32 = 5;
@@ -65,7 +65,7 @@ struct Held {
     reason: Option<String>,
     /// When its steps began here.
     began: Option<Timestamp>,
-    /// That is on record.
+    /// That is on record, or its end is about to be.
     noted: bool,
 }
 

@@ -138,7 +138,7 @@ const INSERT: Each = Each {
 
 /// From the second lane to one of the others, when its time has come.
 const PROMOTE: Each = Each {
-    statement: "UPDATE queue SET lane = given.lane FROM {given} WHERE queue.run = given.run AND queue.lane = 1",
+    statement: "UPDATE queue SET lane = given.lane FROM {given} WHERE queue.run = given.run AND queue.lane + 0 = 1",
     given: &[("run", Kind::Bytes), ("lane", Kind::Number)],
 };
 
@@ -424,6 +424,15 @@ impl Reads<'_> {
             )
             .await?;
         rows.iter().map(|row| Ok((u8::try_from(row.number(0)?).unwrap_or(u8::MAX), row.count(1)?))).collect()
+    }
+
+    /// How many runs are not over.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn queue_open(&mut self) -> Result<u64, Error> {
+        let found = self.sql.row("SELECT count(*) FROM queue", Vec::<Value>::new()).await?;
+        found.map_or(Ok(0), |row| row.count(0))
     }
 
     /// When the next run that must wait is ready.

@@ -11,6 +11,7 @@
 mod connect;
 mod copy;
 mod error;
+mod group;
 mod migrate;
 mod news;
 mod reads;
@@ -18,20 +19,24 @@ mod sql;
 mod tx;
 mod url;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use deadpool_postgres::{Object, Pool};
 use interlock_model::audit::AuditEntry;
 use interlock_model::{RunId, Timestamp};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::error::{broken, error, pool_error};
+use self::group::Group;
 pub use self::news::News;
 use self::tx::PgTx;
 use crate::identity::Record;
 use crate::orchestrator::{Question, Reads};
 use crate::{
-    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, Revocation, RunFilter, RunRow, Store,
-    StoredEvent, UserRow, Verdict, Work,
+    AuditBy, AuditFilter, BanRow, Error, KeyRow, Page, Paged, RepeatableWork, Revocation, RunFilter, RunRow,
+    Store, StoredEvent, UserRow, Verdict, Work,
 };
 
 /// Connections for writes. More would only wait for the audit head.
@@ -45,6 +50,7 @@ pub struct Postgres {
     writers: Pool,
     readers: Pool,
     tasks: TaskTracker,
+    group: Arc<Group>,
     news: News,
     work: News,
 }
@@ -78,6 +84,7 @@ impl Postgres {
             writers,
             readers,
             tasks: TaskTracker::new(),
+            group: Arc::default(),
             news: News::new(url, "interlock_news"),
             work: News::new(url, "interlock_work"),
         })
@@ -121,6 +128,16 @@ impl Store for Postgres {
         // A task of its own: a caller who gives up does not stop a write half-way.
         let written = self.tasks.spawn(perform(client, work)).await;
         written.unwrap_or_else(|_| Err(broken("a write panicked")))
+    }
+
+    async fn write_repeatable(&self, work: RepeatableWork) -> Result<(), Error> {
+        if self.tasks.is_closed() {
+            return Err(Error::Closed);
+        }
+        let (answer, written) = oneshot::channel();
+        self.group.join(work, answer);
+        self.tasks.spawn(Arc::clone(&self.group).write(self.writers.clone()));
+        written.await.unwrap_or_else(|_| Err(broken("a write panicked")))
     }
 
     async fn user(&self, name: &str) -> Result<Option<UserRow>, Error> {

@@ -15,6 +15,7 @@ use super::reads;
 use crate::codec::{self, refuse_nul};
 use crate::identity::{Put, Record};
 use crate::orchestrator::Changes;
+use crate::sql::{Each, Kind, Sql as _, values};
 use crate::{BanRow, Error, KeyRow, Revocation, RunEnd, RunRow, StoredEvent, Tx, UserRow};
 
 /// "ilkusers" as a number: the advisory lock on users as a whole.
@@ -29,11 +30,69 @@ pub(super) struct PgTx<'c> {
     head: Option<(i64, Hash)>,
     users_locked: bool,
     failed: bool,
+    /// Audit entries that are appended together at the end; `None`: each at once.
+    later: Option<Vec<AuditDraft>>,
 }
+
+const APPEND: Each = Each {
+    statement: "INSERT INTO audit (seq, at, actor, action, subject, details, client_ip, request_id, prev_hash, hash) \
+                SELECT seq, at, actor, action, subject, details, client_ip, request_id, prev_hash, hash FROM {given}",
+    given: &[
+        ("seq", Kind::Number),
+        ("at", Kind::Number),
+        ("actor", Kind::Text),
+        ("action", Kind::Text),
+        ("subject", Kind::Text),
+        ("details", Kind::Text),
+        ("client_ip", Kind::Text),
+        ("request_id", Kind::Text),
+        ("prev_hash", Kind::Bytes),
+        ("hash", Kind::Bytes),
+    ],
+};
 
 impl<'c> PgTx<'c> {
     pub(super) fn new(transaction: Transaction<'c>) -> Self {
-        Self { transaction, head: None, users_locked: false, failed: false }
+        Self { transaction, head: None, users_locked: false, failed: false, later: None }
+    }
+
+    /// A transaction of several writes: their audit entries are appended by [`PgTx::append_later`].
+    pub(super) fn of_many(transaction: Transaction<'c>) -> Self {
+        Self { later: Some(Vec::new()), ..Self::new(transaction) }
+    }
+
+    /// Appends what the writes of this transaction have recorded.
+    pub(super) async fn append_later(&mut self) -> Result<(), Error> {
+        let drafts = self.later.take().unwrap_or_default();
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        let (first, mut hash) = self.lock_head().await?;
+        let mut seq = first;
+        let mut rows = Vec::with_capacity(drafts.len());
+        for draft in &drafts {
+            let (next, entry, details) = codec::next_entry(seq, hash, draft)?;
+            (seq, hash) = (next, entry.hash);
+            let draft = entry.draft;
+            rows.push(values![
+                seq,
+                draft.at,
+                draft.actor,
+                draft.action,
+                draft.subject,
+                details,
+                draft.client_ip,
+                draft.request_id,
+                &entry.prev_hash,
+                &entry.hash
+            ]);
+        }
+        self.each(&APPEND, rows).await?;
+        self.change_exactly_one(
+            "UPDATE audit_head SET seq = $1, hash = $2 WHERE id = 1 AND seq = $3",
+            &[&seq, &hash.as_slice(), &first],
+        )
+        .await
     }
 
     /// Whether any method has failed: such a write cannot be committed.
@@ -66,7 +125,7 @@ impl<'c> PgTx<'c> {
 
     async fn lock_users(&mut self) -> Result<(), Error> {
         if !self.users_locked {
-            self.change("SELECT pg_advisory_xact_lock($1)", &[&USERS]).await?;
+            PgTx::change(self, "SELECT pg_advisory_xact_lock($1)", &[&USERS]).await?;
             self.users_locked = true;
         }
         Ok(())
@@ -465,6 +524,14 @@ impl Tx for PgTx<'_> {
     async fn append_audit(&mut self, draft: &AuditDraft) -> Result<AuditEntry, Error> {
         let outcome = self.append(draft).await;
         self.noted(outcome)
+    }
+
+    async fn record_audit(&mut self, draft: &AuditDraft) -> Result<(), Error> {
+        if let Some(later) = &mut self.later {
+            later.push(draft.clone());
+            return Ok(());
+        }
+        self.append_audit(draft).await.map(drop)
     }
 
     fn orchestrator(&mut self) -> Changes<'_> {

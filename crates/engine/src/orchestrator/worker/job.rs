@@ -60,6 +60,10 @@ impl Worker {
             };
             drop(place);
             if let Some(outcome) = outcome {
+                // Its end says more than its begin.
+                if let Some(held) = worker.held().get_mut(&run) {
+                    held.noted = true;
+                }
                 // The pump is gone only when everything was given up.
                 let _ = worker.outcomes.send(outcome).await;
             }
