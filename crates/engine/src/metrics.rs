@@ -37,12 +37,7 @@ pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKin
         .increment(1);
 }
 
-/// Describes every series and sets every bounded label combination to zero, so that alert rules find their series.
-pub fn describe() {
-    describe_counter!("orchestrator_security_events_total", "Security events by type and severity.");
-    for event in Event::ALL {
-        counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity()).absolute(0);
-    }
+fn describe_signing_in() {
     describe_counter!("orchestrator_authentication_attempts_total", "Attempts to authenticate.");
     for method in ["login", "token", "credentials", "refresh"] {
         for result in ["success", "failed", "error"] {
@@ -59,6 +54,15 @@ pub fn describe() {
     for reason in ["manual", "rotated", "reuse", "credentials", "agent_disabled"] {
         counter!("orchestrator_jwt_tokens_revoked_total", "reason" => reason).absolute(0);
     }
+}
+
+/// Describes every series and sets every bounded label combination to zero, so that alert rules find their series.
+pub fn describe() {
+    describe_counter!("orchestrator_security_events_total", "Security events by type and severity.");
+    for event in Event::ALL {
+        counter!("orchestrator_security_events_total", "event_type" => event.name(), "severity" => event.severity()).absolute(0);
+    }
+    describe_signing_in();
     describe_counter!("orchestrator_rate_limit_violations_total", "Requests over a limit.");
     for endpoint in ["/health", "/auth/login", "/agents/auth/token", "unmatched"] {
         for limit in ["minute", "hour"] {
