@@ -163,6 +163,25 @@ class Evidence(unittest.TestCase):
         said = self.interlock("verify", "--anchors", self.server.variables["AUDIT_ANCHOR_FILE"], code=13)
         self.assertRegex(said, r"entries were signed for, but the log ends at|an entry from \d+ to \d+ was changed")
 
+    def test_checkpoints_leave_the_machine_by_themselves_and_find_a_log_that_was_cut(self):
+        """The folder stands for one that another machine exports."""
+        self.fill(20)
+        anchors = self.server.variables["AUDIT_ANCHOR_FILE"]
+        wait_for(lambda: os.path.exists(anchors), "the first checkpoint of a running server", 90)
+        key = self.interlock("key").strip()
+        path = self.export()
+        self.verify("--key", key, "--noted", anchors, path)
+        self.server.stop()
+        with open(path, encoding="utf-8") as opened:
+            lines = opened.readlines()
+        # Whoever owns the machine owns its key too, and can sign a shorter log; not what has left it.
+        self.attack("DELETE FROM audit WHERE seq > 8", "DELETE FROM audit_seals WHERE size > 8")
+        self.assertEqual(len([line for line in lines if '"type":"entry"' in line]) > 8, True)
+        said = self.interlock("verify", "--anchors", anchors, code=13)
+        self.assertRegex(said, r"entries were signed for, but the log ends at|entries that were signed")
+        self.server.start()
+        wait_for(lambda: self.server.events("audit_tampered"), "the alarm")
+
     def test_a_log_that_was_changed_while_no_server_ran_is_not_signed_for(self):
         self.fill(20)
         self.server.stop()

@@ -1,5 +1,7 @@
 """What a server does when nobody has set anything, and what single settings of the checklists do, with the real program."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -14,7 +16,7 @@ import httpx
 
 from lab import LAB
 from orchestra import SCOPES, Orchestrator
-from support import ADMIN_PASSWORD, EXAMPLES, ROOT, Server, certificate, program, wait_for
+from support import ADMIN_PASSWORD, EXAMPLES, ROOT, Server, certificate, program, tool, wait_for
 from test_shared import Redis, database
 from test_tls import Authority
 
@@ -182,6 +184,115 @@ class Checklist(unittest.TestCase):
         code, said = other.refused()
         self.assertNotEqual(code, 0, folder)
         self.assertIn("certificate", said.lower())
+
+
+class Rotation(unittest.TestCase):
+    """Secrets that live in settings: the new one counts after a restart, the old one no longer. The others have commands."""
+
+    def test_the_token_of_the_monitoring_is_exchanged(self):
+        old, new = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+        with Server(file=HELLO, variables={"TRUSTED_PROXIES": "127.0.0.1"}) as server:
+            server.variables["METRICS_TOKEN_FILE"] = os.path.join(server.folder, "metrics")
+
+            def status(token):
+                # As from another machine: on this one /metrics needs no token.
+                with server.http(token) as client:
+                    return client.get("/metrics", headers={"X-Forwarded-For": "203.0.113.9"}).status_code
+
+            for now, before in ((old, new), (new, old)):
+                with open(server.variables["METRICS_TOKEN_FILE"], "w", encoding="utf-8") as opened:
+                    opened.write(now)
+                server.restart()
+                self.assertEqual((status(now), status(before), status(None)), (200, 401, 401))
+            server.stop()
+            self.assertFalse([token for token in (old, new) if token in server.log() + server.output()])
+
+    def test_the_password_of_the_database_is_exchanged(self):
+        url = database()
+        role, one, two = "rotating_" + secrets.token_hex(4), secrets.token_hex(16), secrets.token_hex(16)
+        name = url.partition("?")[0].rpartition("/")[2]
+
+        def sql(text):
+            subprocess.run([tool("psql"), url, "--quiet", "--command", text], check=True, timeout=60, capture_output=True)
+
+        sql("CREATE ROLE %s LOGIN PASSWORD '%s'" % (role, one))
+        sql('ALTER DATABASE "%s" OWNER TO %s' % (name, role))
+        sql("ALTER SCHEMA public OWNER TO %s" % role)
+        server = Orchestrator(variables={"DATABASE_URL": re.sub(r"//[^@]*@", "//%s@" % role, url)})
+        self.addCleanup(server.close)
+        server.variables["POSTGRES_PASSWORD_FILE"] = os.path.join(server.folder, "password")
+
+        def write(password):
+            with open(server.variables["POSTGRES_PASSWORD_FILE"], "w", encoding="utf-8") as opened:
+                opened.write(password + "\n")
+
+        write(one)
+        server.start()
+        token = server.token()
+        sql("ALTER ROLE %s PASSWORD '%s'" % (role, two))
+        # Connections that are open go on until the restart.
+        self.assertEqual(server.get("/users").status_code, 200)
+        server.stop()
+        code, _ = server.refused()
+        self.assertNotEqual(code, 0, "the password from before still counts")
+        write(two)
+        server.start()
+        with server.http(token) as client:
+            self.assertEqual(client.get("/users").status_code, 200)
+
+
+class WhatPeopleWrite(unittest.TestCase):
+    """Kept byte for byte, and escaped by where it goes: JSON, HTML, CSV, log, terminal."""
+
+    NASTY = "=1+2,\"quoted\" <script>alert('&amp;')</script> {{7*7}} \u202ereversed \U0001f9ea é é \\n ';--"
+
+    def test_a_task_a_run_and_an_agent_give_back_what_they_were_given(self):
+        with Orchestrator(variables={"BLOCK_SUSPICIOUS_TEXT": "false"}) as server:
+            description = self.NASTY + "\nsecond line\t\u001b[31mred"
+            payload = {"pipeline": [{"uses": "orchestrator.sleep", "with": {"seconds": 0}}], "params": {self.NASTY: [self.NASTY, {"x": description}]}}
+            made = server.ask("POST", "/tasks", server.body(description=description, payload=payload))
+            self.assertEqual(made.status_code, 201, made.text)
+            for answer in (made, server.ask("GET", "/tasks/" + made.json()["id"])):
+                self.assertEqual((answer.json()["description"], answer.json()["payload"]["params"]), (description, payload["params"]))
+                # Inert where it arrives: data of a type that no browser runs.
+                self.assertEqual((answer.headers["content-type"], answer.headers["x-content-type-options"]), ("application/json", "nosniff"))
+                self.assertIn("default-src 'none'", answer.headers["content-security-policy"])
+            run = server.over(server.now(made.json()["id"]))
+            self.assertEqual(run["output"]["params"], payload["params"])
+            # In a table of a spreadsheet: one cell, and no formula.
+            name = '=HYPERLINK("x","y"), it'
+            agent = server.ask("POST", "/agents", {"name": name, "scopes": ["runs:read"]})
+            self.assertEqual((agent.status_code, agent.json().get("name")), (201, name), agent.text)
+            home = {"PATH": os.environ["PATH"], "HOME": server.folder, "LANG": "C.UTF-8", "INTERLOCK_TOKEN": server.token(), "INTERLOCK_URL": server.url}
+            table = subprocess.run([program(), "security", "access", "--csv"], env=home, capture_output=True, text=True, timeout=60)
+            self.assertEqual(table.returncode, 0, table.stderr)
+            names = [row["name"] for row in csv.DictReader(io.StringIO(table.stdout)) if row["id"] == agent.json()["id"]]
+            self.assertEqual(names, ["'" + name])
+            server.stop()
+            for line in server.log().splitlines():
+                self.assertIsInstance(json.loads(line), dict)
+            self.assertNotIn("\u001b", server.log())
+
+    def test_pages_hold_no_text_of_others_and_put_it_in_as_text(self):
+        title = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+        source = LAB.replace('"""A device for tests."""', '"""%s"""' % title)
+        with Server(source, options=["--title", title]) as server:
+            with server.as_user() as client:
+                scripts = set()
+                for page in ("/panel", "/docs", "/device-code"):
+                    answer = client.get(page)
+                    self.assertEqual(answer.status_code, 200, page)
+                    self.assertNotIn("alert(", answer.text, page)
+                    scripts |= set(re.findall(r'<script[^>]* src="([^"]+)"', answer.text))
+                    self.assertNotRegex(answer.headers["content-security-policy"], "unsafe-inline|unsafe-eval")
+                self.assertGreaterEqual(len(scripts), 2, scripts)
+                for script in scripts:
+                    text = client.get(httpx.URL(server.url + "/").join(script)).text
+                    self.assertGreater(len(text), 500, script)
+                    # No way from a text to an element but by way of a text node.
+                    self.assertNotRegex(text, r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\(|new Function", script)
+                document = client.get("/openapi.json").json()
+                self.assertEqual(document["info"]["title"], title)
 
 
 class ZeroTrust(unittest.TestCase):

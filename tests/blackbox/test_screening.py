@@ -88,6 +88,10 @@ class TheContract(Case):
         with self.server.as_user("admin") as client:
             self.assertEqual(client.post("/stop/release", json={"reason": "test over"}).status_code, 200)
 
+    def test_the_rules_have_a_version_and_a_day(self):
+        started = next(line for line in self.server.log_lines() if line.get("message") == "the server is starting")
+        self.assertRegex(started["screening_rules"], r"^20\d\d-[01]\d-[0-3]\d\.\d+$")
+
     def test_the_allow_list_wins(self):
         for _ in range(12):
             self.assertProblem(ask(self.server, ATTACK), 400, "request_blocked")

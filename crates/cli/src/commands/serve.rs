@@ -306,6 +306,7 @@ where
         redis = told.redis,
         token_algorithm = algorithm,
         rate_limits = app.config.rate.enabled,
+        screening_rules = interlock_model::screen::RULES,
         roles = "admin operator viewer auditor",
         actions = told.actions,
         reconciled,

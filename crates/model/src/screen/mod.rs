@@ -23,6 +23,8 @@ mod text;
 mod traversal;
 mod xxe;
 
+/// Version of the rules: the day of their last change, and which change of that day. A test notices when they change without it.
+pub const RULES: &str = "2026-11-23.1";
 /// Bytes that a probe sees at once.
 pub const WINDOW: usize = 4_096;
 /// How far two windows overlap: an attack that is longer than this may be cut in two.

@@ -308,3 +308,33 @@ proptest! {
         prop_assert_eq!(look(Place::Label, text.as_bytes()), None);
     }
 }
+
+/// The rules and the version that they had when somebody last looked: what detects is known by its date.
+#[test]
+fn rules_do_not_change_without_their_version() {
+    use std::fmt::Write as _;
+
+    use sha2::{Digest as _, Sha256};
+
+    const LAST: (&str, &str) = ("2026-11-23.1", "4252f659d4f382e50e8b2b02f956dd25");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/screen");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("the rules").map(|entry| entry.expect("a file").path()).collect();
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(std::fs::read(file).expect("readable"));
+    }
+    let mut digest = String::new();
+    for byte in &hash.finalize()[..16] {
+        let _ = write!(digest, "{byte:02x}");
+    }
+
+    assert_eq!(
+        (interlock_model::screen::RULES, digest.as_str()),
+        LAST,
+        "the rules have changed: give RULES the day of today, and put both here"
+    );
+    let day = interlock_model::screen::RULES.split('.').next().expect("a day");
+    assert!(format!("{day}T00:00:00Z").parse::<interlock_model::Timestamp>().is_ok(), "{day} is no day");
+}

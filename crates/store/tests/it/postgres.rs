@@ -204,6 +204,38 @@ async fn tls_checks_the_server_and_is_used() {
     fresh.drop().await;
 }
 
+/// A server that has no TLS: it reads the request for it (PostgreSQL's protocol, "SSLRequest") and says no.
+async fn without_tls() -> (std::net::SocketAddr, tokio::task::JoinHandle<Vec<u8>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut asked = [0; 8];
+        stream.read_exact(&mut asked).await.expect("the request for TLS");
+        assert_eq!(asked, [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
+        stream.write_all(b"N").await.expect("told");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.ok();
+        rest
+    });
+    (address, serving)
+}
+
+#[tokio::test]
+async fn where_tls_is_asked_for_a_server_without_it_is_told_nothing() {
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let (address, serving) = without_tls().await;
+        let at = format!("db.example:{}/x?hostaddr=127.0.0.1", address.port());
+
+        let refused = Postgres::connect(&format!("postgres://u:hunter2@{at}&sslmode={mode}")).await;
+
+        assert!(refused.is_err(), "{mode}");
+        let told = tokio::time::timeout(std::time::Duration::from_secs(20), serving).await.expect("it ends");
+        assert_eq!(told.expect("it read on"), b"", "{mode}: something was told in plain");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_an_error_without_the_password() {
     let error = Postgres::connect("postgres://u:hunter2@127.0.0.1:1/x").await.expect_err("nobody listens");
