@@ -1,13 +1,15 @@
 """Servers, workers and the database are killed and frozen at random; no run may be lost, doubled or repeated, no due time missed.
 
-Three servers share one PostgreSQL of this test's own. Each round something dies: a server by SIGKILL, a server that is frozen for longer
-than others wait and then goes on (what a partition looks like to it), a server that drains, the database by SIGKILL. Meanwhile due times
-come each second, runs are asked for under idempotency keys until each is acknowledged, and events are published. Every run publishes an
+Three servers share one PostgreSQL of this test's own, each through a TCP proxy of its own. Each round something breaks: a server dies by
+SIGKILL, is frozen for longer than others wait and then goes on, drains; the database dies by SIGKILL; the link of a server to the database
+is cut, stalls, or lets questions through and no answers. Servers that come again do so with a clock that is wrong by up to 14 s. Meanwhile
+due times come each second, runs are asked for under idempotency keys until each is acknowledged, and events are published. Every run publishes an
 event of its own between two steps; at the end the tables are compared with what was acknowledged.
 
 ``ROUNDS`` and ``SEED`` set the length and the dice: ``ROUNDS=300 SEED=7 python chaos_orchestrator.py``.
 """
 
+import asyncio
 import contextlib
 import datetime
 import os
@@ -19,13 +21,17 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.parse
 
 import httpx
 
 from orchestra import NAP, SCOPES, Orchestrator
 from support import ROOT, is_running, tool, wait_for
+from test_evidence import clock
 
 SERVERS = 3
+# Seconds by which a clock is wrong at most: tokens of one server must be good at the next, which allows 30.
+SKEW = int(os.environ.get("SKEW", "14"))
 DUE_TASKS = 3
 
 
@@ -84,6 +90,73 @@ class Database:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Link:
+    """The way of one server to the database: a TCP proxy that can be cut, stall, or lose answers."""
+
+    loop = None
+
+    def __init__(self, port):
+        if Link.loop is None:
+            Link.loop = asyncio.new_event_loop()
+            threading.Thread(target=Link.loop.run_forever, daemon=True).start()
+        self.target, self.pairs, self.is_cut = port, set(), False
+        self.port = self.call(self.open())
+
+    @staticmethod
+    def call(work):
+        return asyncio.run_coroutine_threadsafe(work, Link.loop).result(30)
+
+    async def open(self):
+        # There, and back.
+        self.gates = [asyncio.Event(), asyncio.Event()]
+        for gate in self.gates:
+            gate.set()
+        self.server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
+        return self.server.sockets[0].getsockname()[1]
+
+    async def accept(self, reader, writer):
+        try:
+            if self.is_cut:
+                return
+            onward = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            return
+        else:
+            pair = (writer, onward[1])
+            self.pairs.add(pair)
+            await asyncio.wait([asyncio.ensure_future(self.pump(*way)) for way in ((0, reader, onward[1]), (1, onward[0], writer))],
+                               return_when=asyncio.FIRST_COMPLETED)
+            self.pairs.discard(pair)
+            onward[1].transport.abort()
+        finally:
+            writer.transport.abort()
+
+    async def pump(self, way, reader, writer):
+        with contextlib.suppress(OSError):
+            while True:
+                data = await reader.read(65536)
+                await self.gates[way].wait()
+                if not data:
+                    return
+                writer.write(data)
+                await writer.drain()
+
+    async def change(self, kind):
+        """To ``cut``, ``stall``, ``half`` or ``whole``."""
+        self.is_cut = kind == "cut"
+        for way, gate in enumerate(self.gates):
+            if kind == "stall" or (kind == "half" and way == 1):
+                gate.clear()
+            else:
+                gate.set()
+        for pair in list(self.pairs) if self.is_cut else []:
+            for writer in pair:
+                writer.transport.abort()
+
+    def become(self, kind):
+        self.call(self.change(kind))
+
+
 class Chaos(unittest.TestCase):
     maxDiff = None
 
@@ -94,10 +167,14 @@ class Chaos(unittest.TestCase):
         cls.database = Database()
         cls.addClassCleanup(cls.database.close)
         cls.servers = []
+        cls.links = {}
         for _ in range(SERVERS):
-            server = Orchestrator(variables={"DATABASE_URL": cls.database.url, "SCHEDULER_MISFIRE_GRACE_TIME": "86400",
+            port = urllib.parse.urlsplit(cls.database.url).port
+            link = Link(port)
+            server = Orchestrator(variables={"DATABASE_URL": cls.database.url.replace(":%d/" % port, ":%d/" % link.port), "SCHEDULER_MISFIRE_GRACE_TIME": "86400",
                                              "JWT_SECRET_KEY": "chaos-0123456789-abcdefghijklmnopqrstuvwxyz"})
             cls.addClassCleanup(server.close)
+            cls.links[server] = link
             cls.servers.append(server.start())
 
     def setUp(self):
@@ -162,10 +239,16 @@ class Chaos(unittest.TestCase):
     # harm
 
     def harm(self):
-        kind = self.dice.choices(("kill", "freeze", "drain", "database", "kill two"), (40, 15, 15, 12, 8))[0]
+        kinds = {"kill": 30, "freeze": 12, "drain": 12, "database": 10, "kill two": 8, "cut": 10, "stall": 9, "half": 9}
+        kind = self.dice.choices(tuple(kinds), tuple(kinds.values()))[0]
         server = self.dice.choice(self.servers)
         pause = self.dice.uniform(0.1, 0.8)
-        if kind == "kill":
+        server.variables.update(clock("%+d" % self.dice.randint(-SKEW, SKEW)))
+        if kind in ("cut", "stall", "half"):
+            self.links[server].become(kind)
+            time.sleep(self.dice.uniform(0.5, 4.5))
+            self.links[server].become("whole")
+        elif kind == "kill":
             server.kill()
             time.sleep(pause)
             server.start()
@@ -221,13 +304,22 @@ class Chaos(unittest.TestCase):
                 thread.join()
         self.assertEqual(self.failed, [])
         lasted = time.monotonic() - begun
+        # A sleep that began by one clock ends by another: while they differ, each run behind a key can take half a minute.
+        for server in self.servers:
+            server.variables.update(clock("+0"))
+            server.restart()
         for task in self.due:
             self.until_acknowledged("POST", "/tasks/%s/pause" % task, {})
             self.until_acknowledged("PUT", "/tasks/" + task, {"title": "paused"})
         # What was held by the pause goes on as soon as the task may; its schedule is made to be over.
         for task in self.due:
             self.until_acknowledged("PUT", "/tasks/" + task, {"schedule_kind": "manual", "schedule_expr": None, "status": "active"})
-        wait_for(lambda: self.database.rows("SELECT count(*) FROM queue") == [["0"]], "the end of every run", 90, 0.2)
+        left = "SELECT lane, attempt, fence, rescues, worker, cancel, to_timestamp(ready_at / 1e6), ckey, count(*) FROM queue GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
+        try:
+            wait_for(lambda: self.database.rows("SELECT count(*) FROM queue") == [["0"]], "the end of every run", 90, 0.2)
+        except AssertionError as late:
+            workers = self.database.rows("SELECT id, beat FROM workers")
+            raise AssertionError("%s; seed %d, %s; left: %s; workers: %s" % (late, self.seed, harms, self.database.rows(left)[:20], workers)) from None
         self.judge(harms, lasted)
 
     # judgement
