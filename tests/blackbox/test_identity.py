@@ -6,7 +6,9 @@ import hmac
 import json
 import os
 import secrets
+import shutil
 import subprocess
+import tempfile
 import time
 import unittest
 import uuid
@@ -204,6 +206,51 @@ class Keys(unittest.TestCase):
             code, said = server.refused()
             self.assertNotEqual(code, 0)
             self.assertIn("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", said)
+
+
+class BreachedPasswords(unittest.TestCase):
+    """A list in the form of Have I Been Pwned."""
+
+    WORDS = "violet tractor umbrella quay"
+
+    def list_of(self, *passwords):
+        folder = tempfile.mkdtemp(prefix="interlock-bb-")
+        self.addCleanup(shutil.rmtree, folder, True)
+        path = os.path.join(folder, "pwned.txt")
+        digests = sorted(hashlib.sha1(text.encode()).hexdigest().upper() for text in passwords)
+        with open(path, "w", encoding="ascii", newline="") as opened:
+            opened.write("".join("%s:%d\r\n" % (digest, number) for number, digest in enumerate(digests)))
+        return path
+
+    def test_a_breached_password_is_not_taken_and_whoever_has_one_is_told(self):
+        everybody = ["word %d" % number for number in range(5000)]
+        with Orchestrator() as server:
+            with server.http(server.token()) as client:
+                made = client.post("/users", json={"name": "old", "password": self.WORDS, "roles": ["viewer"]})
+                self.assertEqual(made.status_code, 201, made.text)
+            # Breached since then.
+            server.variables["BREACHED_PASSWORDS_FILE"] = self.list_of(self.WORDS, *everybody)
+            server.restart()
+            with server.http(server.token()) as client:
+                refused = client.post("/users", json={"name": "new", "password": self.WORDS, "roles": ["viewer"]})
+                self.assertEqual((refused.status_code, refused.json()["code"]), (422, "invalid_request"), refused.text)
+                self.assertIn("breach", refused.text)
+                self.assertNotIn(self.WORDS, refused.text)
+                made = client.post("/users", json={"name": "new", "password": self.WORDS + " too", "roles": ["viewer"]})
+                self.assertEqual(made.status_code, 201, made.text)
+            with server.http() as client:
+                answer = client.post("/auth/login", json={"username": "old", "password": self.WORDS}).json()
+                self.assertEqual(answer["notices"], 1)
+                client.headers["Authorization"] = "Bearer " + answer["access_token"]
+                self.assertEqual([one["kind"] for one in client.get("/auth/notices").json()], ["password.guessable"])
+
+    def test_what_is_no_list_stops_the_start(self):
+        for path in ("/nowhere/at/all", self.list_of(), os.path.abspath(__file__)):
+            server = Orchestrator(variables={"BREACHED_PASSWORDS_FILE": path})
+            self.addCleanup(server.close)
+            code, said = server.refused()
+            self.assertNotEqual(code, 0)
+            self.assertIn("breached_passwords_file", said)
 
 
 class OnADevice(unittest.TestCase):

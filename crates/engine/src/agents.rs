@@ -26,7 +26,7 @@ use crate::Ambient;
 use crate::auth::documents::{Agent, AgentSecret, WebhookSecret};
 use crate::auth::{
     BadKey, BadName, Caller, Db, MasterKey, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded,
-    SystemPermit, accept_secret, check_keys, check_names, new_agent_secret,
+    SystemPermit, check_keys, check_names, new_agent_secret,
 };
 use crate::security::{self, Event};
 
@@ -423,7 +423,7 @@ impl Agents {
         }
         let made = supplied.is_none().then(|| new_agent_secret(&*self.ambient.entropy));
         if let Some(supplied) = &supplied {
-            accept_secret(supplied)?;
+            self.passwords.accept_secret(supplied)?;
         }
         let Some(text) = supplied.or_else(|| made.clone()) else { return Err(AgentError::Overloaded) };
         let hash = self.passwords.hash(text).await.map_err(|_| AgentError::Overloaded)?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::auth::documents::SecondFactors;
-use crate::auth::{Db, Factors, Proof, Recorded, accept_password};
+use crate::auth::{Db, Factors, Proof, Recorded};
 use crate::users::{UserError, Users};
 
 /// Its name. Nobody else can have it.
@@ -56,7 +56,7 @@ pub(crate) async fn seal<P: Proof + ?Sized>(
     proof: &P,
     password: Secret,
 ) -> Result<UserRow, UserError> {
-    accept_password(NAME, &password, Factors::Alone)?;
+    users.passwords.accept(NAME, &password, Factors::Alone)?;
     let hash = users.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
     let now = users.ambient.clock.now();
     let user = users

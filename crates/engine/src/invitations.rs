@@ -12,7 +12,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::auth::documents::Invitation;
-use crate::auth::{Factors, Origin, PasswordRefused, Permit, Recorded, Sessions, accept_password};
+use crate::auth::{Factors, Origin, PasswordRefused, Permit, Recorded, Sessions};
 use crate::users::{UserError, Users, new_name};
 
 /// How long an invitation is open.
@@ -175,7 +175,7 @@ impl Invitations {
         if inviter.is_none_or(|inviter| inviter.disabled) {
             return Err(InvitationError::NotOpen);
         }
-        accept_password(&found.name, &password, Factors::Alone)?;
+        users.passwords.accept(&found.name, &password, Factors::Alone)?;
         let hash = users.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
         let user = UserRow {
             name: found.name.clone(),

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::Ambient;
 use crate::auth::{
     Db, FactorError, Factors, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded, SystemPermit,
-    accept_password, bcrypt_cost, is_importable, note_length, reset_factors,
+    bcrypt_cost, is_importable, note_length, reset_factors,
 };
 use crate::security::{self, Event};
 
@@ -199,7 +199,7 @@ impl Users {
     ) -> Result<UserRow, UserError> {
         let name = new_name(name)?;
         let roles = self.checked_roles(roles)?;
-        accept_password(&name, &password, Factors::Alone)?;
+        self.passwords.accept(&name, &password, Factors::Alone)?;
         let password_hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
         self.store(proof, name, password_hash, roles).await
     }
@@ -271,7 +271,7 @@ impl Users {
         if canonical == crate::emergency::NAME {
             return Err(UserError::Sealed);
         }
-        accept_password(&canonical, &password, Factors::Alone)?;
+        self.passwords.accept(&canonical, &password, Factors::Alone)?;
         let hash = self.passwords.hash(password).await.map_err(|_| UserError::Overloaded)?;
         self.change(proof, &canonical, "password set, tokens revoked", move |user| {
             user.password_hash = hash;

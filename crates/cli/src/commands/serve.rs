@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
-use interlock_engine::auth::{Ceremonies, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens};
+use interlock_engine::auth::{
+    Breached, Ceremonies, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens,
+};
 use interlock_engine::backup;
 use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices, NoDevice};
@@ -168,6 +170,11 @@ where
         _ => None,
     };
     let mut parts = installation::open(&state, settings.database_url.as_ref()).await?;
+    if let Some(path) = &settings.breached_passwords {
+        let list = Breached::open(path)
+            .with_context(|| format!("identity.breached_passwords_file ({})", path.display()))?;
+        parts.passwords = parts.passwords.refusing(list);
+    }
     let shared = match &settings.redis {
         Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
         None => None,

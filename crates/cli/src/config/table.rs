@@ -483,6 +483,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Authorities to trust, PEM; empty: this machine's.",
     ),
     setting(
+        "identity.breached_passwords_file",
+        &["BREACHED_PASSWORDS_FILE"],
+        Kind::Text,
+        "",
+        "SHA-1 digests of breached passwords in order, as Have I Been Pwned gives them; new passwords must not be among them. Empty: only the built-in list.",
+    ),
+    setting(
         "workloads.file",
         &["WORKLOADS_FILE"],
         Kind::Text,

@@ -183,6 +183,7 @@ pub(crate) struct ServerSettings {
     pub(crate) ldap: Option<LdapConfig>,
     /// Programs that may come with a token of their surroundings.
     pub(crate) workloads: Vec<WorkloadTrust>,
+    pub(crate) breached_passwords: Option<PathBuf>,
     pub(crate) oidc: Option<OidcConfig>,
     /// Where the provider sends a browser that has signed out.
     pub(crate) oidc_back_to: Option<String>,
@@ -457,6 +458,7 @@ impl Config {
             metrics_token: self.secret("metrics.token"),
             ldap: self.ldap()?,
             workloads: self.workloads()?,
+            breached_passwords: self.filled("identity.breached_passwords_file").map(PathBuf::from),
             oidc: self.oidc()?,
             oidc_back_to: self.oidc_back_to()?,
         };

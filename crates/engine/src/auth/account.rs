@@ -13,7 +13,7 @@ use super::documents::{SecondFactors, Session};
 use super::sessions::{Issued, record_issued};
 use super::{
     Db, FactorError, Factors, Passkeys, PasswordRefused, Passwords, Permit, Principals, Recorded,
-    SecondFactor, Sessions, SignInError, SignIns, accept_password, stands_alone,
+    SecondFactor, Sessions, SignInError, SignIns, stands_alone,
 };
 use crate::Ambient;
 use crate::security::{self, Event};
@@ -118,7 +118,7 @@ impl Account {
             return Err(AccountError::Same);
         }
         let factors = if self.principals.has_second_factor(&name) { Factors::Beside } else { Factors::Alone };
-        accept_password(&name, &new, factors)?;
+        self.passwords.accept(&name, &new, factors)?;
         let short = !stands_alone(&new);
         let hash = self.passwords.hash(new).await.map_err(|_| AccountError::Overloaded)?;
         let (id, now) = (caller.session().to_owned(), self.ambient.clock.now());

@@ -8,7 +8,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use interlock_model::secret::Secret;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{bcrypt_hash, blocked};
+use super::{Breached, bcrypt_hash, blocked};
 
 /// Shortest password where it is the only factor (NIST SP 800-63B-4).
 const MIN_ALONE: usize = 15;
@@ -34,6 +34,12 @@ pub enum PasswordRefused {
     /// It can be guessed.
     #[error("the password is easy to guess: it is a common one, repeats itself, or holds the user name")]
     Guessable,
+    /// It is in a list of breached ones.
+    #[error("the password is known from a breach elsewhere: choose one that you use nowhere else")]
+    Breached,
+    /// The list cannot be read.
+    #[error("the list of breached passwords cannot be read, so no password is taken; tell an administrator")]
+    NoList,
     /// It cannot be typed.
     #[error("the password holds a control character")]
     Control,
@@ -52,7 +58,7 @@ pub enum Factors {
 ///
 /// # Errors
 /// The first reason against it.
-pub fn accept_password(user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
+fn accept_password(user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
     let text = password.expose();
     let shortest = if factors == Factors::Alone { MIN_ALONE } else { MIN_BESIDE };
     if text.len() > MAX_BYTES {
@@ -88,14 +94,6 @@ pub(crate) fn stands_alone(password: &Secret) -> bool {
     password.expose().chars().count() >= MIN_ALONE
 }
 
-/// Checks a secret that somebody supplies for an agent: long enough that guessing at the permitted rate is hopeless.
-///
-/// # Errors
-/// The first reason against it.
-pub fn accept_secret(secret: &Secret) -> Result<(), PasswordRefused> {
-    accept_password("", secret, Factors::Alone)
-}
-
 /// How passwords are hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hasher {
@@ -129,6 +127,7 @@ enum Job {
 pub struct Passwords {
     jobs: mpsc::Sender<Job>,
     places: Arc<Semaphore>,
+    breached: Option<Arc<Breached>>,
 }
 
 /// The right to have hashes computed, one after the other. There are not many: who gets none is told at once.
@@ -159,7 +158,37 @@ impl Passwords {
             .name("password-hash".to_owned())
             .spawn(move || serve(hasher, &waiting))
             .expect("the operating system gives a thread at start-up");
-        Self { jobs, places: Arc::new(Semaphore::new(QUEUE)) }
+        Self { jobs, places: Arc::new(Semaphore::new(QUEUE)), breached: None }
+    }
+
+    /// Also refuses passwords of this list.
+    #[must_use]
+    pub fn refusing(self, breached: Breached) -> Self {
+        Self { breached: Some(Arc::new(breached)), ..self }
+    }
+
+    /// Checks a password that somebody chooses, or has.
+    ///
+    /// # Errors
+    /// The first reason against it.
+    pub fn accept(&self, user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
+        accept_password(user, password, factors)?;
+        match self.breached.as_ref().map(|list| list.holds(password.expose())) {
+            None | Some(Ok(false)) => Ok(()),
+            Some(Ok(true)) => Err(PasswordRefused::Breached),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the list of breached passwords cannot be read");
+                Err(PasswordRefused::NoList)
+            }
+        }
+    }
+
+    /// As [`Passwords::accept`], for the secret that somebody supplies for an agent.
+    ///
+    /// # Errors
+    /// The first reason against it.
+    pub fn accept_secret(&self, secret: &Secret) -> Result<(), PasswordRefused> {
+        self.accept("", secret, Factors::Alone)
     }
 
     /// Takes a place in the queue.

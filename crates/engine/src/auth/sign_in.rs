@@ -19,7 +19,9 @@ use super::opening::Opening;
 use super::password::Place;
 use super::sessions::Issued;
 use super::throttle::Guesser;
-use super::{FactorError, Origin, Passwords, Principals, Recorded, SecondFactor, Sessions, Throttle};
+use super::{
+    FactorError, Origin, PasswordRefused, Passwords, Principals, Recorded, SecondFactor, Sessions, Throttle,
+};
 use crate::Ambient;
 use crate::audit::Recorder;
 use crate::emergency;
@@ -160,7 +162,10 @@ impl SignIns {
         } else {
             super::Factors::Alone
         };
-        let weak = super::accept_password(&user.name, &password, factors).is_err();
+        let weak = matches!(
+            self.passwords.accept(&user.name, &password, factors),
+            Err(PasswordRefused::Guessable | PasswordRefused::Breached)
+        );
         self.upgrade(&user, password, origin).await;
         let opening = Opening::user(&user, &self.principals.roles(), "password", amr, origin);
         // An emergency lasts no longer than one access token at a time.
@@ -309,7 +314,7 @@ impl SignIns {
         if super::bcrypt_cost(&user.password_hash).is_none() {
             return;
         }
-        let good = super::accept_password(&user.name, &password, super::Factors::Alone).is_ok();
+        let good = self.passwords.accept(&user.name, &password, super::Factors::Alone).is_ok();
         let Ok(hash) = self.passwords.hash(password).await else { return };
         let (name, old, now) = (user.name.clone(), user.password_hash.clone(), self.ambient.clock.now());
         let proof = self.sessions.acting_for("user.password_upgraded", &user.name, origin);
