@@ -5,6 +5,7 @@
 
 mod account;
 mod activity;
+mod agent_sign_in;
 mod assertion;
 mod bcrypt_hash;
 mod blocked;
@@ -38,6 +39,7 @@ mod workload;
 
 pub(crate) use account::note_length;
 pub use account::{Account, AccountError};
+pub use agent_sign_in::AgentProof;
 pub use assertion::{BadKey, check_keys};
 pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
 pub use breached::Breached;
@@ -66,7 +68,7 @@ pub use resealing::{Resealed, examine as examine_sealed, reseal};
 pub use reviews::{ReviewedCredential, ReviewedPrincipal, Reviews};
 pub use sealing::{BadMasterKey, KEY_BYTES, MasterKey};
 pub use sessions::{Issued, Sessions};
-pub use sign_in::{AgentProof, SignInError, SignIns, SignedIn};
+pub use sign_in::{SignInError, SignIns, SignedIn};
 pub use signing_keys::{Keys, KeysError};
 pub use throttle::{LockedNetwork, Lockout, Throttle};
 pub use tokens::{Lifetimes, TokenError, TokenKind, Tokens};

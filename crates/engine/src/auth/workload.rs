@@ -10,10 +10,10 @@ use interlock_model::scope::Scope;
 use interlock_model::secret::Secret;
 use sha2::{Digest as _, Sha256};
 
+use super::agent_sign_in::{AgentArrival, Means};
 use super::documents::Used;
 use super::elsewhere::Elsewhere;
 use super::sessions::Issued;
-use super::sign_in::{AgentArrival, Means};
 use super::{Origin, SignInError, SignIns};
 use crate::security::{self, Event};
 
