@@ -30,16 +30,16 @@ impl Breached {
     /// When it cannot be read, or is not such a list.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path)?;
-        let list = Self { size: file.metadata()?.len(), file };
-        let first = list.digest_at(0)?;
+        let opened = Self { size: file.metadata()?.len(), file };
+        let first = opened.digest_at(0)?;
         let mut last = None;
-        for at in list.size.saturating_sub(LINE as u64)..list.size {
-            if list.begins(at)? {
-                last = list.digest_at(at)?;
+        for at in opened.size.saturating_sub(LINE as u64)..opened.size {
+            if opened.begins(at)? {
+                last = opened.digest_at(at)?;
             }
         }
         match (first, last) {
-            (Some(first), Some(last)) if first <= last => Ok(list),
+            (Some(first), Some(last)) if first <= last => Ok(opened),
             _ => Err(wrong()),
         }
     }
