@@ -166,6 +166,9 @@ impl Executions {
         system: SystemPermit,
     ) -> Self {
         let forgettable = Mutex::default();
+        crate::metrics::describe_actions(
+            device.catalogue().actions().map(|action| action.spec.name.as_str()),
+        );
         Self {
             inner: Arc::new(Inner {
                 device,

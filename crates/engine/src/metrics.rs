@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use interlock_model::policy::PrincipalKind;
+use interlock_model::run::RunState;
 use interlock_model::screen::Family;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::auth::TokenKind;
 use crate::security::Event;
@@ -35,6 +36,17 @@ pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKin
     let label = label(kind, principal);
     counter!("orchestrator_jwt_tokens_issued_total", "agent_id" => label, "token_type" => token.name())
         .increment(1);
+}
+
+/// Sets what is counted of a device's actions to zero.
+pub(crate) fn describe_actions<'a>(actions: impl Iterator<Item = &'a str>) {
+    for action in actions {
+        for state in RunState::ALL.iter().filter(|state| state.is_final()) {
+            counter!("device_executions_total", "task" => action.to_owned(), "status" => state.as_str())
+                .absolute(0);
+        }
+        let _ = histogram!("device_execution_duration_seconds", "task" => action.to_owned());
+    }
 }
 
 fn describe_signing_in() {

@@ -67,7 +67,8 @@ impl Orchestrating {
             SystemPermit::root("system"),
             news,
         );
-        interlock_engine::orchestrator::metrics::describe();
+        let addresses: Vec<String> = tools.toolbox.all().into_keys().collect();
+        interlock_engine::orchestrator::metrics::describe(&addresses);
         Ok(Self {
             orchestrator,
             tools,

@@ -2,7 +2,7 @@
 
 use interlock_model::policy::PrincipalKind;
 use interlock_model::task::{FIRST_PRIORITY, LAST_PRIORITY, ScheduleKind, TaskRunState};
-use metrics::{Unit, counter, describe_counter, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
 
 use crate::metrics::label;
 
@@ -13,8 +13,22 @@ pub(super) fn task_created(kind: &'static str, owner: &str) {
     counter!("orchestrator_tasks_created_total", "schedule_kind" => kind, "agent_id" => owner).increment(1);
 }
 
-/// Describes what an orchestrator counts, from zero.
-pub fn describe() {
+/// Describes what an orchestrator counts, from zero. `tools` are the addresses that steps can use.
+pub fn describe(tools: &[String]) {
+    crate::pipeline::describe_steps(tools);
+    describe_counter!(
+        "orchestrator_external_tool_calls_total",
+        "Calls of tools outside, by what they answered."
+    );
+    describe_histogram!(
+        "orchestrator_external_tool_duration_seconds",
+        Unit::Seconds,
+        "Time of a call of a tool outside."
+    );
+    // `http.request` is always a tool; where it may go is another setting.
+    counter!("orchestrator_external_tool_calls_total", "tool_address" => "http.request", "status_code" => "none")
+        .absolute(0);
+    let _ = histogram!("orchestrator_external_tool_duration_seconds", "tool_address" => "http.request");
     describe_counter!("orchestrator_tasks_created_total", "Tasks made.");
     describe_counter!("orchestrator_scheduler_jobs_created_total", "Runs made by due times.");
     for kind in ScheduleKind::ALL {
@@ -40,6 +54,10 @@ pub fn describe() {
         Unit::Seconds,
         "Time for which a worker held a run."
     );
+    for success in ["true", "false"] {
+        let _ = histogram!("orchestrator_task_duration_seconds", "success" => success);
+    }
+    let _ = histogram!("orchestrator_lease_duration_seconds");
     describe_counter!("orchestrator_scheduler_ticks_total", "Looks for due times.");
     for result in ["success", "error"] {
         counter!("orchestrator_scheduler_ticks_total", "result" => result).absolute(0);

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Ambient;
 use crate::tools::{Allowed, Call, Done, Failure, Toolbox};
+pub(crate) use outcome::describe_steps;
 use outcome::{Tally, step_ended};
 
 /// Longest wait between two attempts of a step.

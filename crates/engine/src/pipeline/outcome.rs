@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use interlock_model::pipeline::Step;
-use metrics::{counter, histogram};
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use serde_json::{Map, Value, json};
 
 use super::{End, Ended, Kind, Stop, Walk};
@@ -14,6 +14,24 @@ use crate::tools::Failure;
 pub(super) struct Tally {
     pub(super) executed: usize,
     pub(super) skipped: usize,
+}
+
+/// Classes of failed steps.
+const CLASSES: [&str; 7] = ["refused", "unreached", "failed", "timed_out", "cancelled", "unknown", "lost"];
+
+/// Describes what is counted of steps, from zero.
+pub(crate) fn describe_steps(tools: &[String]) {
+    describe_histogram!("orchestrator_step_duration_seconds", Unit::Seconds, "Time of a step.");
+    describe_counter!("orchestrator_step_success_total", "Steps that succeeded.");
+    describe_counter!("orchestrator_step_failure_total", "Steps that failed, by how.");
+    for tool in tools {
+        let _ = histogram!("orchestrator_step_duration_seconds", "tool_addr" => tool.clone());
+        counter!("orchestrator_step_success_total", "tool_addr" => tool.clone()).absolute(0);
+        for class in CLASSES {
+            counter!("orchestrator_step_failure_total", "tool_addr" => tool.clone(), "error_type" => class)
+                .absolute(0);
+        }
+    }
 }
 
 /// The metrics of one call. `tool` is an address that exists, so its values are bounded.

@@ -251,11 +251,9 @@ async fn a_copy_goes_from_one_backend_to_the_other_and_back() {
     let (parts, expected) = copied(&first).await;
     let empty: Vec<_> =
         expected.iter().filter(|(_, rows)| rows.is_empty()).map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        empty,
-        ["answers", "approvals", "run_steps", "task_runs", "task_triggers"],
-        "all others are tried"
-    );
+    let untried =
+        ["answers", "approvals", "deliveries", "run_steps", "task_runs", "task_triggers", "webhooks"];
+    assert_eq!(empty, untried, "all others are tried");
 
     let fresh = Fresh::make().await;
     into_server(&fresh.url, copy::known().len(), parts).await.expect("filled");
