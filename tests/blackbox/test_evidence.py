@@ -1,14 +1,19 @@
 """The audit log as evidence: signed while the server runs, taken away, checked by somebody who has only the public key."""
 
+import contextlib
 import glob
 import json
 import os
+import re
 import shutil
+import socket
 import sqlite3
+import ssl
 import subprocess
+import threading
 import unittest
 
-from support import Server, program, wait_for
+from support import Server, certificate, program, wait_for
 
 SOURCE = """
     from interlock import task
@@ -226,6 +231,95 @@ class Evidence(unittest.TestCase):
         oldest = connection.execute("SELECT min(seq) FROM audit").fetchone()[0]
         connection.close()
         return oldest
+
+
+class Collector(threading.Thread):
+    """A receiver of syslog over TLS. ``cut``: after so many bytes it hangs up once."""
+
+    def __init__(self, folder, cut=None):
+        super().__init__(daemon=True)
+        self.authority, key = certificate(folder, "collector-%d" % id(self))
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.authority, key)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.place = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.cut, self.messages, self.problem = cut, [], None
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                plain, _ = self.listener.accept()
+            except OSError:
+                return
+            plain.settimeout(20)
+            try:
+                with self.context.wrap_socket(plain, server_side=True) as connection:
+                    data, whole = b"", False
+                    while not whole:
+                        part = connection.recv(65536)
+                        data, whole = data + part, not part
+                        if self.cut is not None and len(data) > self.cut:
+                            self.cut = None
+                            plain.close()
+                            break
+                    while data:
+                        length, _, rest = data.partition(b" ")
+                        if not length.isdigit() or len(rest) < int(length):
+                            break
+                        self.messages.append(rest[:int(length)].decode())
+                        data = rest[int(length):]
+                    if whole:
+                        # Everything is taken, and it says so.
+                        with contextlib.suppress(OSError):
+                            connection.unwrap()
+            except OSError as problem:
+                self.problem = problem
+
+
+class Sending(unittest.TestCase):
+    """Entries on their way to other systems."""
+
+    def send(self, server, collector, form="rfc5424", code=0, authority=None):
+        done = subprocess.run([program(), "audit", "send", "--to", collector.place, "--ca-file", authority or collector.authority, "--position",
+                               os.path.join(server.folder, "position-" + form), "--form", form, "--state", server.state, "-o", "json"],
+                              capture_output=True, text=True, timeout=60, env=server.variables, check=False)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return json.loads(done.stdout) if code == 0 else done.stdout + done.stderr
+
+    def test_entries_arrive_over_tls_and_none_is_lost_when_the_collector_hangs_up(self):
+        with Server(SOURCE) as server:
+            collector = Collector(server.folder)
+            for number in range(150):
+                self.assertEqual(server.run("measure", {"well": "B%d" % number}).status_code, 200)
+            first = self.send(server, collector)
+            numbers = [int(re.search(r' id="(\d+)"', message).group(1)) for message in collector.messages]
+            self.assertEqual(numbers, list(range(1, first["last"] + 1)))
+            for message in collector.messages:
+                self.assertRegex(message, r"^<1(08|10)>1 \d{4}-\d\d-\d\dT[0-9:.]+Z - interlock - [a-z_.]+ \[audit@32473 id=")
+            self.assertEqual(self.send(server, collector)["sent"], 0)
+            # The next one hangs up in the middle: the position stays, and the entries come again.
+            cutting = Collector(server.folder, cut=3000)
+            server.run("measure")
+            self.assertIn("run it again", self.send(server, cutting, form="cef", code=8))
+            self.assertFalse(os.path.exists(os.path.join(server.folder, "position-cef")))
+            sent = self.send(server, cutting, form="cef")
+            found = {int(number) for message in cutting.messages for number in re.findall(r"externalId=(\d+)", message)}
+            self.assertEqual(found, set(range(1, sent["last"] + 1)))
+            self.assertIn("CEF:0|Interlock|interlock|", cutting.messages[-1])
+            # Nobody else can pass for the collector.
+            stranger, _ = certificate(server.folder, "stranger")
+            self.assertIn("connect to", self.send(server, collector, form="ocsf", code=8, authority=stranger))
+            collector.messages.clear()
+            self.send(server, collector, form="ocsf")
+            events = [json.loads(message.partition(" - interlock - ")[2].split(" ", 2)[2]) for message in collector.messages]
+            self.assertEqual({event["class_uid"] for event in events} - {3001, 3002, 6003}, set())
+            path = os.path.join(server.folder, "trail.ocsf")
+            subprocess.run([program(), "audit", "export", path, "--form", "ocsf", "--state", server.state], timeout=60, env=server.variables, check=True)
+            with open(path, encoding="utf-8") as opened:
+                self.assertEqual([json.loads(line) for line in opened][:len(events)], events)
+            for one in (collector, cutting):
+                one.listener.close()
 
 
 if __name__ == "__main__":

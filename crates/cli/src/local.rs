@@ -19,7 +19,7 @@ use interlock_engine::{BanRow, StoreError, UserRow};
 use interlock_evidence::checkpoint::{Signer, VerifyingKey};
 use interlock_evidence::proof::Proof;
 use interlock_model::Timestamp;
-use interlock_model::audit::Hash;
+use interlock_model::audit::{AuditEntry, Hash};
 use interlock_model::secret::Secret;
 
 use crate::config::Config;
@@ -196,10 +196,22 @@ impl Local {
     pub(crate) async fn export_audit<W: std::io::Write>(&self, out: W) -> anyhow::Result<(W, VerifyingKey)> {
         let signer = self.signer().await?;
         let exported = notary::export(&*self.parts.store, &signer, out).await?;
+        self.record_export().await?;
+        Ok((exported, signer.key().clone()))
+    }
+
+    /// Somebody has taken the audit log away.
+    pub(crate) async fn record_export(&self) -> anyhow::Result<()> {
         let proof = self.permit.acting("audit.exported", None);
         let nothing = Recorded { value: (), details: serde_json::json!({}) };
-        self.parts.db.write(&proof, move |_| Box::pin(async move { Ok::<_, StoreError>(nothing) })).await?;
-        Ok((exported, signer.key().clone()))
+        let recorded =
+            self.parts.db.write(&proof, move |_| Box::pin(async move { Ok::<_, StoreError>(nothing) }));
+        recorded.await.context("record the export")
+    }
+
+    /// Entries behind this one, oldest first, some at a time.
+    pub(crate) async fn audit_after(&self, number: u64) -> anyhow::Result<Vec<AuditEntry>> {
+        self.parts.store.audit_from(number, 1_000).await.context("read the audit log")
     }
 
     /// The proof that an entry is in the audit log.

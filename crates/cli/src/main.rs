@@ -15,14 +15,16 @@ mod passkeys;
 mod python;
 mod remote;
 mod shared;
+mod supervision;
 mod tools;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use commands::{config as config_command, dev, directory, doctor, net, serve};
+use commands::{config as config_command, dev, directory, doctor, net, probe, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,6 +56,14 @@ enum Command {
     Config(config_command::ConfigCommand),
     /// Check this machine and an installation
     Doctor(doctor::DoctorArgs),
+    /// Ask once whether a server is ready: exit code 0 if it is
+    Probe(probe::ProbeArgs),
+    /// Write a manual page for each command into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: std::path::PathBuf,
+    },
     /// Print a completion script
     Completion {
         /// bash, zsh, fish, elvish or powershell
@@ -124,6 +134,8 @@ async fn dispatch(cli: Cli) -> u8 {
             Ok(false) => 1,
             Err(error) => told(Err(error)),
         },
+        Command::Probe(args) => told(probe::probe(&args).await),
+        Command::Man { folder } => told(manual(&folder)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "interlock", &mut std::io::stdout());
             0
@@ -136,6 +148,11 @@ async fn dispatch(cli: Cli) -> u8 {
             }
         },
     }
+}
+
+fn manual(folder: &std::path::Path) -> anyhow::Result<()> {
+    clap_mangen::generate_to(Cli::command(), folder)
+        .with_context(|| format!("write the manual into {}", folder.display()))
 }
 
 async fn serve_device(args: serve::ServeArgs) -> anyhow::Result<()> {

@@ -6,4 +6,5 @@ pub(crate) mod directory;
 pub(crate) mod doctor;
 pub(crate) mod net;
 pub(crate) mod orchestrate;
+pub(crate) mod probe;
 pub(crate) mod serve;

@@ -43,6 +43,7 @@ use crate::directories;
 use crate::installation::{self, Parts};
 use crate::python;
 use crate::shared::{Heralds, Shared};
+use crate::supervision::Manager;
 
 /// Longest wait for requests and runs when the server ends.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -347,9 +348,13 @@ where
         net::write_ready_file(path, &told)?;
     }
     ready(&told);
+    let supervised = Manager::of_this_process().map(Manager::ready);
 
     net::stop_signal().await;
     tracing::info!("the server is stopping");
+    if let Some(supervised) = &supervised {
+        supervised.stopping();
+    }
     stop.cancel();
     let _ = serving.await;
     if let Some(orchestrating) = &orchestrating {

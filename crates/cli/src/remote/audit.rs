@@ -1,5 +1,6 @@
 //! `interlock audit`: reading the trail, and checking that nobody has changed it.
 
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use interlock_model::audit::{AuditEntry, Hash, Verifier};
 use interlock_model::wire::{AuditCount, AuditView, parse_hash};
 use serde_json::json;
 
+use super::audit_forms::{Form, Receiver, line};
 use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::Global;
@@ -43,6 +45,8 @@ pub(crate) enum AuditCommand {
     Key(StateArgs),
     /// Write the whole trail to a file that `interlock-verify` checks without a server
     Export(ExportArgs),
+    /// Send new entries to a collector, as syslog over TLS (RFC 5425): from a timer, each minute
+    Send(SendArgs),
 }
 
 /// Which installation.
@@ -75,6 +79,28 @@ pub(crate) struct ProveArgs {
 pub(crate) struct ExportArgs {
     /// The file to write; it must not be there yet
     file: PathBuf,
+    #[command(flatten)]
+    state: StateArgs,
+    /// Instead: a line for each entry, for other systems; nothing in it can be proven
+    #[arg(long)]
+    form: Option<Form>,
+}
+
+/// Where to send.
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// The collector; the usual port is 6514
+    #[arg(long, value_name = "HOST:PORT")]
+    to: String,
+    /// Authorities of its certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    ca_file: PathBuf,
+    /// File with the number of the last entry that was sent; made when it is not there
+    #[arg(long, value_name = "FILE")]
+    position: PathBuf,
+    /// What a message looks like
+    #[arg(long, default_value = "rfc5424")]
+    form: Form,
     #[command(flatten)]
     state: StateArgs,
 }
@@ -231,7 +257,8 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
             local.close().await;
             ui.out(&key.map_err(|error| unusable(&error))?.to_string())
         }
-        AuditCommand::Export(ExportArgs { file, state: StateArgs { state } }) => {
+        AuditCommand::Send(args) => send(ui, args).await,
+        AuditCommand::Export(ExportArgs { file, state: StateArgs { state }, form }) => {
             let unwritable = |error: &dyn std::fmt::Display| {
                 Failure::new(
                     exit::ERROR,
@@ -243,6 +270,11 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
             let out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
             let out = std::io::BufWriter::new(out.map_err(|error| unwritable(&error))?);
             let local = super::users::open(&state).await?;
+            if let Some(form) = form {
+                let written = write_lines(&local, out, form).await;
+                local.close().await;
+                return written.map_err(|error| unwritable(&format!("{error:#}")));
+            }
             let exported = local.export_audit(out).await;
             local.close().await;
             let (written, key) = exported.map_err(|error| unwritable(&error))?;
@@ -256,6 +288,63 @@ pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Re
             Ok(())
         }
     }
+}
+
+/// A line for each entry.
+async fn write_lines(
+    local: &crate::local::Local,
+    mut out: std::io::BufWriter<std::fs::File>,
+    form: Form,
+) -> anyhow::Result<()> {
+    let mut after = 0;
+    loop {
+        let entries = local.audit_after(after).await?;
+        let Some(last) = entries.last() else { break };
+        after = last.seq;
+        for entry in &entries {
+            writeln!(out, "{}", line(entry, form))?;
+        }
+    }
+    out.into_inner()?.sync_all()?;
+    local.record_export().await
+}
+
+/// Sends what is new. The position moves when the collector has ended the connection in order, so that nothing is lost; after an
+/// interruption entries may arrive twice, with the same number.
+async fn send(ui: &Ui, args: SendArgs) -> Result<(), Failure> {
+    let failed = |error: &anyhow::Error| {
+        let hint = "the position was not moved; run it again";
+        Failure::new(exit::UNREACHABLE, "the audit trail was not sent", hint).because(format!("{error:#}"))
+    };
+    let after = match std::fs::read_to_string(&args.position) {
+        Ok(text) => text.trim().parse().map_err(|_| {
+            Failure::new(exit::USAGE, format!("{} holds no number", args.position.display()), "")
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(Failure::file("cannot read the position", &args.position, &error, "")),
+    };
+    let local = super::users::open(&args.state.state).await?;
+    let sent = async {
+        let mut last = after;
+        let mut entries = local.audit_after(last).await?;
+        if entries.is_empty() {
+            return Ok(last);
+        }
+        let mut receiver = Receiver::connect(&args.to, &args.ca_file).await?;
+        while let Some(newest) = entries.last() {
+            receiver.send(&entries, args.form).await?;
+            last = newest.seq;
+            entries = local.audit_after(last).await?;
+        }
+        receiver.finish().await?;
+        crate::installation::replace(&args.position, format!("{last}\n").as_bytes())?;
+        Ok::<_, anyhow::Error>(last)
+    }
+    .await;
+    local.close().await;
+    let last = sent.map_err(|error| failed(&error))?;
+    let facts = || Facts::new().with("sent", (last - after).to_string()).with("last entry", last.to_string());
+    ui.one(&json!({ "sent": last - after, "last": last }), facts, &last.to_string())
 }
 
 fn unusable(error: &anyhow::Error) -> Failure {

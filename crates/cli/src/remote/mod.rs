@@ -11,6 +11,7 @@ mod agents;
 mod api;
 mod attention;
 mod audit;
+mod audit_forms;
 mod backup;
 mod bans;
 mod connect;
