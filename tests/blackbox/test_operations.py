@@ -57,5 +57,40 @@ class Operations(unittest.TestCase):
             self.assertGreater(tried, 20)
 
 
+class Doctor(unittest.TestCase):
+    """`interlock doctor` in production: what is missing fails, with what to do."""
+
+    GOOD = {"ENVIRONMENT": "production", "TRUSTED_PROXIES": "127.0.0.1", "REQUIRE_MFA_FOR_ADMINS": "true", "METRICS_TOKEN": "m" * 20 + "7fQz",
+            "AUDIT_ANCHOR_FILE": "/mnt/anchors", "SECURITY_CONTACT": "mailto:a@example.org", "BACKUP_KEY": "x"}
+
+    def look(self, variables, *arguments):
+        done = subprocess.run([program(), "doctor", *arguments], capture_output=True, text=True, timeout=60, check=False,
+                              env={"PATH": os.environ["PATH"], "HOME": "/nowhere", **variables})
+        lines = done.stdout.splitlines()
+        marked = {line[6:]: (line[:4], lines[number + 1].strip() if lines[number + 1:] and lines[number + 1].startswith("      ") else "")
+                  for number, line in enumerate(lines) if not line.startswith("      ")}
+        return done.returncode, marked
+
+    def test_doctor_names_what_is_missing_and_how_to_mend_it(self):
+        code, found = self.look(self.GOOD)
+        self.assertEqual((code, [what for what, (mark, _) in found.items() if mark != "pass"]), (0, []))
+        for variable, value, remedy in (
+                ("TRUSTED_PROXIES", "", "TLS_CERT_FILE"), ("RATE_LIMIT_ENABLED", "false", "RATE_LIMIT_ENABLED=true"),
+                ("BLOCK_SUSPICIOUS_PATTERNS", "false", "BLOCK_SUSPICIOUS_PATTERNS=true"), ("ACCESS_TOKEN_EXPIRE_HOURS", "12", "ACCESS_TOKEN_EXPIRE_HOURS=1"),
+                ("REQUIRE_MFA_FOR_ADMINS", "", "REQUIRE_MFA_FOR_ADMINS"), ("METRICS_TOKEN", "", "METRICS_TOKEN_FILE"),
+                ("AUDIT_RETENTION_DAYS", "10", "AUDIT_RETENTION_DAYS=90"), ("AUDIT_ANCHOR_FILE", "", "AUDIT_ANCHOR_FILE"), ("BACKUP_KEY", "", "BACKUP_KEY"),
+                ("SECURITY_CONTACT", "", "SECURITY_CONTACT"), ("DATABASE_URL", "postgres://a@db.example/x?sslmode=disable", "sslmode=verify-full")):
+            variables = dict(self.GOOD, **{variable: value})
+            if not value:
+                del variables[variable]
+            code, found = self.look(variables)
+            failed = [remedy for mark, remedy in found.values() if mark == "FAIL"]
+            self.assertEqual(code, 1, (variable, found))
+            self.assertTrue(any(remedy in said for said in failed), (variable, failed))
+            # While nothing is in production the same is a note.
+            _, found = self.look(dict(variables, ENVIRONMENT="development"))
+            self.assertTrue(any(remedy in said for mark, said in found.values() if mark == "note"), (variable, found))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -9,13 +9,13 @@ use interlock_engine::auth::documents::PublicKey;
 use interlock_engine::auth::{
     Keys, Lockout, Recorded, Resealed, SystemPermit, Throttle, examine_sealed, reseal,
 };
-use interlock_engine::backup::{self, CameBack, Credentials, Past, Settled};
+use interlock_engine::backup::{self, Backups, CameBack, Credentials, Past, Settled};
 use interlock_engine::bans::{BanError, Bans};
 use interlock_engine::identity;
 use interlock_engine::notary::{self, Finding, NotaryError, Report, Trust};
 use interlock_engine::revocations::{self, Ended, Revocations};
 use interlock_engine::users::{UserChange, UserError, Users};
-use interlock_engine::{BanRow, StoreError, UserRow};
+use interlock_engine::{AuditFilter, BanRow, Page, StoreError, UserRow};
 use interlock_evidence::checkpoint::{Signer, VerifyingKey};
 use interlock_evidence::proof::Proof;
 use interlock_model::Timestamp;
@@ -333,6 +333,13 @@ impl Local {
     pub(crate) async fn record_drill(&self, taken_at: Timestamp) -> anyhow::Result<()> {
         let now = self.parts.ambient.clock.now();
         backup::tried(&self.parts.db, &self.permit, taken_at, now).await.context("record the drill")
+    }
+
+    /// When backups were taken and tried, and when the newest audit entry was written.
+    pub(crate) async fn past(&self) -> anyhow::Result<(Backups, Option<Timestamp>)> {
+        let store = &*self.parts.store;
+        let newest = store.audit(&AuditFilter::default(), Page { limit: 1, offset: 0 }).await?;
+        Ok((backup::last(store).await?, newest.items.first().map(|entry| entry.draft.at)))
     }
 
     /// Accounts with their hashes.

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::hardening;
+use crate::config::Config;
 use crate::local::{Kept, Local};
 use crate::print_out;
 use crate::python;
@@ -18,14 +20,25 @@ pub(crate) struct DoctorArgs {
     python: Option<PathBuf>,
 }
 
-struct Finding {
-    good: bool,
-    what: String,
-    remedy: String,
+/// What was seen.
+pub(super) struct Finding {
+    pub(super) good: bool,
+    /// When it is not good, it is no failure here.
+    pub(super) note: bool,
+    pub(super) what: String,
+    pub(super) remedy: String,
 }
 
 fn finding(good: bool, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { good, what: what.into(), remedy: remedy.into() }
+    Finding { good, note: false, what: what.into(), remedy: remedy.into() }
+}
+
+fn unusable(error: &dyn std::fmt::Display) -> Finding {
+    finding(
+        false,
+        format!("settings: {error}"),
+        "mend the setting; `interlock config show --origin` tells where each comes from",
+    )
 }
 
 /// Looks and reports. `Ok(false)` when something needs mending.
@@ -35,29 +48,29 @@ fn finding(good: bool, what: impl Into<String>, remedy: impl Into<String>) -> Fi
 pub(crate) async fn doctor(args: &DoctorArgs) -> anyhow::Result<bool> {
     let mut findings = vec![python_works(args.python.clone())];
     let environment = std::env::vars().collect();
-    findings.push(
-        match crate::config::Config::load(None, &environment, &[])
-            .and_then(|config| config.server().map(drop))
-        {
-            Ok(()) => finding(true, "settings from the environment are usable", ""),
-            Err(error) => finding(
-                false,
-                format!("settings: {error}"),
-                "mend the setting; `interlock config show --origin` tells where each comes from",
-            ),
-        },
-    );
+    let config = Config::load(None, &environment, &[]);
+    findings.push(match config.as_ref().map(|config| config.server().map(drop)) {
+        Ok(Ok(())) => finding(true, "settings from the environment are usable", ""),
+        Ok(Err(error)) => unusable(&error),
+        Err(error) => unusable(error),
+    });
+    let config = config.unwrap_or_else(|_| Config::defaults());
+    findings.extend(hardening::settings(&config));
     if let Some(state) = &args.state {
-        findings.extend(look_at(state).await);
+        findings.extend(look_at(&config, state).await);
     }
     for finding in &findings {
-        let mark = if finding.good { "pass" } else { "FAIL" };
+        let mark = match finding {
+            Finding { good: true, .. } => "pass",
+            Finding { note: true, .. } => "note",
+            Finding { .. } => "FAIL",
+        };
         print_out(&format!("{mark}  {}\n", finding.what));
         if !finding.good && !finding.remedy.is_empty() {
             print_out(&format!("      {}\n", finding.remedy));
         }
     }
-    Ok(findings.iter().all(|finding| finding.good))
+    Ok(findings.iter().all(|finding| finding.good || finding.note))
 }
 
 fn python_works(told: Option<PathBuf>) -> Finding {
@@ -83,7 +96,7 @@ fn python_works(told: Option<PathBuf>) -> Finding {
     }
 }
 
-async fn look_at(state: &Path) -> Vec<Finding> {
+async fn look_at(config: &Config, state: &Path) -> Vec<Finding> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut findings = Vec::new();
     let private = |path: &Path| {
@@ -104,7 +117,14 @@ async fn look_at(state: &Path) -> Vec<Finding> {
             return findings;
         }
     }
-    for name in ["keys/token-signing.pk8", "interlock.db", "tls/ca.key", "tls/server.key"] {
+    for name in [
+        "keys/token-signing.pk8",
+        "keys/audit-signing.pk8",
+        "keys/master.key",
+        "interlock.db",
+        "tls/ca.key",
+        "tls/server.key",
+    ] {
         let path = state.join(name);
         if path.exists() {
             let good = private(&path).unwrap_or(false);
@@ -115,6 +135,7 @@ async fn look_at(state: &Path) -> Vec<Finding> {
             ));
         }
     }
+    findings.extend(hardening::folder(config, state));
     match Local::open(state).await {
         Err(error) => findings.push(finding(
             false,
@@ -140,6 +161,10 @@ async fn look_at(state: &Path) -> Vec<Finding> {
                     format!("audit log: {error:#}"),
                     "treat it as an incident: keep a copy of the state folder before anything else",
                 )),
+            }
+            match local.past().await {
+                Ok((backups, newest)) => findings.extend(hardening::past(config, &backups, newest)),
+                Err(error) => findings.push(finding(false, format!("backups: {error:#}"), "")),
             }
             match local.list().await {
                 Ok(users) => {
