@@ -180,7 +180,7 @@ class Oidc(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.provider = told("INTERLOCK_TEST_OIDC")
-        cls.server = Server(HELLO, variables={
+        cls.variables = {
             "OIDC_ISSUER": cls.provider["issuer"],
             "OIDC_CA_FILE": cls.provider["ca"],
             "OIDC_CLIENT_ID": "basic",
@@ -189,7 +189,8 @@ class Oidc(unittest.TestCase):
             "OIDC_SCOPES": "openid profile email groups",
             "OIDC_ROLE_MAP": "lab-ops=operator;site=viewer",
             "RATE_LIMIT_ENABLED": "false",
-        })
+        }
+        cls.server = Server(HELLO, variables=cls.variables)
         cls.server.start()
 
     @classmethod
@@ -213,6 +214,15 @@ class Oidc(unittest.TestCase):
         self.assertIn("HttpOnly", begun.headers["set-cookie"])
         self.assertIn("SameSite=Lax", begun.headers["set-cookie"])
         return begun.headers["location"]
+
+    def test_over_tls_the_cookie_is_this_host_s_alone(self):
+        with Server(HELLO, options=["--tls", "internal"], variables=self.variables) as server, server.http() as http:
+            cookie = http.get("/auth/oidc/login").headers["set-cookie"]
+        self.assertTrue(cookie.startswith("__Host-"), cookie.partition("=")[0])
+        flags = {flag.strip().partition("=")[0] for flag in cookie.split(";")[1:]}
+        self.assertLessEqual({"Secure", "HttpOnly", "Path", "SameSite", "Max-Age"}, flags)
+        self.assertNotIn("Domain", flags)
+        self.assertLess(len(cookie), 4096)
 
     def come_back(self, http, who):
         return http.get("/auth/oidc/callback?" + self.browse(self.begin(http), who))

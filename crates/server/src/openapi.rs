@@ -285,12 +285,31 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
         ("GET", "/audit/counts") => {
             parameters.extend(["by", "limit"].iter().chain(&WHICH_AUDIT).copied().map(query));
         }
-        ("GET", "/audit/proof") => parameters.push(query("entry")),
-        ("GET", "/runs/{run_id}/events") => parameters.extend(["after", "limit"].map(query)),
+        ("GET", "/audit/proof") => {
+            let mut entry = query("entry");
+            entry["required"] = true.into();
+            entry["schema"]["minimum"] = 1.into();
+            parameters.push(entry);
+        }
+        ("GET", "/runs/{run_id}/events") => {
+            let mut limit = query("limit");
+            limit["schema"]["maximum"] = 1000.into();
+            parameters.extend([query("after"), limit]);
+        }
         _ => {}
     }
     let success = match (route.method.as_str(), route.path) {
-        ("POST", "/users" | "/agents" | "/auth/keys" | "/bans" | "/tasks") => "201",
+        (
+            "POST",
+            "/users"
+            | "/users/invitations"
+            | "/auth/invitations/accept"
+            | "/agents"
+            | "/auth/keys"
+            | "/auth/factors/totp"
+            | "/bans"
+            | "/tasks",
+        ) => "201",
         ("POST", "/runs/{run_id}/cancel" | "/events") => "202",
         _ => "200",
     };
@@ -299,14 +318,14 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
         "tags": [tag],
         "summary": summary,
         "parameters": parameters,
-        "responses": responses(success, answer, route.access),
+        "responses": responses(success, answer, route.path, route.access),
         "x-interlock-access": access(route.access),
     });
     if !body.is_empty() {
         let form = body.ends_with("Form");
         let media_type = if form { "application/x-www-form-urlencoded" } else { "application/json" };
         operation["requestBody"] = json!({
-            "required": !matches!(body, "Reason" | "Object" | "AgentSecretRequest"),
+            "required": needs_body(body),
             "content": { media_type: { "schema": { "$ref": format!("#/components/schemas/{body}") } } },
         });
     }
@@ -314,6 +333,12 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
         operation["security"] = json!([]);
     }
     operation
+}
+
+/// Whether a body of this shape says anything that must be said.
+fn needs_body(name: &str) -> bool {
+    let shape = identity::SHAPES.iter().chain(orchestrator::SHAPES).find(|shape| shape.0 == name);
+    shape.map_or(!matches!(name, "Reason" | "Object"), |(_, required, _)| !required.is_empty())
 }
 
 fn access(access: Access) -> String {
@@ -329,7 +354,8 @@ const WHICH_AUDIT: [&str; 9] =
 
 fn query(name: &str) -> Value {
     let schema = match name {
-        "limit" | "offset" | "after" | "entry" | "days" | "count" | "max_age_hours" => {
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
+        "offset" | "after" | "entry" | "days" | "count" | "max_age_hours" => {
             json!({ "type": "integer", "minimum": 0 })
         }
         "all" | "keep_current" | "success" | "include_errors" => json!({ "type": "boolean" }),
@@ -357,7 +383,7 @@ fn execute_headers() -> [Value; 3] {
     ]
 }
 
-fn responses(success: &str, answer: &str, access: Access) -> Value {
+fn responses(success: &str, answer: &str, path: &str, access: Access) -> Value {
     let mut responses = Map::new();
     let mut good = json!({ "description": "Done" });
     if !answer.is_empty() {
@@ -366,8 +392,13 @@ fn responses(success: &str, answer: &str, access: Access) -> Value {
     }
     responses.insert(success.to_owned(), good);
     let mut problem = |status: &str, text: &str| {
-        let content =
-            json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+        let schema = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+        // OAuth has its errors as plain JSON (RFC 6749 section 5.2).
+        let content = if path.starts_with("/oauth/") || path == "/auth/oidc/logout" {
+            json!({ "application/json": schema, "application/problem+json": schema })
+        } else {
+            json!({ "application/problem+json": schema })
+        };
         responses.insert(status.to_owned(), json!({ "description": text, "content": content }));
     };
     if let Access::Granted(_) = access {
@@ -409,7 +440,7 @@ fn action_operation(action: &DeviceAction) -> Value {
         "description": spec.doc,
         "parameters": execute_headers(),
         "requestBody": { "required": !spec.parameters.iter().all(|p| !p.required), "content": { "application/json": { "schema": body } } },
-        "responses": responses("200", "ExecuteAnswer", Access::Granted("device.executed")),
+        "responses": responses("200", "ExecuteAnswer", "/execute/{task}", Access::Granted("device.executed")),
         "x-interlock-access": format!("role {}", action.role()),
         "x-effects": spec.effects,
     })
