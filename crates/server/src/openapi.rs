@@ -338,7 +338,7 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
 /// Whether a body of this shape says anything that must be said.
 fn needs_body(name: &str) -> bool {
     let shape = identity::SHAPES.iter().chain(orchestrator::SHAPES).find(|shape| shape.0 == name);
-    shape.map_or(!matches!(name, "Reason" | "Object"), |(_, required, _)| !required.is_empty())
+    shape.map_or(!matches!(name, "Reason" | "Object" | "UserEdit"), |(_, required, _)| !required.is_empty())
 }
 
 fn access(access: Access) -> String {

@@ -491,7 +491,7 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     ("Acceptance", &[("token", "string"), ("password", "string")], &[]),
     ("Accepted", &[("name", "string"), ("roles", "[string]")], &[]),
-    ("RevokeRequest", &[], &[("refresh_token", "string"), ("token", "string")]),
+    ("RevokeRequest", &[], &[("refresh_token", "string?"), ("token", "string?")]),
     (
         "Token",
         &[
