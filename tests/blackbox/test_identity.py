@@ -9,12 +9,14 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 import uuid
+from concurrent import futures
 
 from lab import LAB
-from support import ADMIN_PASSWORD, Case, Server, program, together, token_parts, tool, wait_for
+from support import ADMIN_PASSWORD, PASSWORD, Case, Server, program, together, token_parts, tool, wait_for
 
 SYSTEM = "00000000-0000-0000-0000-000000000001"
 KEY = secrets.token_urlsafe(48)
@@ -251,6 +253,57 @@ class BreachedPasswords(unittest.TestCase):
             code, said = server.refused()
             self.assertNotEqual(code, 0)
             self.assertIn("breached_passwords_file", said)
+
+
+class Races(unittest.TestCase):
+    """Whoever gets tokens in the moment in which they are taken away has nothing of it."""
+
+    def living(self, server, answers):
+        """The tokens of these answers that are still taken."""
+        got = [answer.json() for answer in answers if answer.status_code == 200]
+        access = [one["access_token"] for one in got if status(server, one["access_token"]) != 401]
+        return access + [one["refresh_token"] for one in got if refresh(server, one["refresh_token"]).status_code != 401]
+
+    def race(self, server, kill, other, count=3):
+        """``kill`` and ``count`` times ``other`` at once; the answers of the latter."""
+        barrier = threading.Barrier(count + 1)
+
+        def one(number):
+            with server.http() as client:
+                barrier.wait()
+                return kill(client) if number == 0 else other(client)
+
+        with futures.ThreadPoolExecutor(count + 1) as pool:
+            first, *others = pool.map(one, range(count + 1))
+        self.assertEqual(first.status_code, 200, first.text)
+        return others
+
+    def test_what_is_taken_away_stays_away(self):
+        with Orchestrator() as server:
+            admin = {"Authorization": "Bearer " + server.token()}
+            agent, secret = new_agent(server, ["runs:read"])
+            for _ in range(15):
+                access, token = pair(server, agent, secret)
+                answers = self.race(server, lambda client, token=token: client.post("/agents/auth/revoke", json={"token": token}),
+                                    lambda client, token=token: client.post("/agents/auth/refresh", json={"refresh_token": token}))
+                self.assertEqual(self.living(server, answers), [])
+                self.assertEqual(status(server, access), 401)
+            for number in range(8):
+                agent, secret = new_agent(server, ["runs:read"])
+                body = {"agent_id": agent, "agent_secret": secret}
+                answers = self.race(server, lambda client, agent=agent, number=number: client.request(
+                    *(("DELETE", "/agents/" + agent) if number % 2 else ("POST", "/agents/%s/credentials" % agent)), headers=admin),
+                    lambda client, body=body: client.post("/agents/auth/token", json=body))
+                self.assertEqual(self.living(server, answers), [])
+            for number in range(6):
+                user = {"username": "racer%d" % number, "password": PASSWORD}
+                with server.http(server.token()) as client:
+                    made = client.post("/users", json={"name": user["username"], "password": PASSWORD, "roles": ["viewer"]})
+                    self.assertEqual(made.status_code, 201, made.text)
+                answers = self.race(server, lambda client, name=user["username"]: client.patch("/users/" + name, json={"disabled": True}, headers=admin),
+                                    lambda client, user=user: client.post("/auth/login", json=user))
+                alive = [one.json()["access_token"] for one in answers if one.status_code == 200]
+                self.assertEqual([status(server, token) for token in alive], [401] * len(alive))
 
 
 class OnADevice(unittest.TestCase):

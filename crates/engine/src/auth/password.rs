@@ -58,7 +58,7 @@ pub enum Factors {
 ///
 /// # Errors
 /// The first reason against it.
-fn accept_password(user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
+pub fn accept_password(user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
     let text = password.expose();
     let shortest = if factors == Factors::Alone { MIN_ALONE } else { MIN_BESIDE };
     if text.len() > MAX_BYTES {
