@@ -162,6 +162,33 @@ class Clock(Case):
             again = client.post("/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
             self.assertLessEqual(int(again.headers.get("retry-after", 0)), 3600, again.text)
 
+    def test_old_runs_go_with_their_files_if_they_are_not_to_be_kept(self):
+        source = SOURCE + '''
+@task
+def picture() -> int:
+    ctx.artifact("plate.csv", b"A1,7")
+    return 7
+'''
+        for days, kept in (("3", True), ("2", False)):
+            server = Jumping(source, {"DEVICE_RUN_RETENTION_DAYS": days})
+            self.addCleanup(server.shift.close)
+            self.addCleanup(server.close)
+            server.start()
+            run = server.run("picture", key="k").json()["run_id"]
+            folder = os.path.join(server.state, "device", "artifacts", run)
+            self.assertEqual(os.listdir(folder), ["plate.csv"])
+
+            server.jump("+60h")
+            server.restart()
+            server.tokens.clear()
+            if not kept:
+                wait_for(lambda: server.get("/runs/" + run).status_code == 404, "the end of an old run")
+
+            self.assertEqual(server.get("/runs/" + run).status_code, 200 if kept else 404)
+            self.assertEqual(server.get("/runs/%s/artifacts/plate.csv" % run).status_code, 200 if kept else 404)
+            self.assertEqual(os.path.exists(folder), kept)
+            self.assertEqual(len(server.audit(action="system.cleaned")), 0 if kept else 1)
+
 
 if __name__ == "__main__":
     import unittest

@@ -55,6 +55,10 @@ impl Device for LocalDevice {
         self.0.events()
     }
 
+    fn discard(&self, runs: &[RunId]) -> std::io::Result<()> {
+        self.0.discard(runs)
+    }
+
     fn artifact_path(&self, run: &RunId, name: &str) -> Option<PathBuf> {
         self.0.artifact_path(run, name)
     }

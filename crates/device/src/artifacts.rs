@@ -67,6 +67,14 @@ impl Artifacts {
         Ok(found.len())
     }
 
+    /// Deletes everything that is kept for a run.
+    pub(crate) fn discard(&self, run: RunId) -> io::Result<()> {
+        match fs::remove_dir_all(self.kept.join(run.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Where an artifact is, if there is one.
     pub(crate) fn find(&self, run: RunId, name: &str) -> Option<PathBuf> {
         let path = is_name(name).then(|| self.kept.join(run.to_string()).join(name))?;
@@ -94,6 +102,9 @@ mod tests {
 
         let path = artifacts.find(run(), "plate.csv").expect("found");
         assert_eq!(fs::read(path).expect("read"), b"abc");
+        artifacts.discard(run()).expect("deleted");
+        assert_eq!(artifacts.find(run(), "plate.csv"), None);
+        artifacts.discard(run()).expect("nothing to delete");
     }
 
     #[test]

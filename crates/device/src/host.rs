@@ -341,6 +341,14 @@ impl Host {
         self.0.shared.artifacts.find(*run, name)
     }
 
+    /// Deletes the artifacts of these runs. Blocks for that long.
+    ///
+    /// # Errors
+    /// The file system's; those of the runs before are deleted then.
+    pub fn discard(&self, runs: &[RunId]) -> std::io::Result<()> {
+        runs.iter().try_for_each(|run| self.0.shared.artifacts.discard(*run))
+    }
+
     /// Runs the safe-state hook of an idle device, to see that it works.
     pub async fn test_safe_state(&self) -> DeviceStop {
         let (reply, report) = oneshot::channel();

@@ -45,6 +45,11 @@ pub trait Device: Send + Sync {
     fn status(&self) -> DeviceStatus;
     /// What happens during runs.
     fn events(&self) -> broadcast::Receiver<RunEvent>;
+    /// Deletes the files of these runs, if there are any. Blocks for that long.
+    ///
+    /// # Errors
+    /// The file system's; some may be deleted then.
+    fn discard(&self, runs: &[RunId]) -> std::io::Result<()>;
     /// Where a file of a run lies.
     fn artifact_path(&self, run: &RunId, name: &str) -> Option<PathBuf>;
 }

@@ -32,6 +32,14 @@ impl RunId {
         Self(bytes)
     }
 
+    /// An id that is before every id of this millisecond or later, and after every id of an earlier one.
+    pub fn before_all_of(time: Timestamp) -> Self {
+        let mut bytes = [0_u8; 16];
+        let millis = u64::try_from(time.micros() / 1000).unwrap_or(0).to_be_bytes();
+        bytes[..6].copy_from_slice(&millis[2..]);
+        Self(bytes)
+    }
+
     /// The 16 bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0

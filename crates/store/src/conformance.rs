@@ -42,6 +42,7 @@ macro_rules! conformance_suite {
             runs::open_runs_are_listed_oldest_first,
             runs::events_keep_their_order,
             runs::an_event_is_never_replaced,
+            runs::old_runs_of_a_device_are_found_and_deleted_with_their_events,
             runs::times_survive_to_the_microsecond,
             runs::texts_and_json_survive,
             runs::a_text_with_nul_is_refused_and_never_found,

@@ -235,6 +235,7 @@ where
         ceremonies: ceremonies(settings.public_url.as_deref())?,
         step_up,
         owner_mode: settings.owner_mode,
+        device_run_days: settings.device_run_days,
         limiter,
         shared: shared.clone(),
         heralds,
@@ -463,6 +464,7 @@ struct Wired<'a> {
     heralds: Option<Arc<Heralds>>,
     step_up: StepUpPolicy,
     owner_mode: bool,
+    device_run_days: Option<u32>,
     orchestrator: Option<Orchestrator>,
     certificates: Option<Arc<Keeper>>,
 }
@@ -548,6 +550,11 @@ impl Wired<'_> {
         let hub = Hub::new(db.clone(), ambient.clone(), device.events());
         following.push(Box::pin(Arc::clone(&hub).follow(device.events())));
         following.push(Box::pin(Arc::clone(&hub).flush_forever()));
+        if let Some(days) = self.device_run_days {
+            let system = SystemPermit::root("system");
+            let (db, ambient, device) = (db.clone(), ambient.clone(), Arc::clone(&device));
+            following.push(Box::pin(janitor::discard_forever(db, ambient, system, device, days, CLEANING)));
+        }
         let executions = Executions::new(
             Arc::clone(&device),
             name,

@@ -351,6 +351,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Public key that `interlock backup create` seals backups for, as `interlock backup key` prints it. The private key stays elsewhere.",
     ),
     setting(
+        "device.retention_days",
+        &["DEVICE_RUN_RETENTION_DAYS"],
+        Kind::Integer,
+        "0",
+        "Runs of the device that ended so many days ago are deleted with their events and artifacts, 2 to 36500; 0 keeps them for ever.",
+    ),
+    setting(
         "audit.retention_days",
         &["AUDIT_RETENTION_DAYS"],
         Kind::Integer,

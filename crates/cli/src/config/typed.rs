@@ -161,6 +161,8 @@ pub(crate) struct ServerSettings {
     pub(crate) access_minutes: i64,
     pub(crate) refresh_days: i64,
     pub(crate) owner_mode: bool,
+    /// Days after which runs of the device are deleted; `None`: never.
+    pub(crate) device_run_days: Option<u32>,
     /// Days after which audit entries are deleted; `None`: never.
     pub(crate) audit_days: Option<u32>,
     /// File to which checkpoints of the audit log are appended.
@@ -373,6 +375,16 @@ impl Config {
         }
     }
 
+    /// Days after which runs of the device are deleted; `None`: never. Longer than an idempotency key stands for its run.
+    fn device_run_days(&self) -> Result<Option<u32>, ConfigError> {
+        match u32::try_from(self.integer("device.retention_days", 0, 36_500)?).unwrap_or(u32::MAX) {
+            0 => Ok(None),
+            1 => Err(self
+                .bad("device.retention_days", "must be 2 to 36500, or 0 to keep runs for ever".to_owned())),
+            days => Ok(Some(days)),
+        }
+    }
+
     /// Days after which audit entries are deleted; `None`: never.
     fn audit_days(&self) -> Result<Option<u32>, ConfigError> {
         let hold = self.flag("audit.legal_hold")?;
@@ -432,6 +444,7 @@ impl Config {
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
             owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
+            device_run_days: self.device_run_days()?,
             audit_days: self.audit_days()?,
             anchor_file: self.filled("audit.anchor_file").map(PathBuf::from),
             bootstrap_admin_secret: self.secret("identity.bootstrap_admin_secret"),

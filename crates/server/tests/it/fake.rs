@@ -253,6 +253,10 @@ impl Device for FakeDevice {
         self.events.subscribe()
     }
 
+    fn discard(&self, _: &[RunId]) -> std::io::Result<()> {
+        Ok(())
+    }
+
     fn artifact_path(&self, _: &RunId, name: &str) -> Option<PathBuf> {
         self.artifact
             .lock()

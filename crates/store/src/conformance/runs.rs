@@ -37,6 +37,44 @@ fn end(number: u32) -> RunEnd {
     }
 }
 
+/// What ended before a time is old, oldest first; what is open is not, however long ago it began.
+pub async fn old_runs_of_a_device_are_found_and_deleted_with_their_events(store: Arc<dyn Store>) {
+    insert(&*store, (1..=4).map(run_row).collect()).await;
+    put(&*store, |tx| {
+        async move {
+            for (number, finished) in [(1, 3), (2, 50), (4, 9)] {
+                tx.finish_run(&RunEnd { finished_at: after(finished), ..end(number) }).await?;
+            }
+            for number in [1, 2] {
+                tx.insert_run_events(run_id(number), &[log(1, "moving")]).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    })
+    .await;
+    let old = async |limit| {
+        crate::orchestrator::ask(&*store, move |mut reads| {
+            async move { reads.old_device_runs(after(10), limit).await }.boxed()
+        })
+        .await
+        .expect("readable")
+    };
+
+    assert_eq!(old(1).await, [run_id(1)]);
+    let found = old(10).await;
+    assert_eq!(found, [run_id(1), run_id(4)]);
+    let deleted =
+        put(&*store, move |tx| async move { tx.orchestrator().delete_device_runs(&found).await }.boxed())
+            .await;
+
+    assert_eq!((deleted, old(10).await), (2, vec![]));
+    let runs = store.runs(&RunFilter::default(), ALL).await.expect("readable").items;
+    assert_eq!(runs.iter().map(|run| run.id).collect::<Vec<_>>(), [run_id(3), run_id(2)]);
+    assert_eq!(store.run_events(run_id(1), 0, 10).await.expect("readable"), []);
+    assert_eq!(store.run_events(run_id(2), 0, 10).await.expect("readable").len(), 1);
+}
+
 /// Of all who report the end of a run, one is believed.
 pub async fn a_run_ends_once(store: Arc<dyn Store>) {
     insert(&*store, vec![run_row(1)]).await;

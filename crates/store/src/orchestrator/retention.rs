@@ -1,12 +1,26 @@
 //! What must be thrown away, a batch at a time, so that nobody waits long for it. And answers that are given again.
 
-use interlock_model::Timestamp;
+use interlock_model::{RunId, Timestamp};
 
 use super::{Changes, Reads};
-use crate::Error;
 use crate::sql::values;
+use crate::{Error, codec};
 
 impl Changes<'_> {
+    /// Deletes these runs of a device, and what happened during them.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn delete_device_runs(&mut self, runs: &[RunId]) -> Result<u64, Error> {
+        let mut deleted = 0;
+        for run in runs {
+            let id = run.to_string();
+            self.sql.change("DELETE FROM run_events WHERE run = ?1", values![id.as_str()]).await?;
+            deleted += self.sql.change("DELETE FROM runs WHERE id = ?1", values![id.as_str()]).await?;
+        }
+        Ok(deleted)
+    }
+
     /// Deletes at most `limit` runs that ended before `before`.
     ///
     /// # Errors
@@ -80,6 +94,17 @@ impl Changes<'_> {
 }
 
 impl Reads<'_> {
+    /// The oldest runs of a device that ended before `before`, at most `limit`.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn old_device_runs(&mut self, before: Timestamp, limit: u32) -> Result<Vec<RunId>, Error> {
+        // Ids begin with the time: what began later is not looked at.
+        let query = "SELECT id FROM runs WHERE id < ?1 AND finished_at < ?2 ORDER BY id LIMIT ?3";
+        let bound = values![RunId::before_all_of(before).to_string(), before, limit];
+        self.sql.rows(query, bound).await?.iter().map(|row| codec::run_id(row.text(0)?)).collect()
+    }
+
     /// The answer that was given under a key, and the digest of its request.
     ///
     /// # Errors
