@@ -109,7 +109,18 @@ class Package(unittest.TestCase):
             # Settings that ship are understood by the program that ships.
             with open(os.path.join(root, "etc", "interlock", "interlock.conf"), encoding="utf-8") as opened:
                 settings = dict(line.strip().split("=", 1) for line in opened if "=" in line and not line.startswith("#"))
-            run(os.path.join(root, "usr", "bin", "interlock"), "config", "show", env={"PATH": os.environ["PATH"], **settings})
+            environment = {"PATH": os.environ["PATH"], "HOME": folder, **settings}
+            run(os.path.join(root, "usr", "bin", "interlock"), "config", "show", env=environment)
+            # And it starts with them.
+            ready, state = os.path.join(folder, "ready.json"), os.path.join(folder, "state")
+            started = subprocess.Popen([os.path.join(root, "usr", "bin", "interlock"), "server", "--state", state, "--listen", "127.0.0.1:0",
+                                        "--ready-file", ready], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            try:
+                wait_for(lambda: os.path.exists(ready) or started.poll() is not None, "a start or an end", 30)
+                self.assertIsNone(started.poll(), started.stderr.read() if started.poll() is not None else "")
+            finally:
+                started.terminate()
+                started.communicate(timeout=30)
 
 
 class Containers(unittest.TestCase):
