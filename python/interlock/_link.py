@@ -238,11 +238,14 @@ class Link:
         if self.executing:
             kill_own_group()
         silence_output()
-        # What is still going on may be a safe-state hook. One that hangs must not keep the machine from the next host. The
-        # alarm is for code that holds the interpreter, which this thread would wait for.
-        signal.setitimer(signal.ITIMER_REAL, self.lost_seconds + 1)
+        # What is still going on may be a safe-state hook. One that hangs must not keep the machine from the next host.
+        self.set_alarm()
         time.sleep(self.lost_seconds)
         kill_own_group()
+
+    def set_alarm(self):
+        """Have the kernel end this process soon, whatever it does: the watching thread waits for code that holds the interpreter."""
+        signal.setitimer(signal.ITIMER_REAL, self.lost_seconds + 1)
 
     def _forked(self):
         """In a child made by ``fork``: it must never read commands or write messages."""

@@ -235,6 +235,7 @@ class Worker:
         if self.guarded_mark is not None:
             kill_marked(self.guarded_mark)
         silence_output()
+        self.link.set_alarm()
         self.run_safe_hooks("host_lost")
 
     # calls

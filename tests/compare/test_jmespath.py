@@ -1,19 +1,23 @@
 """20 000 random expressions on random data, against the Python library of JMESPath.
 
-Three differences are known and left out here: `to_string` of the library writes what is not ASCII as escapes, its `merge` looks at
-the type of the first argument only, and a slice straight after an index (`a[0][::1]`) is no projection to it, though the
+Three differences are known and left out here: `to_string` of the library writes what is not ASCII as escapes (told not to), its
+`merge` looks at the type of the first argument only, and a slice straight after an index (`a[0][::1]`) is no projection to it, though the
 specification makes every slice one.
 """
 
+import functools
 import json
 import os
 import sys
+import types
 import unittest
 
 import jmespath
 from jmespath import exceptions
 
 from common import ask, seeded
+
+jmespath.functions.json = types.SimpleNamespace(dumps=functools.partial(json.dumps, ensure_ascii=False))
 
 MANY = 2 * int(os.environ.get("INTERLOCK_COMPARE_CASES", "10000"))
 NAMES = ["a", "b", "c", "deep", "list"]
@@ -139,8 +143,6 @@ def same(one, two):
         return len(one) == len(two) and all(map(same, one, two))
     if isinstance(one, dict) and isinstance(two, dict):
         return one.keys() == two.keys() and all(same(one[name], two[name]) for name in one)
-    if isinstance(one, str) and isinstance(two, str) and "\\u" in two:
-        return one == two.replace("\\u00f6", "ö").replace("\\u00df", "ß")
     return one == two
 
 
