@@ -40,7 +40,7 @@ pub struct LoginAnswer {
     pub user: String,
     /// Roles of the token.
     pub roles: Vec<String>,
-    /// How many notices about the account were not seen yet. Only where somebody signs in.
+    /// How many notices about the account were not seen yet, if there are any. Only where somebody signs in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notices: Option<usize>,
 }

@@ -38,8 +38,8 @@ async fn login(
         .sign_ins
         .person(&credentials.username, credentials.password, credentials.otp, &origin)
         .await?;
-    let notices = identity.notices.unread(&session.user).await?;
-    Ok(no_store(Json(LoginAnswer { notices: Some(notices), ..answer_of(session.issued) })))
+    let notices = Some(identity.notices.unread(&session.user).await?).filter(|count| *count > 0);
+    Ok(no_store(Json(LoginAnswer { notices, ..answer_of(session.issued) })))
 }
 
 #[derive(Debug, Deserialize)]

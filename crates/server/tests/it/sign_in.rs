@@ -42,7 +42,7 @@ async fn one_signs_in_with_a_form_or_with_json() {
         keys.sort();
         assert_eq!(
             keys,
-            ["access_token", "expires_in", "notices", "refresh_token", "roles", "token_type", "user"]
+            ["access_token", "expires_in", "refresh_token", "roles", "token_type", "user"]
         );
         assert_eq!(body["token_type"], "bearer");
         assert_eq!(body["expires_in"], 3600);
