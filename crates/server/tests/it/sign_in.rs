@@ -40,10 +40,7 @@ async fn one_signs_in_with_a_form_or_with_json() {
         let body = answer.ok();
         let mut keys: Vec<&String> = body.as_object().expect("an object").keys().collect();
         keys.sort();
-        assert_eq!(
-            keys,
-            ["access_token", "expires_in", "refresh_token", "roles", "token_type", "user"]
-        );
+        assert_eq!(keys, ["access_token", "expires_in", "refresh_token", "roles", "token_type", "user"]);
         assert_eq!(body["token_type"], "bearer");
         assert_eq!(body["expires_in"], 3600);
         assert_eq!(body["user"], "zoe");
