@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::Ambient;
 use crate::auth::{Db, Permit, Proof, Recorded, SystemPermit};
 use crate::devices::Device;
-use crate::runs::{Hub, LiveRun};
+use crate::runs::{Hub, LiveRun, ended};
 use crate::security::{self, Event};
 
 /// An idempotency key is remembered this long.
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Executions {
 /// How a run ended, made once however often it takes to store it.
 #[derive(Debug, Clone)]
 struct Ending {
-    end: RunEnd,
+    end: Arc<RunEnd>,
     /// Class of the exception, if there was one.
     class: Option<String>,
     /// Events that are not stored yet.
@@ -135,13 +135,7 @@ impl Ending {
         };
         let (result, duration_ms) = told(outcome);
         let end = RunEnd { id, state, result, error, started_at, finished_at, duration_ms };
-        Self { end, class, events }
-    }
-
-    /// The run as it is now.
-    fn of(self, run: RunRow) -> RunRow {
-        let RunEnd { state, result, error, started_at, finished_at, duration_ms, .. } = self.end;
-        RunRow { state, result, error, started_at, finished_at: Some(finished_at), duration_ms, ..run }
+        Self { end: Arc::new(end), class, events }
     }
 }
 
@@ -385,13 +379,18 @@ impl Inner {
         if holder.digest != *asked {
             return Err(ExecuteError::KeyReused);
         }
-        if wait && let Some(live) = self.hub.live(&holder.run) {
+        let live = self.hub.live(&holder.run);
+        if wait && let Some(live) = &live {
             live.ended().await;
         }
         let run = self.db.read().run(holder.run).await?;
         let run = run.ok_or_else(|| {
             Error::Corrupt("an idempotency key stands for a run that does not exist".to_owned())
         })?;
+        let run = match live {
+            Some(live) => live.brought_up_to_date(run),
+            None => run,
+        };
         Ok(Execution { run, replayed: true })
     }
 
@@ -409,7 +408,7 @@ impl Inner {
         let claimed = self.open(&permit, &row, key).await;
         let mine = matches!(claimed, Ok(Claimed::Mine));
         if !mine {
-            self.hub.end(&live);
+            self.hub.withdraw(&live);
         }
         // Nobody listens when the caller went away; the run is carried out all the same.
         let _ = opened.send(claimed);
@@ -440,11 +439,13 @@ impl Inner {
         let events = Hub::closing(&live, conclude(&outcome).0, finished_at);
         let ending = Arc::new(Ending::new(row.id, outcome, live.started_at(), finished_at, events));
         let mut pause = Duration::from_millis(50);
+        let mut stored = false;
         // If all attempts fail, the end is in the device's journal; the next start stores it. The caller still learns the truth.
         for attempt in 1..=STORE_ATTEMPTS {
             match self.close(&*permit, &row.action, &ending).await {
                 Ok(()) => {
                     self.forget_later(row.id);
+                    stored = true;
                     break;
                 }
                 Err(error) => {
@@ -460,8 +461,15 @@ impl Inner {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.hub.end(&live);
-        Arc::unwrap_or_clone(ending).of(Arc::unwrap_or_clone(row))
+        let end = Arc::clone(&ending.end);
+        drop(ending);
+        if stored {
+            self.hub.end(&live, Arc::clone(&end));
+        } else {
+            self.hub.end_unstored(&live, Arc::clone(&end));
+        }
+        drop(live);
+        ended(Arc::unwrap_or_clone(row), Arc::unwrap_or_clone(end))
     }
 
     /// Puts the end of a run and its audit entry on record.
@@ -490,7 +498,7 @@ impl Inner {
                 })
             })
             .await?;
-        let RunEnd { state, duration_ms, .. } = ending.end;
+        let RunEnd { state, duration_ms, .. } = *ending.end;
         // The label is a declared action, so the number of series is bounded.
         metrics::counter!("device_executions_total", "task" => action.to_owned(), "status" => state.as_str())
             .increment(1);

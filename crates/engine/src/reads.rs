@@ -64,8 +64,9 @@ impl Reads {
         if !caller.grants().reaches_others() {
             filter.actor = Some(caller.name().to_owned());
         }
+        let live = self.hub.under_way();
         let found = self.db.read().runs(&filter, page).await?;
-        let items = found.items.into_iter().map(|run| self.present(run, None)).collect();
+        let items = found.items.into_iter().map(|run| live_view(live.get(&run.id), run)).collect();
         Ok(Paged { items, total: found.total })
     }
 
@@ -86,28 +87,8 @@ impl Reads {
     }
 
     /// The run as a caller sees it who has just made it.
-    pub fn present(&self, run: RunRow, stored: Option<(Option<Progress>, Vec<Artifact>)>) -> RunView {
-        let live = self.hub.live(&run.id);
-        let (progress, artifacts) =
-            stored.or_else(|| live.as_ref().map(|live| live.report())).unwrap_or_default();
-        let running = live.as_ref().and_then(|live| live.state()).filter(|_| !run.state.is_final());
-        RunView {
-            id: run.id,
-            action: run.action,
-            state: running.unwrap_or(run.state),
-            simulated: run.simulated,
-            parameters: run.parameters,
-            result: run.result,
-            error: run.error,
-            executed_by: run.actor,
-            request_id: run.request_id,
-            created_at: run.created_at,
-            started_at: run.started_at.or_else(|| live.and_then(|live| live.started_at())),
-            finished_at: run.finished_at,
-            duration_seconds: run.duration_ms.map(|ms| ms / 1000.0),
-            progress,
-            artifacts,
-        }
+    pub fn present(&self, run: RunRow) -> RunView {
+        live_view(self.hub.live(&run.id).as_ref(), run)
     }
 
     /// A run that the caller may see; one that it may not is as if it were not there.
@@ -116,9 +97,12 @@ impl Reads {
     }
 
     async fn view(&self, caller: &Caller, id: RunId) -> Result<Option<RunView>, Error> {
+        let live = self.hub.live(&id);
         let Some(run) = self.visible(caller, id).await? else { return Ok(None) };
-        let stored = if self.hub.live(&id).is_some() { None } else { Some(self.summary(id).await?) };
-        Ok(Some(self.present(run, stored)))
+        Ok(Some(match live {
+            Some(live) => live_view(Some(&live), run),
+            None => view(run, self.summary(id).await?),
+        }))
     }
 
     async fn summary(&self, id: RunId) -> Result<(Option<Progress>, Vec<Artifact>), Error> {
@@ -167,6 +151,35 @@ impl Reads {
             return Ok(None);
         }
         Ok(self.device.artifact_path(&target.run_id, &target.name))
+    }
+}
+
+/// A run that was under way before `run` was read, if it was.
+fn live_view(live: Option<&Arc<LiveRun>>, run: RunRow) -> RunView {
+    match live {
+        // The report is taken after the state: it is never older than that.
+        Some(live) => view(live.brought_up_to_date(run), live.report()),
+        None => view(run, (None, Vec::new())),
+    }
+}
+
+fn view(run: RunRow, (progress, artifacts): (Option<Progress>, Vec<Artifact>)) -> RunView {
+    RunView {
+        id: run.id,
+        action: run.action,
+        state: run.state,
+        simulated: run.simulated,
+        parameters: run.parameters,
+        result: run.result,
+        error: run.error,
+        executed_by: run.actor,
+        request_id: run.request_id,
+        created_at: run.created_at,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        duration_seconds: run.duration_ms.map(|ms| ms / 1000.0),
+        progress,
+        artifacts,
     }
 }
 

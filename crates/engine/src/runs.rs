@@ -3,7 +3,7 @@
 //! Events of a run are kept in memory while it lives and written in batches; a follower that is slow reads them again, it
 //! never slows the run. Bounded: 10 000 events a run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use interlock_model::device::{EventKind, RunEvent};
 use interlock_model::run::RunState;
 use interlock_model::wire::{Artifact, Progress};
 use interlock_model::{RunId, Timestamp};
-use interlock_store::{Error, StoredEvent, transact_repeatable};
+use interlock_store::{Error, RunEnd, RunRow, StoredEvent, transact_repeatable};
 use tokio::sync::{broadcast, watch};
 
 use crate::Ambient;
@@ -25,6 +25,9 @@ const FLUSH_PERIOD: Duration = Duration::from_secs(1);
 /// The device's events are sorted at once after a pause, else at most this often. Short enough to look immediate, and the
 /// device's buffer of 4096 events does not fill in it.
 const SORT_PERIOD: Duration = Duration::from_millis(5);
+
+/// Ended runs that are kept because their end could not be stored.
+const MAX_UNSTORED: usize = 64;
 
 /// A run that is under way.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ struct Inner {
     stored: usize,
     dropped: u64,
     state: Option<RunState>,
+    /// How the run ended. Set together with a final `state`, so that nobody sees one without the other.
+    end: Option<Arc<RunEnd>>,
     /// The last event, kept back until the end is stored: whoever hears of the end finds the result.
     last: Option<StoredEvent>,
     started_at: Option<Timestamp>,
@@ -71,14 +76,26 @@ impl LiveRun {
         let _ = changes.wait_for(|&count| count == u64::MAX).await;
     }
 
-    /// Where the run is, if an event has told.
-    pub fn state(&self) -> Option<RunState> {
-        self.lock().state
-    }
-
     /// When the device said that it runs.
     pub fn started_at(&self) -> Option<Timestamp> {
         self.lock().started_at
+    }
+
+    /// The stored run as it is by now: its state and, once it is over, its outcome, both of one moment.
+    pub fn brought_up_to_date(&self, row: RunRow) -> RunRow {
+        let inner = self.lock();
+        let end = inner.end.clone();
+        let (state, started_at) = (inner.state, inner.started_at);
+        drop(inner);
+        match end {
+            _ if row.state.is_final() => row,
+            Some(end) => ended(row, Arc::unwrap_or_clone(end)),
+            None => RunRow {
+                state: state.filter(|state| !state.is_final()).unwrap_or(row.state),
+                started_at: row.started_at.or(started_at),
+                ..row
+            },
+        }
     }
 
     /// How far it is and what it produced.
@@ -89,6 +106,15 @@ impl LiveRun {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The end, in one step: the last event, the final state and the outcome.
+    fn tell(&self, end: Arc<RunEnd>) {
+        let mut inner = self.lock();
+        let last = inner.last.take();
+        inner.events.extend(last);
+        inner.state = Some(end.state);
+        inner.end = Some(end);
     }
 
     fn push(&self, at: Timestamp, kind: EventKind) {
@@ -128,10 +154,18 @@ impl LiveRun {
     }
 }
 
+/// A run with its end.
+pub(crate) fn ended(row: RunRow, end: RunEnd) -> RunRow {
+    let RunEnd { state, result, error, started_at, finished_at, duration_ms, .. } = end;
+    RunRow { state, result, error, started_at, finished_at: Some(finished_at), duration_ms, ..row }
+}
+
 /// The runs that are under way.
 #[derive(Debug)]
 pub struct Hub {
     live: Mutex<HashMap<RunId, Arc<LiveRun>>>,
+    /// Those among `live` that are over and whose end the storage did not take, oldest first.
+    unstored: Mutex<VecDeque<RunId>>,
     /// What the device has said and nobody has sorted yet.
     inbox: Mutex<broadcast::Receiver<RunEvent>>,
     db: Db,
@@ -141,7 +175,13 @@ pub struct Hub {
 impl Hub {
     /// An empty hub over the events of a device.
     pub fn new(db: Db, ambient: Ambient, events: broadcast::Receiver<RunEvent>) -> Arc<Self> {
-        Arc::new(Self { live: Mutex::default(), inbox: Mutex::new(events), db, ambient })
+        Arc::new(Self {
+            live: Mutex::default(),
+            unstored: Mutex::default(),
+            inbox: Mutex::new(events),
+            db,
+            ambient,
+        })
     }
 
     /// A run begins. Call it before the device can report anything.
@@ -152,9 +192,15 @@ impl Hub {
         run
     }
 
-    /// A run that is under way.
+    /// A run that is under way. To tell how a run is, ask here *before* reading what is stored: a run that is not here any
+    /// more has its end on record, and one that is here knows its end ([`LiveRun::brought_up_to_date`]).
     pub fn live(&self, id: &RunId) -> Option<Arc<LiveRun>> {
         self.lock().get(id).cloned()
+    }
+
+    /// All runs that are under way.
+    pub(crate) fn under_way(&self) -> HashMap<RunId, Arc<LiveRun>> {
+        self.lock().clone()
     }
 
     /// Takes the run's last state and gives the events that are still to be stored, that state among them; none when nothing
@@ -169,15 +215,28 @@ impl Hub {
     }
 
     /// The run's end is stored: followers hear of it, and read it there from now on.
-    pub(crate) fn end(&self, run: &LiveRun) {
-        let mut inner = run.lock();
-        if let Some(last) = inner.last.take() {
-            if let EventKind::State { state } = last.kind {
-                inner.state = Some(state);
-            }
-            inner.events.push(last);
+    pub(crate) fn end(&self, run: &LiveRun, end: Arc<RunEnd>) {
+        run.tell(end);
+        self.lock().remove(&run.id);
+        run.changed.send_replace(u64::MAX);
+    }
+
+    /// The run is over and its end could not be stored: followers hear of it, and the run is told from here until the next
+    /// start stores it. At most [`MAX_UNSTORED`] are kept.
+    pub(crate) fn end_unstored(&self, run: &LiveRun, end: Arc<RunEnd>) {
+        run.tell(end);
+        let mut unstored = self.unstored.lock().unwrap_or_else(PoisonError::into_inner);
+        unstored.push_back(run.id);
+        let oldest = if unstored.len() > MAX_UNSTORED { unstored.pop_front() } else { None };
+        drop(unstored);
+        if let Some(oldest) = oldest {
+            self.lock().remove(&oldest);
         }
-        drop(inner);
+        run.changed.send_replace(u64::MAX);
+    }
+
+    /// Nothing became of the run: its key stands for another one, or it could not be put on record.
+    pub(crate) fn withdraw(&self, run: &LiveRun) {
         self.lock().remove(&run.id);
         run.changed.send_replace(u64::MAX);
     }

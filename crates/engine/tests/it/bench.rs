@@ -17,9 +17,10 @@ use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
 use interlock_engine::identity::{Identity, Setup};
 use interlock_engine::notary;
+use interlock_engine::reads::Reads;
 use interlock_engine::runs::Hub;
 use interlock_engine::users::Users;
-use interlock_model::action::{DeviceActionTarget, ExecuteAction};
+use interlock_model::action::{DeviceActionTarget, ExecuteAction, ReadRun, RunTarget};
 use interlock_model::device::{
     Call, Catalogue, Declarations, DeviceStatus, DeviceStop, Journaled, Outcome, RunEvent, StopLatch,
     WorkerStatus,
@@ -144,6 +145,7 @@ pub(crate) struct Bench {
     pub(crate) guard: Guard,
     pub(crate) users: Users,
     pub(crate) executions: Executions,
+    pub(crate) reads: Reads,
     pub(crate) device: Arc<Scripted>,
     tasks: TaskTracker,
 }
@@ -208,6 +210,7 @@ impl Bench {
         tokio::spawn(Arc::clone(&hub).follow(port.events()));
         let limits = Limits { queue: Duration::from_secs(1), default_timeout: Duration::from_mins(1) };
         let tasks = TaskTracker::new();
+        let reads = Reads::new(db.clone(), Arc::clone(&hub), Arc::clone(&port));
         let executions = Executions::new(
             port,
             "scripted".to_owned(),
@@ -219,7 +222,7 @@ impl Bench {
             SystemPermit::root("system"),
         );
         let users = Users::new(db.clone(), ambient.clone(), Arc::clone(&principals), passwords, Arc::new([]));
-        Self { store, ambient, clock, principals, identity, guard, users, executions, device, tasks }
+        Self { store, ambient, clock, principals, identity, guard, users, executions, reads, device, tasks }
     }
 
     /// Makes a user the way the owner of the machine does.
@@ -247,6 +250,10 @@ impl Bench {
             self.identity.sign_ins.person(name, password(name), None, &origin()).await.expect("signed in");
         let origin = Origin { request_id: request_id.to_owned(), ..origin() };
         self.guard.authenticate(Some(session.issued.access.expose()), &origin).expect("a caller")
+    }
+
+    pub(crate) fn may_read(&self, caller: &Arc<Caller>, run_id: RunId) -> Permit<ReadRun> {
+        self.guard.permit(caller, RunTarget { run_id }).expect("permitted")
     }
 
     pub(crate) fn may_mix(&self, caller: &Arc<Caller>) -> Arc<Permit<ExecuteAction>> {

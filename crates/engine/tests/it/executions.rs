@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use interlock_engine::executions::{ExecuteError, Execution};
 use interlock_model::RunId;
-use interlock_model::device::{Call, NotStarted, Outcome, Rung, WorkerError};
+use interlock_model::device::{Call, EventKind, NotStarted, Outcome, RunEvent, Rung, WorkerError};
 use interlock_model::run::{RunState, conclude};
 use interlock_store::{Page, RunFilter};
 use proptest::prelude::*;
@@ -335,4 +335,104 @@ async fn a_caller_that_gives_up_does_not_take_its_run_along() {
         bench.store.run(run).await.expect("read").is_some_and(|run| run.state == RunState::Succeeded)
     })
     .await;
+}
+
+/// A run that is told as ended is told with its outcome.
+fn assert_whole(state: RunState, result: Option<&serde_json::Value>, finished: bool, duration: Option<f64>) {
+    assert_eq!(state.is_final(), finished, "{state:?}");
+    if state == RunState::Succeeded {
+        assert_eq!((result, duration), (Some(&json!("done")), Some(1.0)));
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_end_cannot_be_stored_is_told_with_its_outcome_everywhere() {
+    let (folder, bench) = fresh(Scripted::prompt()).await;
+    bench.user("ana", &["operator", "viewer"]).await;
+    let caller = bench.caller("ana").await;
+    rusqlite::Connection::open(folder.path().join("interlock.db"))
+        .and_then(|db| {
+            db.execute_batch(
+                "CREATE TRIGGER ends_are_lost BEFORE UPDATE ON runs BEGIN SELECT RAISE(ABORT, 'no'); END",
+            )
+        })
+        .expect("a trigger");
+
+    let told = bench.executions.execute(bench.may_mix(&caller), mix(5, Some("key"))).await.expect("told").run;
+
+    assert_whole(told.state, told.result.as_ref(), told.finished_at.is_some(), told.duration_ms);
+    let stored = bench.store.run(told.id).await.expect("read").expect("a run");
+    assert_eq!(stored.state, RunState::Queued, "the test wants an end that is not stored");
+    let may = bench.may_read(&caller, told.id);
+    let shown = bench.reads.run(&may).await.expect("read").expect("a run");
+    assert_eq!(
+        (shown.state, shown.result, shown.duration_seconds),
+        (told.state, told.result.clone(), Some(0.001))
+    );
+    assert_eq!(shown.finished_at, told.finished_at);
+    let again = bench.executions.execute(bench.may_mix(&caller), mix(5, Some("key"))).await.expect("told");
+    assert!(again.replayed);
+    assert_eq!(again.run, told);
+    let listed = bench.guard.permit(&caller, interlock_model::action::Installation {}).expect("permitted");
+    let listed = bench.reads.runs(&listed, &RunFilter::default(), Page { limit: 10, offset: 0 }).await;
+    let listed = listed.expect("read").items.remove(0);
+    assert_eq!((listed.state, listed.result), (told.state, told.result));
+    let mut following = bench.reads.follow(&may, 0).await.expect("read").expect("a run");
+    let events = following.next(10).await.expect("read");
+    assert_eq!(
+        events.last().map(|event| &event.kind),
+        Some(&EventKind::State { state: RunState::Succeeded })
+    );
+    assert!(following.is_over());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_looks_while_a_run_ends_sees_it_open_or_whole() {
+    let device = Scripted::new(|_| {
+        Box::pin(async {
+            turns(3).await;
+            Outcome::Returned { result: json!("done"), duration_ms: 1.0 }
+        })
+    });
+    let (_folder, bench) = fresh(device).await;
+    bench.user("ana", &["operator", "viewer"]).await;
+    let caller = bench.caller("ana").await;
+    for round in 0..150 {
+        let mut request = mix(5, Some(&format!("key-{round}")));
+        request.wait = false;
+        let run = bench.executions.execute(bench.may_mix(&caller), request).await.expect("told").run;
+        bench
+            .device
+            .events
+            .send(RunEvent { run: run.id, kind: EventKind::State { state: RunState::Running } })
+            .ok();
+        let look = || {
+            let (reads, may) = (bench.reads.clone(), bench.may_read(&caller, run.id));
+            tokio::spawn(async move {
+                let mut before = RunState::Queued;
+                while !before.is_final() {
+                    let view = reads.run(&may).await.expect("read").expect("a run");
+                    assert_whole(
+                        view.state,
+                        view.result.as_ref(),
+                        view.finished_at.is_some(),
+                        view.duration_seconds.map(|s| s * 1000.0),
+                    );
+                    assert!(
+                        before == RunState::Queued || view.state != RunState::Queued,
+                        "it was {before:?} and is {:?} now",
+                        view.state
+                    );
+                    before = view.state;
+                }
+            })
+        };
+        let looking: Vec<_> = (0..4).map(|_| look()).collect();
+        for looker in looking {
+            tokio::time::timeout(PATIENCE, looker)
+                .await
+                .expect("the run ends")
+                .expect("it was true throughout");
+        }
+    }
 }

@@ -118,7 +118,7 @@ async fn execute(
     };
     let id = run.id;
     let mut response = if asynchronous && !run.state.is_final() {
-        let mut response = (StatusCode::ACCEPTED, Json(reads.present(run, None))).into_response();
+        let mut response = (StatusCode::ACCEPTED, Json(reads.present(run))).into_response();
         if let Ok(location) = HeaderValue::from_str(&format!("/runs/{id}")) {
             response.headers_mut().insert(header::LOCATION, location);
         }
