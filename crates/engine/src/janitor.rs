@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_model::{RunId, Timestamp};
+use interlock_model::RunId;
 use interlock_store::Error;
 use interlock_store::orchestrator::ask;
 use serde_json::json;
@@ -81,8 +81,7 @@ pub async fn discard(
     device: &Arc<dyn Device>,
     days: u32,
 ) -> Result<u64, DiscardError> {
-    let age = i64::from(days) * 86_400 * 1_000_000;
-    let before = Timestamp::from_micros(ambient.clock.settled().micros().saturating_sub(age));
+    let before = ambient.clock.settled().minus(Duration::from_hours(24 * u64::from(days)));
     let mut discarded = 0;
     loop {
         let old = ask(db.read(), move |mut reads| {

@@ -16,7 +16,6 @@ pub use interlock_evidence::examine::{Finding, Report, Trust};
 use interlock_evidence::proof::Proof;
 use interlock_evidence::tree::{Frontier, Subtrees, inclusion, leaf_hash, root};
 use interlock_evidence::{TILE, TILE_HEIGHT};
-use interlock_model::Timestamp;
 use interlock_model::audit::{AuditEntry, Broken, Hash};
 use interlock_store::orchestrator::ask;
 use interlock_store::seals::{Seal, Tile};
@@ -522,8 +521,7 @@ pub async fn forget(
     permit: &SystemPermit,
     days: u32,
 ) -> Result<u64, NotaryError> {
-    let age = i64::from(days) * 86_400 * 1_000_000;
-    let before = Timestamp::from_micros(ambient.clock.settled().micros().saturating_sub(age));
+    let before = ambient.clock.settled().minus(Duration::from_hours(24 * u64::from(days)));
     let (old, newest, span) = ask(db.read(), move |mut reads| {
         async move {
             Ok((reads.audit_before(before).await?, reads.newest_seal().await?, reads.audit_span().await?))

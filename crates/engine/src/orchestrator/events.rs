@@ -229,9 +229,7 @@ impl Orchestrator {
             return Err(EventError::Field("max_age_hours", message));
         }
         let age = Duration::from_hours(hours.unsigned_abs());
-        let cutoff = Timestamp::from_micros(
-            self.now().micros().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)),
-        );
+        let cutoff = self.now().minus(age);
         let mut deleted = 0;
         loop {
             let before = deleted;

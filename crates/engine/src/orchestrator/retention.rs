@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use interlock_model::Timestamp;
 use interlock_store::Error;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -45,8 +44,7 @@ impl Orchestrator {
     /// The storage's; then nothing was deleted.
     pub async fn forget_batch(&self) -> Result<u64, Error> {
         let now = self.0.ambient.clock.settled();
-        let age = i64::try_from(self.0.settings.retention.as_micros()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_micros(now.micros().saturating_sub(age));
+        let before = now.minus(self.0.settings.retention);
         let proof = self.0.system.acting("system.cleaned", None);
         let deleted = self
             .0

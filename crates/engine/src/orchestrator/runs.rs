@@ -88,7 +88,7 @@ impl Stats {
 }
 
 fn days_ago(now: Timestamp, days: u32) -> Timestamp {
-    Timestamp::from_micros(now.micros().saturating_sub(i64::from(days) * 86_400_000_000))
+    now.minus(Duration::from_hours(24 * u64::from(days)))
 }
 
 impl Orchestrator {
