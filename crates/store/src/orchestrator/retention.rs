@@ -3,8 +3,18 @@
 use interlock_model::{RunId, Timestamp};
 
 use super::{Changes, Reads};
-use crate::sql::values;
+use crate::sql::{Each, Kind, values};
 use crate::{Error, codec};
+
+const FORGET_EVENTS: Each = Each {
+    statement: "DELETE FROM run_events WHERE run IN (SELECT run FROM {given})",
+    given: &[("run", Kind::Text)],
+};
+
+const FORGET_RUNS: Each = Each {
+    statement: "DELETE FROM runs WHERE id IN (SELECT run FROM {given}) RETURNING id",
+    given: &[("run", Kind::Text)],
+};
 
 impl Changes<'_> {
     /// Deletes these runs of a device, and what happened during them.
@@ -12,13 +22,9 @@ impl Changes<'_> {
     /// # Errors
     /// The storage's.
     pub async fn delete_device_runs(&mut self, runs: &[RunId]) -> Result<u64, Error> {
-        let mut deleted = 0;
-        for run in runs {
-            let id = run.to_string();
-            self.sql.change("DELETE FROM run_events WHERE run = ?1", values![id.as_str()]).await?;
-            deleted += self.sql.change("DELETE FROM runs WHERE id = ?1", values![id.as_str()]).await?;
-        }
-        Ok(deleted)
+        let rows = || runs.iter().map(|run| values![run.to_string()]).collect::<Vec<_>>();
+        self.sql.each(&FORGET_EVENTS, rows()).await?;
+        Ok(self.sql.each(&FORGET_RUNS, rows()).await?.len() as u64)
     }
 
     /// Deletes at most `limit` runs that ended before `before`.
