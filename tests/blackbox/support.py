@@ -5,6 +5,7 @@
 
 import base64
 import contextlib
+import glob
 import http.client
 import json
 import os
@@ -47,6 +48,14 @@ def tool(name):
     if found is None:
         raise AssertionError("the tool %r is needed and is not installed" % name)
     return found
+
+
+def faked_time():
+    """Variables with which a program asks libfaketime for the time of day. The time that passes stays the true one."""
+    library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not library:
+        raise AssertionError("libfaketime is needed and is not installed")
+    return {"LD_PRELOAD": library[0], "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def wait_for(condition, what, seconds=10.0, pause=0.02):
