@@ -44,6 +44,9 @@ pub struct HostConfig {
     pub standby: bool,
     /// Variables for the worker, on top of the inherited ones.
     pub environment: Vec<(String, String)>,
+    /// Variables that hold the host's own secrets, or with `_FILE` name the file of one: the worker inherits none of them, and
+    /// none whose name looks like a secret.
+    pub secrets: Vec<&'static str>,
     /// Bounds of everything that could grow.
     pub limits: Limits,
     /// How patient the cancel ladder is.
@@ -79,6 +82,7 @@ impl HostConfig {
             simulate: false,
             standby: true,
             environment: Vec::new(),
+            secrets: Vec::new(),
             limits: Limits::default(),
             ladder: Ladder::default(),
             durability: Durability::default(),

@@ -8,15 +8,14 @@ use std::ffi::{OsStr, OsString};
 use crate::HostConfig;
 
 const HIDDEN_PREFIXES: [&str; 3] = ["INTERLOCK_", "JWT_", "BOOTSTRAP_"];
-const HIDDEN_NAMES: [&str; 3] = ["DATABASE_URL", "REDIS_URL", "METRICS_TOKEN"];
-const HIDDEN_PARTS: [&str; 3] = ["SECRET", "TOKEN", "PASSWORD"];
+const HIDDEN_PARTS: [&str; 5] = ["SECRET", "TOKEN", "PASSWORD", "PASSPHRASE", "_KEY"];
 
-/// Whether a variable of this name stays with the host.
-fn is_hidden(name: &OsStr) -> bool {
+/// Whether a variable of this name stays with the host: it is one of its own secrets, or its name looks like a secret.
+fn is_hidden(name: &OsStr, own: &[&str]) -> bool {
     let name = name.to_string_lossy().to_ascii_uppercase();
     HIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || HIDDEN_NAMES.contains(&name.as_str())
         || HIDDEN_PARTS.iter().any(|part| name.contains(part))
+        || own.iter().any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest == "_FILE"))
 }
 
 /// The worker's whole environment.
@@ -24,7 +23,8 @@ pub(crate) fn of_worker(
     config: &HostConfig,
     inherited: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<OsString, OsString> {
-    let mut variables: BTreeMap<_, _> = inherited.filter(|(name, _)| !is_hidden(name)).collect();
+    let mut variables: BTreeMap<_, _> =
+        inherited.filter(|(name, _)| !is_hidden(name, &config.secrets)).collect();
     for (name, value) in &config.environment {
         variables.insert(name.into(), value.into());
     }
@@ -59,9 +59,13 @@ mod tests {
             ("AWS_SECRET_ACCESS_KEY", "7"),
             ("github_token", "8"),
             ("PGPASSWORD", "9"),
+            ("MASTER_KEY_PREVIOUS", "10"),
+            ("SSH_PASSPHRASE", "11"),
+            ("REDIS_URL_FILE", "12"),
         ];
         let clock = Arc::new(interlock_model::time::TestClock::at(interlock_model::Timestamp::default()));
         let mut config = HostConfig::new("d", "f.py".into(), "/sdk".into(), "/s".into(), clock);
+        config.secrets = vec!["DATABASE_URL", "REDIS_URL"];
         config.environment = vec![("ROBOT_TOKEN".into(), "given".into())];
 
         let seen = of_worker(&config, inherited.iter().map(|(n, v)| ((*n).into(), (*v).into())));

@@ -162,6 +162,13 @@ fn checked_webhook(url: Option<String>) -> Result<Option<String>, AgentError> {
     }
 }
 
+/// The address as it may stand in the audit trail: path and query of a webhook's address are often its password.
+fn webhook_shown(url: Option<&str>) -> Option<String> {
+    let rest = url?.strip_prefix("https://").unwrap_or("");
+    let host = rest.split(['/', '?', '#']).next().unwrap_or("");
+    Some(if rest == host { format!("https://{host}") } else { format!("https://{host}/…") })
+}
+
 fn is_within(scope: &str, whole: &str) -> bool {
     scope.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
@@ -337,8 +344,11 @@ impl Agents {
         let scopes = change.scopes;
         let changed = self
             .change(permit, permit.target().agent_id, move |agent| {
-                let old =
-                    json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
+                let facts = |agent: &Agent| {
+                    let webhook = webhook_shown(agent.webhook_url.as_deref());
+                    json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": webhook })
+                };
+                let old = facts(agent);
                 let mut fields = Vec::new();
                 if let Some(name) = name {
                     agent.name = name;
@@ -352,9 +362,7 @@ impl Agents {
                     agent.webhook_url = webhook;
                     fields.push("webhook_url");
                 }
-                let new =
-                    json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": agent.webhook_url });
-                json!({ "updated_fields": fields, "old_data": old, "new_data": new })
+                json!({ "updated_fields": fields, "old_data": old, "new_data": facts(agent) })
             })
             .await?;
         warn_of_admin(permit.caller(), &changed, &known.scopes);

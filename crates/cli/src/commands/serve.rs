@@ -38,7 +38,7 @@ use super::net::{self, NetArgs};
 use super::orchestrate::Orchestrating;
 use crate::adapter::LocalDevice;
 use crate::anchors;
-use crate::config::{Config, ServerSettings, TlsMode};
+use crate::config::{Config, Kind, SETTINGS, ServerSettings, TlsMode};
 use crate::directories;
 use crate::installation::{self, Parts};
 use crate::python;
@@ -593,6 +593,8 @@ async fn start_device(
     // Each run is on record in the database before the device hears of it, and its end before anyone else does.
     config.durability = Durability::Caller;
     config.environment.clone_from(&args.environment);
+    let secrets = SETTINGS.iter().filter(|setting| setting.kind == Kind::Secret);
+    config.secrets = secrets.flat_map(|setting| setting.variables.iter().copied()).collect();
     config.simulate = args.simulate;
     config.standby = !args.no_standby;
     Host::start(config).await.map_err(|error| {
