@@ -1,5 +1,6 @@
 //! Agents, keys, sessions, roles, revocation.
 
+use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::wire::{
     AgentView, ApiKeyView, DeliveryView, Operation, PageAnswer, RoleView, SessionView,
 };
@@ -23,6 +24,12 @@ pub struct NewAgent<'a> {
     pub scopes: &'a [String],
     /// Where outcomes are told.
     pub webhook_url: Option<&'a str>,
+    /// How it may get tokens; `None`: in every way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_types: Option<&'a [GrantType]>,
+    /// The only way in which it may prove who it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_endpoint_auth_method: Option<KeyMethod>,
 }
 
 /// A change of an agent; `None` leaves it.
@@ -37,6 +44,12 @@ pub struct AgentEdit {
     /// The new address; the inner `None` removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<Option<String>>,
+    /// The new grant types.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_types: Option<Vec<GrantType>>,
+    /// The new way to prove itself; the inner `None` allows each that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_endpoint_auth_method: Option<Option<KeyMethod>>,
 }
 
 /// A secret to be made for an agent.

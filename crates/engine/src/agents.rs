@@ -12,6 +12,7 @@ use interlock_model::action::{
     CreateAgent, DeleteAgent, ListAgents, ReadAgent, RotateWebhookSecret, SetAgentCertificates, SetAgentKeys,
     SetAgentSecret, UpdateAgent,
 };
+use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::id::random_hex;
 use interlock_model::policy;
 use interlock_model::scope::{self, Scope};
@@ -25,8 +26,8 @@ use zeroize::Zeroizing;
 use crate::Ambient;
 use crate::auth::documents::{Agent, AgentSecret, WebhookSecret};
 use crate::auth::{
-    BadKey, BadName, Caller, Db, MasterKey, PasswordRefused, Passwords, Permit, Principals, Proof, Recorded,
-    SystemPermit, check_keys, check_names, new_agent_secret,
+    BadKey, BadName, Caller, ClientPolicy, Db, MasterKey, PasswordRefused, Passwords, Permit, Principals,
+    Proof, Recorded, SystemPermit, check_keys, check_names, new_agent_secret,
 };
 use crate::security::{self, Event};
 
@@ -72,6 +73,9 @@ pub enum AgentError {
     /// The keys are not accepted.
     #[error(transparent)]
     Keys(#[from] BadKey),
+    /// A secret is no proof for this agent.
+    #[error("this agent proves itself with a key; a secret would be worth nothing")]
+    KeysOnly,
     /// The names are not accepted.
     #[error(transparent)]
     Names(#[from] BadName),
@@ -95,6 +99,25 @@ pub struct AgentChange {
     pub scopes: Option<Vec<Scope>>,
     /// The new address; the inner `None` removes it.
     pub webhook_url: Option<Option<String>>,
+    /// The new grant types.
+    pub grant_types: Option<Vec<GrantType>>,
+    /// The new way to prove itself; the inner `None` allows each that it has.
+    pub key_method: Option<Option<KeyMethod>>,
+}
+
+/// An agent to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewAgent {
+    /// Name for people.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// Where outcomes are told.
+    pub webhook_url: Option<String>,
+    /// How it may get tokens; `None`: in every way.
+    pub grant_types: Option<Vec<GrantType>>,
+    /// The only way in which it may prove who it is.
+    pub key_method: Option<KeyMethod>,
 }
 
 /// A secret to be set.
@@ -125,6 +148,7 @@ pub struct Agents {
     principals: Arc<Principals>,
     passwords: Passwords,
     master: Arc<MasterKey>,
+    clients: ClientPolicy,
 }
 
 /// What secrets of webhooks are sealed as.
@@ -232,8 +256,9 @@ impl Agents {
         principals: Arc<Principals>,
         passwords: Passwords,
         master: Arc<MasterKey>,
+        clients: ClientPolicy,
     ) -> Self {
-        Self { db, ambient, principals, passwords, master }
+        Self { db, ambient, principals, passwords, master, clients }
     }
 
     /// Agents that are not deleted, newest first.
@@ -273,18 +298,13 @@ impl Agents {
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn create(
-        &self,
-        permit: &Permit<CreateAgent>,
-        name: &str,
-        scopes: Vec<Scope>,
-        webhook_url: Option<String>,
-    ) -> Result<Agent, AgentError> {
+    pub async fn create(&self, permit: &Permit<CreateAgent>, new: NewAgent) -> Result<Agent, AgentError> {
+        let NewAgent { name, scopes, webhook_url, grant_types, key_method } = new;
         checked_scopes(permit.caller(), &scopes)?;
         let now = self.ambient.clock.now();
         let agent = Agent {
             id: AgentId::new(now, &*self.ambient.entropy),
-            name: checked_name(name)?,
+            name: checked_name(&name)?,
             scopes,
             webhook_url: checked_webhook(webhook_url)?,
             webhook_secrets: Vec::new(),
@@ -292,6 +312,8 @@ impl Agents {
             secrets: Vec::new(),
             keys: Vec::new(),
             certificate_names: Vec::new(),
+            grant_types: grant_types.unwrap_or_else(|| GrantType::ALL.to_vec()),
+            key_method,
             tokens_valid_from: now,
             created_at: now,
             created_by: permit.caller().name().to_owned(),
@@ -314,7 +336,13 @@ impl Agents {
                     if row.webhook_url.is_some() {
                         tx.orchestrator().set_told(&row.id.to_string(), true).await?;
                     }
-                    let details = json!({ "name": row.name, "scopes": row.scopes });
+                    let mut details = json!({ "name": row.name, "scopes": row.scopes });
+                    if row.grant_types != GrantType::ALL {
+                        details["grant_types"] = json!(row.grant_types);
+                    }
+                    if let Some(method) = row.key_method {
+                        details["token_endpoint_auth_method"] = json!(method);
+                    }
                     Ok(Recorded { value: (), details })
                 })
             })
@@ -323,7 +351,8 @@ impl Agents {
         Ok(agent)
     }
 
-    /// Changes name, scopes or address. What scopes it loses, its tokens lose at once.
+    /// Changes what is known of an agent. What scopes and grants it loses, its tokens lose at once; with another way to prove
+    /// itself every earlier secret, token and API key is dead.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -341,14 +370,11 @@ impl Agents {
             checked_scopes(permit.caller(), &new)?;
         }
         checked_reach(permit.caller(), &known)?;
-        let scopes = change.scopes;
+        let AgentChange { scopes, grant_types, key_method, .. } = change;
+        let now = self.ambient.clock.now();
         let changed = self
             .change(permit, permit.target().agent_id, move |agent| {
-                let facts = |agent: &Agent| {
-                    let webhook = webhook_shown(agent.webhook_url.as_deref());
-                    json!({ "name": agent.name, "scopes": agent.scopes, "webhook_url": webhook })
-                };
-                let old = facts(agent);
+                let old = told(agent);
                 let mut fields = Vec::new();
                 if let Some(name) = name {
                     agent.name = name;
@@ -362,9 +388,24 @@ impl Agents {
                     agent.webhook_url = webhook;
                     fields.push("webhook_url");
                 }
-                json!({ "updated_fields": fields, "old_data": old, "new_data": facts(agent) })
+                if let Some(grants) = grant_types {
+                    agent.grant_types = grants;
+                    fields.push("grant_types");
+                }
+                if let Some(method) = key_method {
+                    if method != agent.key_method {
+                        agent.secrets.clear();
+                        agent.tokens_valid_from = later(agent.tokens_valid_from, now);
+                    }
+                    agent.key_method = method;
+                    fields.push("token_endpoint_auth_method");
+                }
+                json!({ "updated_fields": fields, "old_data": old, "new_data": told(agent) })
             })
             .await?;
+        if changed.tokens_valid_from != known.tokens_valid_from {
+            tokens_died(&changed, "credentials");
+        }
         warn_of_admin(permit.caller(), &changed, &known.scopes);
         Ok(changed)
     }
@@ -407,6 +448,10 @@ impl Agents {
         new: NewSecret,
     ) -> Result<(Agent, Option<Secret>), AgentError> {
         self.checked_target(permit.caller(), permit.target().agent_id)?;
+        let known = self.principals.agent(permit.target().agent_id);
+        if known.is_some_and(|agent| !self.clients.takes_secrets_of(&agent)) {
+            return Err(AgentError::KeysOnly);
+        }
         self.replace_secret(permit, permit.target().agent_id, permit.caller().name(), new).await
     }
 
@@ -640,6 +685,8 @@ impl Agents {
                 secrets: Vec::new(),
                 keys: Vec::new(),
                 certificate_names: Vec::new(),
+                grant_types: GrantType::ALL.to_vec(),
+                key_method: None,
                 tokens_valid_from: now,
                 created_at: now,
                 created_by: "system".to_owned(),
@@ -661,6 +708,14 @@ impl Agents {
         }
         Ok(())
     }
+}
+
+/// What the audit trail says of an agent before and after a change.
+fn told(agent: &Agent) -> Value {
+    json!({
+        "name": agent.name, "scopes": agent.scopes, "webhook_url": webhook_shown(agent.webhook_url.as_deref()),
+        "grant_types": agent.grant_types, "token_endpoint_auth_method": agent.key_method,
+    })
 }
 
 /// A secret as Standard Webhooks writes it.

@@ -13,9 +13,9 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, Issuer, PublicKey};
 use crate::auth::{
-    Account, ApiKeys, Arrivals, Ceremonies, Db, DeviceCodes, Directories, Manage, MasterKey, NoticeBoard,
-    Passkeys, Passwords, Principals, Recorded, Reviews, SecondFactor, Sessions, SignIns, SystemPermit,
-    Throttle, Tokens,
+    Account, ApiKeys, Arrivals, Ceremonies, ClientPolicy, Db, DeviceCodes, Directories, Manage, MasterKey,
+    NoticeBoard, Passkeys, Passwords, Principals, Recorded, Reviews, SecondFactor, Sessions, SignIns,
+    SystemPermit, Throttle, Tokens,
 };
 
 /// Names of issuers that stay known without an end.
@@ -96,6 +96,8 @@ pub struct Setup<'a> {
     pub master: MasterKey,
     /// The audit trail of what is no change.
     pub recorder: &'a Recorder,
+    /// What is asked of every agent.
+    pub clients: ClientPolicy,
     /// Authority for what follows from a sign-in.
     pub system: SystemPermit,
     /// Directories of people.
@@ -121,6 +123,7 @@ impl Identity {
             tokens,
             master,
             recorder,
+            clients,
             system,
             directories,
             ceremonies,
@@ -129,7 +132,8 @@ impl Identity {
         let tokens = tokens.shared(known());
         let master = Arc::new(master);
         let throttle = Throttle::new(database(), clocks());
-        let sessions = Sessions::new(database(), clocks(), known(), tokens, system.acting("system", None));
+        let sessions =
+            Sessions::new(database(), clocks(), known(), tokens, clients, system.acting("system", None));
         let arrivals = Arrivals::new(
             database(),
             clocks(),
@@ -186,7 +190,14 @@ impl Identity {
             notices: NoticeBoard::new(database(), clocks()),
             reviews: Reviews::new(database(), clocks(), known()),
             arrivals,
-            agents: Agents::new(database(), clocks(), known(), passwords.clone(), Arc::clone(&master)),
+            agents: Agents::new(
+                database(),
+                clocks(),
+                known(),
+                passwords.clone(),
+                Arc::clone(&master),
+                clients,
+            ),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),
             sessions,

@@ -153,10 +153,11 @@ impl Event {
 }
 
 /// The closed list of `details.reason` in [`Event::AuthenticationFailed`] and [`Event::AccountLocked`].
-pub const FAILURES: [&str; 23] = [
+pub const FAILURES: [&str; 24] = [
     "credentials_in_query",
     "disabled",
     "expired_token",
+    "grant_not_allowed",
     "invalid_credentials",
     "invalid_token",
     "missing_token",

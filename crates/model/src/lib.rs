@@ -7,6 +7,7 @@
 pub mod action;
 pub mod audit;
 pub mod device;
+pub mod grant;
 pub mod id;
 pub mod jmespath;
 pub mod pipeline;

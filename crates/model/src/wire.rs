@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::audit::{AuditDraft, AuditEntry, Hash};
 use crate::device::{ActionSpec, DeviceStop, EventKind};
+use crate::grant::{GrantType, KeyMethod};
 use crate::policy::PrincipalKind;
 use crate::run::{RunError, RunState};
 use crate::scope::Scope;
@@ -317,6 +318,12 @@ pub struct AgentView {
     /// Whom its certificates name (RFC 8705).
     #[serde(default)]
     pub certificate_names: Vec<String>,
+    /// How it may get tokens.
+    #[serde(default)]
+    pub grant_types: Vec<GrantType>,
+    /// The only way in which it may prove who it is; null: each that it has.
+    #[serde(default)]
+    pub token_endpoint_auth_method: Option<KeyMethod>,
 }
 
 /// How telling an agent the outcome of one of its runs stands.

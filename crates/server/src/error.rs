@@ -128,7 +128,8 @@ impl From<TokenError> for ApiError {
             | TokenError::Expired
             | TokenError::Revoked
             | TokenError::Principal
-            | TokenError::Certificate => "Bearer error=\"invalid_token\"",
+            | TokenError::Certificate
+            | TokenError::Grant => "Bearer error=\"invalid_token\"",
         };
         let mut refusal =
             Self::client(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid authentication credentials");
@@ -170,6 +171,9 @@ impl From<Refused> for ApiError {
     }
 }
 
+/// The client has proved who it is and may not use this way to a token (RFC 6749 section 5.2).
+pub(crate) const NO_GRANT: &str = "This client may not use this grant type.";
+
 impl From<SignInError> for ApiError {
     fn from(error: SignInError) -> Self {
         match error {
@@ -207,6 +211,7 @@ impl From<SignInError> for ApiError {
             SignInError::NotOffered => {
                 Self::client(StatusCode::NOT_FOUND, "not_found", "This way of signing in is not set up")
             }
+            SignInError::Grant => Self::client(StatusCode::BAD_REQUEST, "unauthorized_client", NO_GRANT),
             SignInError::Scope => Self::client(
                 StatusCode::BAD_REQUEST,
                 "invalid_scope",

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Breached, Ceremonies, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens,
+    Breached, Ceremonies, ClientPolicy, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens,
 };
 use interlock_engine::backup;
 use interlock_engine::bans::Bans;
@@ -235,6 +235,7 @@ where
         ceremonies: ceremonies(settings.public_url.as_deref())?,
         step_up,
         owner_mode: settings.owner_mode,
+        clients: ClientPolicy { keys_only: settings.agents_need_keys },
         device_run_days: settings.device_run_days,
         limiter,
         shared: shared.clone(),
@@ -464,6 +465,7 @@ struct Wired<'a> {
     heralds: Option<Arc<Heralds>>,
     step_up: StepUpPolicy,
     owner_mode: bool,
+    clients: ClientPolicy,
     device_run_days: Option<u32>,
     orchestrator: Option<Orchestrator>,
     certificates: Option<Arc<Keeper>>,
@@ -491,6 +493,7 @@ impl Wired<'_> {
             tokens,
             master,
             recorder: &self.recorder,
+            clients: self.clients,
             system: system(),
             directories: self.directories.clone(),
             ceremonies: self.ceremonies.clone(),

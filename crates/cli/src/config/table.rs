@@ -337,6 +337,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "strict: scopes are enforced; owner: an agent may act on what is its own without them, for migrations.",
     ),
     setting(
+        "identity.agents_need_keys",
+        &["AGENTS_NEED_KEYS"],
+        Kind::Flag,
+        "false",
+        "Agents prove who they are with a key or certificate of their own, or by a token of their surroundings; their secrets and API keys are refused.",
+    ),
+    setting(
         "identity.bootstrap_admin_secret",
         &["BOOTSTRAP_ADMIN_SECRET"],
         Kind::Secret,

@@ -161,6 +161,8 @@ pub(crate) struct ServerSettings {
     pub(crate) access_minutes: i64,
     pub(crate) refresh_days: i64,
     pub(crate) owner_mode: bool,
+    /// Secrets and API keys of agents are refused.
+    pub(crate) agents_need_keys: bool,
     /// Days after which runs of the device are deleted; `None`: never.
     pub(crate) device_run_days: Option<u32>,
     /// Days after which audit entries are deleted; `None`: never.
@@ -444,6 +446,7 @@ impl Config {
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
             owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
+            agents_need_keys: self.flag("identity.agents_need_keys")?,
             device_run_days: self.device_run_days()?,
             audit_days: self.audit_days()?,
             anchor_file: self.filled("audit.anchor_file").map(PathBuf::from),

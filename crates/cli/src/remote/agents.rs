@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use interlock_client::{AgentEdit, Client, NewAgent, NewAgentSecret};
+use interlock_model::grant::{self, GrantType, KeyMethod};
 use interlock_model::wire::{AgentView, DeliveryView};
 use interlock_model::{AgentId, Clock as _, Timestamp};
 use serde_json::json;
@@ -40,8 +41,14 @@ pub(crate) enum AgentCommand {
         /// https address where outcomes are told
         #[arg(long)]
         webhook: Option<String>,
+        /// Ways to a token: client_credentials, refresh_token, jwt-bearer, token-exchange. Without it all of them. Several are allowed
+        #[arg(long, value_delimiter = ',', value_parser = grant)]
+        grant: Option<Vec<GrantType>>,
+        /// The only proof that counts: private_key_jwt or tls_client_auth. It gets no secret and no API key then
+        #[arg(long)]
+        auth_method: Option<KeyMethod>,
     },
-    /// Change name, scopes or address
+    /// Change name, scopes, address, or how it signs in
     Update(UpdateArgs),
     /// Disable an agent for good: its tokens and secrets are dead, its record stays
     Delete {
@@ -94,7 +101,7 @@ pub(crate) struct UpdateArgs {
     /// Id or name
     agent: String,
     /// The new name
-    #[arg(long, required_unless_present_any = ["scope", "webhook", "no_webhook"])]
+    #[arg(long, required_unless_present_any = ["scope", "webhook", "no_webhook", "grant", "auth_method"])]
     name: Option<String>,
     /// The new scopes, in place of all it had
     #[arg(long, value_delimiter = ',')]
@@ -105,6 +112,31 @@ pub(crate) struct UpdateArgs {
     /// Tell outcomes nowhere
     #[arg(long)]
     no_webhook: bool,
+    /// The ways to a token, in place of all it had: client_credentials, refresh_token, jwt-bearer, token-exchange
+    #[arg(long, value_delimiter = ',', value_parser = grant)]
+    grant: Option<Vec<GrantType>>,
+    /// The only proof that counts: private_key_jwt or tls_client_auth; any for each that it has. Its secrets, tokens and API keys are dead at once
+    #[arg(long, value_parser = auth_method)]
+    auth_method: Option<Asked>,
+}
+
+/// What was said about the proof.
+#[derive(Debug, Clone, Copy)]
+struct Asked(Option<KeyMethod>);
+
+fn auth_method(text: &str) -> Result<Asked, String> {
+    if text == "any" {
+        return Ok(Asked(None));
+    }
+    let method = text.parse().map(|method| Asked(Some(method)));
+    method.map_err(|error: grant::Unknown| format!("{error}, any"))
+}
+
+/// As the protocol writes it, or its last word.
+fn grant(text: &str) -> Result<GrantType, String> {
+    let short = |grant: &&GrantType| grant.name().rsplit(':').next() == Some(text);
+    let found = GrantType::ALL.iter().find(short).copied();
+    found.map_or_else(|| text.parse().map_err(|error: grant::Unknown| error.to_string()), Ok)
 }
 
 pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Result<(), Failure> {
@@ -125,8 +157,14 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
             let id = find(&client, &agent).await?;
             tell(ui, &client.agent(id).await?)
         }
-        AgentCommand::Create { name, scope, webhook } => {
-            let new = NewAgent { name: &name, scopes: &scope, webhook_url: webhook.as_deref() };
+        AgentCommand::Create { name, scope, webhook, grant, auth_method } => {
+            let new = NewAgent {
+                name: &name,
+                scopes: &scope,
+                webhook_url: webhook.as_deref(),
+                grant_types: grant.as_deref(),
+                token_endpoint_auth_method: auth_method,
+            };
             warn_of_admin(ui, &scope);
             let made = client.create_agent(&new).await?;
             if made.webhook_url.is_some() {
@@ -134,13 +172,7 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
             }
             tell(ui, &made)
         }
-        AgentCommand::Update(args) => {
-            let id = find(&client, &args.agent).await?;
-            let webhook_url = if args.no_webhook { Some(None) } else { args.webhook.map(Some) };
-            warn_of_admin(ui, args.scope.as_deref().unwrap_or_default());
-            let edit = AgentEdit { name: args.name, scopes: args.scope, webhook_url };
-            tell(ui, &client.update_agent(id, &edit).await?)
-        }
+        AgentCommand::Update(args) => update(ui, &client, args).await,
         AgentCommand::Delete { agent } => {
             let id = find(&client, &agent).await?;
             let done = client.delete_agent(id).await?;
@@ -198,6 +230,20 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
     }
 }
 
+async fn update(ui: &Ui, client: &Client, args: UpdateArgs) -> Result<(), Failure> {
+    let id = find(client, &args.agent).await?;
+    let webhook_url = if args.no_webhook { Some(None) } else { args.webhook.map(Some) };
+    warn_of_admin(ui, args.scope.as_deref().unwrap_or_default());
+    let edit = AgentEdit {
+        name: args.name,
+        scopes: args.scope,
+        webhook_url,
+        grant_types: args.grant,
+        token_endpoint_auth_method: args.auth_method.map(|Asked(method)| method),
+    };
+    tell(ui, &client.update_agent(id, &edit).await?)
+}
+
 fn warn_of_admin(ui: &Ui, scopes: &[String]) {
     if scopes.iter().any(|scope| scope == "admin") {
         ui.warn("admin lets this agent administer everything; give it the scopes that it needs instead, if you can");
@@ -220,6 +266,11 @@ pub(super) async fn find(client: &Client, text: &str) -> Result<AgentId, Failure
 
 fn scopes(agent: &AgentView) -> String {
     agent.scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn grants(agent: &AgentView) -> String {
+    let short = |grant: &GrantType| grant.name().rsplit(':').next().unwrap_or_default();
+    agent.grant_types.iter().map(short).collect::<Vec<_>>().join(", ")
 }
 
 fn table(agents: &[AgentView]) -> Table {
@@ -255,6 +306,8 @@ fn tell(ui: &Ui, agent: &AgentView) -> Result<(), Failure> {
             .with("id", agent.id.to_string())
             .with("scopes", scopes(agent))
             .maybe("webhook", agent.webhook_url.as_ref())
+            .with("grants", grants(agent))
+            .maybe("only by", agent.token_endpoint_auth_method.map(KeyMethod::name))
             .with("made", time(agent.created_at))
             .maybe("seen", agent.last_seen_at.map(time));
         for secret in &agent.secrets {

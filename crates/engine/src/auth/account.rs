@@ -53,9 +53,11 @@ pub enum AccountError {
 impl From<SignInError> for AccountError {
     fn from(error: SignInError) -> Self {
         match error {
-            SignInError::Refused | SignInError::Scope | SignInError::Elsewhere | SignInError::NotOffered => {
-                Self::Wrong
-            }
+            SignInError::Refused
+            | SignInError::Grant
+            | SignInError::Scope
+            | SignInError::Elsewhere
+            | SignInError::NotOffered => Self::Wrong,
             SignInError::SecondFactor { .. } => Self::WrongCode,
             SignInError::Wait(wait) => Self::Wait(wait),
             SignInError::Store(error) => Self::Store(error),

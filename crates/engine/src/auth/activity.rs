@@ -173,6 +173,8 @@ mod tests {
             secrets: vec![],
             keys: vec![],
             certificate_names: vec![],
+            grant_types: vec![],
+            key_method: None,
             tokens_valid_from: at(0),
             created_at: at(0),
             created_by: "system".into(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use interlock_model::grant::GrantType;
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
 use interlock_model::{AgentId, Timestamp};
@@ -11,6 +12,7 @@ use interlock_store::{Error, Tx};
 use serde_json::{Value, json};
 
 use super::assertion::{self, Assertion};
+use super::clients::WORKLOAD;
 use super::documents::{Agent, Used};
 use super::opening::Opening;
 use super::password::Place;
@@ -42,6 +44,7 @@ impl SignIns {
         proof: Option<AgentProof>,
         origin: &Origin,
     ) -> Result<Proved, SignInError> {
+        let policy = self.sessions.clients();
         let id = agent_id.parse::<AgentId>().ok();
         let account = id.map_or_else(|| "invalid id".to_owned(), |id| id.to_string());
         let now = self.ambient.clock.now();
@@ -72,6 +75,9 @@ impl SignIns {
                 self.matching_secret(&place, agent.as_deref(), guess, now).await?.map(Means::Secret)
             }
         };
+        // A right secret of an agent that must show a key is no proof, and costs and looks like a wrong one.
+        let proved =
+            proved.filter(|means| agent.as_ref().is_some_and(|agent| policy.takes(agent, means.name())));
         let (Some(agent), Some(means)) = (agent.filter(|agent| !agent.disabled), proved) else {
             self.note_agent_failure(id, origin, "invalid_credentials", Event::AuthenticationFailed);
             return Err(SignInError::Refused);
@@ -114,7 +120,8 @@ impl SignIns {
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
         let Proved { agent, means, guesser } = self.prove(agent_id, proof, origin).await?;
-        let arrival = AgentArrival { agent, means, guesser: Some(guesser), until: None, with_refresh };
+        let (grant, guesser) = (GrantType::ClientCredentials, Some(guesser));
+        let arrival = AgentArrival { agent, means, grant, guesser, until: None, with_refresh };
         self.admit_agent(arrival, wanted, origin).await
     }
 
@@ -125,7 +132,16 @@ impl SignIns {
         wanted: Option<&[Scope]>,
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
-        let AgentArrival { agent, means, guesser, until, with_refresh } = arrival;
+        let AgentArrival { agent, means, grant, guesser, until, with_refresh } = arrival;
+        if !agent.grant_types.contains(&grant) {
+            // It has proved who it is: that was no guess.
+            if let Some(guesser) = guesser {
+                self.throttle.succeeded(guesser).await?;
+            }
+            self.note_agent_failure(Some(agent.id), origin, "grant_not_allowed", Event::AuthenticationFailed);
+            return Err(SignInError::Grant);
+        }
+        let with_refresh = with_refresh && agent.grant_types.contains(&GrantType::RefreshToken);
         let scopes = match wanted {
             None => agent.scopes.clone(),
             Some(wanted) => {
@@ -232,6 +248,8 @@ struct Proved {
 pub(super) struct AgentArrival {
     pub(super) agent: Arc<Agent>,
     pub(super) means: Means,
+    /// The way to a token that it uses.
+    pub(super) grant: GrantType,
     /// The guess that this was, where it could have been one.
     pub(super) guesser: Option<Guesser>,
     /// Nothing lasts longer than this.
@@ -259,7 +277,7 @@ impl Means {
             Self::Secret(_) => "secret",
             Self::Assertion(_) => "private_key_jwt",
             Self::Certificate => "tls_client_auth",
-            Self::Workload { .. } => "workload",
+            Self::Workload { .. } => WORKLOAD,
         }
     }
 

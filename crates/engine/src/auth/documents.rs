@@ -1,5 +1,6 @@
 //! What is kept about agents, sessions, keys and roles. Serde forms of `store::identity`: new members need a default.
 
+use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::policy::PrincipalKind;
 use interlock_model::scope::Scope;
 use interlock_model::{AgentId, Timestamp};
@@ -32,6 +33,12 @@ pub struct Agent {
     /// Names of certificates for `tls_client_auth`, as [`super::ClientCertificate`] writes them.
     #[serde(default)]
     pub certificate_names: Vec<String>,
+    /// How it may get tokens.
+    #[serde(default = "all_grants")]
+    pub grant_types: Vec<GrantType>,
+    /// The only way in which it may prove who it is.
+    #[serde(default)]
+    pub key_method: Option<KeyMethod>,
     /// Tokens issued under another value are dead.
     pub tokens_valid_from: Timestamp,
     /// When it was made.
@@ -43,6 +50,11 @@ pub struct Agent {
     /// When it last got a token or used a key.
     #[serde(default)]
     pub last_seen_at: Option<Timestamp>,
+}
+
+/// Agents of earlier versions could use every grant.
+fn all_grants() -> Vec<GrantType> {
+    GrantType::ALL.to_vec()
 }
 
 /// A secret that messages to an agent's webhook are signed with.

@@ -75,6 +75,9 @@ pub enum KeyError {
     /// The caller speaks with a key itself: a stolen one must not outlive itself.
     #[error("an API key cannot make another; sign in")]
     ByKey,
+    /// The agent must prove itself with a key that never leaves it.
+    #[error("this agent proves itself with a key; an API key would be worth nothing")]
+    KeysOnly,
     /// There is no such principal, or it is not the caller's to give keys to.
     #[error("there is no such principal")]
     NoSuchPrincipal,
@@ -162,6 +165,9 @@ impl ApiKeys {
             Some(agent) if manages(caller) => {
                 let agent = self.principals.agent(agent).filter(|agent| !agent.disabled);
                 let agent = agent.ok_or(KeyError::NoSuchPrincipal)?;
+                if !self.sessions.clients().takes_secrets_of(&agent) {
+                    return Err(KeyError::KeysOnly);
+                }
                 check_held(&new.scopes, &agent.scopes)?;
                 (PrincipalKind::Agent, agent.id.to_string(), agent.tokens_valid_from)
             }
@@ -169,8 +175,12 @@ impl ApiKeys {
             None => {
                 check_held(&new.scopes, caller.grants().scopes())?;
                 let user = self.principals.user(caller.name()).map(|user| user.tokens_valid_from);
-                let agent = || Some(self.principals.agent(caller.name().parse().ok()?)?.tokens_valid_from);
-                let epoch = user.or_else(agent).ok_or(KeyError::NoSuchPrincipal)?;
+                let agent = caller.name().parse().ok().and_then(|id| self.principals.agent(id));
+                if agent.as_ref().is_some_and(|agent| !self.sessions.clients().takes_secrets_of(agent)) {
+                    return Err(KeyError::KeysOnly);
+                }
+                let agent = agent.map(|agent| agent.tokens_valid_from);
+                let epoch = user.or(agent).ok_or(KeyError::NoSuchPrincipal)?;
                 (caller.kind(), caller.name().to_owned(), epoch)
             }
         };

@@ -11,6 +11,7 @@ mod bcrypt_hash;
 mod blocked;
 mod breached;
 mod certificate;
+mod clients;
 mod db;
 mod device_code;
 pub mod documents;
@@ -44,6 +45,7 @@ pub use assertion::{BadKey, check_keys};
 pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
 pub use breached::Breached;
 pub use certificate::{BadName, Bound, ClientCertificate, check_names};
+pub use clients::ClientPolicy;
 pub use db::{Db, Recorded};
 pub use device_code::{Begun, DecideError, DeviceCodes, INTERVAL, PollError};
 pub use elsewhere::{

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::activity::Activity;
+use super::clients::ClientPolicy;
 use super::documents::{Agent, ApiKey, Session};
 use super::notices;
 use super::opening::Opening;
@@ -78,6 +79,7 @@ pub struct Sessions {
     pub(super) ambient: Ambient,
     principals: Arc<Principals>,
     tokens: Tokens,
+    clients: ClientPolicy,
     pub(super) system: SystemPermit,
     cache: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
     /// Scopes that agents use.
@@ -99,6 +101,7 @@ impl Sessions {
         ambient: Ambient,
         principals: Arc<Principals>,
         tokens: Tokens,
+        clients: ClientPolicy,
         system: SystemPermit,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -106,6 +109,7 @@ impl Sessions {
             ambient,
             principals,
             tokens,
+            clients,
             system,
             cache: Mutex::default(),
             activity: Activity::default(),
@@ -120,6 +124,11 @@ impl Sessions {
 
     pub(super) fn principals(&self) -> &Principals {
         &self.principals
+    }
+
+    /// What is asked of every agent.
+    pub fn clients(&self) -> ClientPolicy {
+        self.clients
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -383,7 +392,13 @@ impl Sessions {
             return Err(TokenError::Revoked);
         }
         let present = self.principal(claims.principal, &claims.sub)?;
-        if present.epoch().micros() == claims.epo { Ok(present) } else { Err(TokenError::Principal) }
+        if present.epoch().micros() != claims.epo {
+            return Err(TokenError::Principal);
+        }
+        match &present {
+            Present::Agent(agent) if !self.clients.keeps(agent, claims) => Err(TokenError::Grant),
+            Present::Agent(_) | Present::User(_) => Ok(present),
+        }
     }
 
     fn principal(&self, kind: PrincipalKind, id: &str) -> Result<Present, TokenError> {
@@ -454,6 +469,11 @@ impl Sessions {
         // What ends every token of a principal, or everything of a time, ends keys too.
         if found.created_at < present.epoch() || self.principals.is_cut_off(found.created_at) {
             return Err(TokenError::Revoked);
+        }
+        if let Present::Agent(agent) = &present
+            && !self.clients.takes_secrets_of(agent)
+        {
+            return Err(TokenError::Grant);
         }
         let grants = match present {
             Present::User(user) => {

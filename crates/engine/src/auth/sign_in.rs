@@ -42,6 +42,9 @@ pub enum SignInError {
     /// Too many guesses.
     #[error("too many sign-in attempts")]
     Wait(Duration),
+    /// This client may not use this way to a token.
+    #[error("this client may not use this grant type")]
+    Grant,
     /// Scopes were asked for that the principal does not hold.
     #[error("the scope is not granted")]
     Scope,

@@ -119,6 +119,8 @@ pub enum TokenError {
     Principal,
     /// It is bound to a certificate, and the client shows none or another.
     Certificate,
+    /// Its agent may not use this way to a token any more, or must prove itself in another way.
+    Grant,
 }
 
 impl TokenError {
@@ -131,6 +133,7 @@ impl TokenError {
             Self::Revoked => "revoked_token",
             Self::Principal => "unknown_or_disabled_principal",
             Self::Certificate => "other_certificate",
+            Self::Grant => "grant_not_allowed",
         }
     }
 }

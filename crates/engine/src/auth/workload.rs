@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use interlock_model::Timestamp;
+use interlock_model::grant::GrantType;
 use interlock_model::scope::Scope;
 use interlock_model::secret::Secret;
 use sha2::{Digest as _, Sha256};
@@ -50,6 +51,7 @@ impl SignIns {
     pub async fn workload(
         &self,
         token: &Secret,
+        grant: GrantType,
         wanted: Option<&[Scope]>,
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
@@ -87,6 +89,7 @@ impl SignIns {
         let arrival = AgentArrival {
             agent,
             means: Means::Workload { subject: workload.subject, once },
+            grant,
             guesser: None,
             until: Some(workload.until),
             with_refresh: false,

@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use interlock_engine::Ambient;
 use interlock_engine::audit;
 use interlock_engine::auth::{
-    Caller, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Origin, Passwords, Permit,
-    Principals, SystemPermit, Tokens,
+    Caller, ClientPolicy, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Origin,
+    Passwords, Permit, Principals, SystemPermit, Tokens,
 };
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
@@ -195,6 +195,7 @@ impl Bench {
             tokens,
             master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
             recorder: &recorder,
+            clients: ClientPolicy::default(),
             system: root,
             directories,
             ceremonies: None,

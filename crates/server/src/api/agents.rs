@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use interlock_engine::agents::{AgentChange, AgentFilter, NewSecret};
+use interlock_engine::agents::{AgentChange, AgentFilter, NewAgent, NewSecret};
 use interlock_engine::auth::documents::Agent;
 use interlock_engine::auth::{AgentProof, Issued, Origin};
 use interlock_engine::identity::Identity;
@@ -15,6 +15,7 @@ use interlock_model::action::{
     CreateAgent, DeleteAgent, ListAgents, ReadAgent, SetAgentCertificates, SetAgentKeys, SetAgentSecret,
     UpdateAgent,
 };
+use interlock_model::grant::{GrantType, KeyMethod, Unknown, parse_grants};
 use interlock_model::scope::{self, Scope};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
@@ -146,6 +147,8 @@ fn view(agent: &Agent) -> AgentView {
             .collect(),
         keys: agent.keys.len(),
         certificate_names: agent.certificate_names.clone(),
+        grant_types: agent.grant_types.clone(),
+        token_endpoint_auth_method: agent.key_method,
     }
 }
 
@@ -183,17 +186,32 @@ pub(super) fn scopes(texts: &[String]) -> Result<Vec<Scope>, ApiError> {
     })
 }
 
+fn grant_types(texts: &[String]) -> Result<Vec<GrantType>, ApiError> {
+    parse_grants(texts).map_err(|(at, error)| {
+        ApiError::field(&["body", "grant_types", &at.to_string()], "grant_type", error.to_string())
+    })
+}
+
+fn key_method(text: &str) -> Result<KeyMethod, ApiError> {
+    let place = &["body", "token_endpoint_auth_method"];
+    text.parse().map_err(|error: Unknown| ApiError::field(place, "choice", error.to_string()))
+}
+
 #[derive(Debug, Deserialize)]
-struct NewAgent {
+struct NewAgentBody {
     name: String,
     scopes: Vec<String>,
     webhook_url: Option<String>,
+    grant_types: Option<Vec<String>>,
+    token_endpoint_auth_method: Option<String>,
 }
 
-impl Screened for NewAgent {
+impl Screened for NewAgentBody {
     fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
         look(Place::Label, &self.name);
         self.scopes.iter().for_each(|scope| look(Place::Id, scope));
+        self.grant_types.iter().flatten().for_each(|grant| look(Place::Id, grant));
+        self.token_endpoint_auth_method.iter().for_each(|method| look(Place::Id, method));
         self.webhook_url.iter().for_each(|url| look(Place::Id, url));
     }
 }
@@ -201,10 +219,16 @@ impl Screened for NewAgent {
 async fn create_agent(
     grant: Granted<CreateAgent>,
     State(identity): State<Identity>,
-    JsonBody(body): JsonBody<NewAgent>,
+    JsonBody(body): JsonBody<NewAgentBody>,
 ) -> Result<Response, ApiError> {
-    let scopes = scopes(&body.scopes)?;
-    let agent = identity.agents.create(&grant, &body.name, scopes, body.webhook_url).await?;
+    let new = NewAgent {
+        scopes: scopes(&body.scopes)?,
+        grant_types: body.grant_types.as_deref().map(grant_types).transpose()?,
+        key_method: body.token_endpoint_auth_method.as_deref().map(key_method).transpose()?,
+        name: body.name,
+        webhook_url: body.webhook_url,
+    };
+    let agent = identity.agents.create(&grant, new).await?;
     Ok((StatusCode::CREATED, Json(view(&agent))).into_response())
 }
 
@@ -214,6 +238,9 @@ struct AgentEdit {
     scopes: Option<Vec<String>>,
     #[serde(default)]
     webhook_url: Edit,
+    grant_types: Option<Vec<String>>,
+    #[serde(default)]
+    token_endpoint_auth_method: Edit,
 }
 
 impl Screened for AgentEdit {
@@ -222,6 +249,10 @@ impl Screened for AgentEdit {
         self.scopes.iter().flatten().for_each(|scope| look(Place::Id, scope));
         if let Edit::Set(Some(url)) = &self.webhook_url {
             look(Place::Id, url);
+        }
+        self.grant_types.iter().flatten().for_each(|grant| look(Place::Id, grant));
+        if let Edit::Set(Some(method)) = &self.token_endpoint_auth_method {
+            look(Place::Id, method);
         }
     }
 }
@@ -251,6 +282,11 @@ async fn update_agent(
         webhook_url: match body.webhook_url {
             Edit::Leave => None,
             Edit::Set(url) => Some(url),
+        },
+        grant_types: body.grant_types.as_deref().map(grant_types).transpose()?,
+        key_method: match body.token_endpoint_auth_method {
+            Edit::Leave => None,
+            Edit::Set(text) => Some(text.as_deref().map(key_method).transpose()?),
         },
     };
     Ok(Json(view(&identity.agents.update(&grant, change).await?)))

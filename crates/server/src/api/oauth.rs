@@ -8,9 +8,12 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
-use interlock_engine::auth::{AgentProof, INTERVAL, Origin, PollError, RefreshError, SignInError};
+use interlock_engine::auth::{
+    AgentProof, INTERVAL, Origin, PollError, RefreshError, SignInError, TokenError,
+};
 use interlock_engine::identity::Identity;
 use interlock_model::action::Introspect;
+use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::id::from_hexadecimal;
 use interlock_model::scope;
 use interlock_model::secret::Secret;
@@ -19,13 +22,15 @@ use serde_json::{Value, json};
 
 use super::agents::{no_store, token_answer};
 use crate::body::FormBody;
-use crate::error::ApiError;
+use crate::error::{ApiError, NO_GRANT};
 use crate::routes::{ApiRouter, Granted, PublicReason};
 use crate::state::AppState;
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
-const ASSERTION: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const CREDENTIALS: &str = GrantType::ClientCredentials.name();
+const REFRESH: &str = GrantType::RefreshToken.name();
+const ASSERTION: &str = GrantType::JwtBearer.name();
+const EXCHANGE: &str = GrantType::TokenExchange.name();
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// What the token of a program may be called (RFC 8693 section 3): it is a JWT in any case.
 const SUBJECT_TOKENS: [&str; 3] =
@@ -68,6 +73,10 @@ fn refused(by_header: bool) -> ApiError {
     }
     error.challenge = by_header.then_some("Basic realm=\"interlock\"");
     error
+}
+
+fn no_grant() -> ApiError {
+    ApiError::oauth(StatusCode::BAD_REQUEST, "unauthorized_client", NO_GRANT)
 }
 
 fn invalid(detail: &'static str) -> ApiError {
@@ -227,7 +236,7 @@ async fn oauth_token(
     FormBody(request): FormBody<TokenRequest>,
 ) -> Result<Response, ApiError> {
     match request.grant_type.as_str() {
-        "client_credentials" => {
+        CREDENTIALS => {
             let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
             let Shown { id, proof, by_header } = request.client.shown(&headers)?;
             // No refresh token: the client can ask again with what it has (RFC 6749 section 4.4.3).
@@ -235,7 +244,7 @@ async fn oauth_token(
             let issued = opened.map_err(|error| client_error(error, by_header))?;
             Ok(no_store(Json(token_answer(&issued))))
         }
-        "refresh_token" => {
+        REFRESH => {
             let token = request.refresh_token.ok_or_else(|| invalid("refresh_token is required."))?;
             let named = request.client.authenticates() || headers.contains_key(header::AUTHORIZATION);
             let client = if named {
@@ -248,6 +257,7 @@ async fn oauth_token(
             let issued = identity.sessions.refresh(token.expose(), client, &origin).await;
             let issued = issued.map_err(|error| match error {
                 RefreshError::Store(cause) => ApiError::storage(&cause),
+                RefreshError::Token(TokenError::Grant) => no_grant(),
                 RefreshError::Token(_) | RefreshError::Reused => {
                     ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", "The grant is not in force")
                 }
@@ -262,15 +272,16 @@ async fn oauth_token(
         }
         grant @ (ASSERTION | EXCHANGE) if identity.sign_ins.takes_workloads() => {
             let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
-            let token = if grant == ASSERTION {
-                request.assertion.ok_or_else(|| invalid("assertion is required."))?
+            let (token, way) = if grant == ASSERTION {
+                let token = request.assertion.ok_or_else(|| invalid("assertion is required."))?;
+                (token, GrantType::JwtBearer)
             } else {
-                request.exchange.subject(identity.sessions.tokens().names().1)?
+                (request.exchange.subject(identity.sessions.tokens().names().1)?, GrantType::TokenExchange)
             };
             if request.client.authenticates() || headers.contains_key(header::AUTHORIZATION) {
                 return Err(invalid("The token says who the client is: leave its own credentials out."));
             }
-            let opened = identity.sign_ins.workload(&token, wanted.as_deref(), &origin).await;
+            let opened = identity.sign_ins.workload(&token, way, wanted.as_deref(), &origin).await;
             let issued = opened.map_err(workload_error)?;
             let mut answer = token_answer(&issued);
             if grant == EXCHANGE {
@@ -311,6 +322,7 @@ fn workload_error(error: SignInError) -> ApiError {
 fn client_error(error: SignInError, by_header: bool) -> ApiError {
     match error {
         SignInError::Refused => refused(by_header),
+        SignInError::Grant => no_grant(),
         SignInError::Scope => {
             ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_scope", "The client does not hold this scope")
         }
@@ -389,9 +401,14 @@ async fn metadata(State(state): State<AppState>, headers: HeaderMap) -> Json<Val
     let base = base(&state, &headers);
     let (issuer, audience) = state.identity.sessions.tokens().names();
     let certificates = state.certificates.as_ref().is_some_and(|keeper| keeper.takes_client_certificates());
-    let mut methods = vec!["client_secret_basic", "client_secret_post", "private_key_jwt"];
-    methods.extend(certificates.then_some("tls_client_auth"));
-    let mut grants = vec!["client_credentials", "refresh_token", DEVICE_CODE];
+    let secrets = if state.identity.sessions.clients().keys_only {
+        &[][..]
+    } else {
+        &["client_secret_basic", "client_secret_post"]
+    };
+    let mut methods = [secrets, &[KeyMethod::PrivateKeyJwt.name()]].concat();
+    methods.extend(certificates.then_some(KeyMethod::TlsClientAuth.name()));
+    let mut grants = vec![CREDENTIALS, REFRESH, DEVICE_CODE];
     if state.identity.sign_ins.takes_workloads() {
         grants.extend([ASSERTION, EXCHANGE]);
     }

@@ -23,6 +23,7 @@ fn capital(error: &dyn std::error::Error) -> String {
 impl From<RefreshError> for ApiError {
     fn from(error: RefreshError) -> Self {
         match error {
+            RefreshError::Token(TokenError::Grant) => SignInError::Grant.into(),
             RefreshError::Token(error) => error.into(),
             // A thief must not learn that the theft was noticed.
             RefreshError::Reused => TokenError::Revoked.into(),
@@ -117,7 +118,7 @@ impl From<AgentError> for ApiError {
             AgentError::Expiry => Self::field(&["body", "expires_at"], "range", text),
             AgentError::Keys(_) => Self::field(&["body", "keys"], "key", text),
             AgentError::Names(_) => Self::field(&["body", "names"], "name", text),
-            AgentError::NoWebhook | AgentError::Conflict => {
+            AgentError::NoWebhook | AgentError::KeysOnly | AgentError::Conflict => {
                 Self::client(StatusCode::CONFLICT, "conflict", text)
             }
             AgentError::Overloaded => busy(),
@@ -134,7 +135,7 @@ impl From<KeyError> for ApiError {
             KeyError::NoScope => Self::field(&["body", "scopes"], "length", text),
             KeyError::Life => Self::field(&["body", "expires_in_days"], "range", text),
             KeyError::Name => Self::field(&["body", "name"], "length", text),
-            KeyError::TooMany => Self::client(StatusCode::CONFLICT, "conflict", text),
+            KeyError::TooMany | KeyError::KeysOnly => Self::client(StatusCode::CONFLICT, "conflict", text),
             KeyError::NoSuchPrincipal => {
                 Self::client(StatusCode::NOT_FOUND, "agent_not_found", "Agent not found")
             }

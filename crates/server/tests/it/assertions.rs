@@ -19,7 +19,7 @@ pub(crate) enum Pair {
 }
 
 impl Pair {
-    fn ed() -> Self {
+    pub(crate) fn ed() -> Self {
         Self::Ed(signature::Ed25519KeyPair::generate().expect("a key"))
     }
 
@@ -38,7 +38,7 @@ impl Pair {
         }
     }
 
-    fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self {
             Self::Ed(pair) => {
@@ -78,6 +78,11 @@ impl Pair {
     fn header(&self) -> Value {
         json!({ "alg": self.alg(), "typ": "JWT" })
     }
+
+    /// A good assertion of this client.
+    pub(crate) fn assertion(&self, lab: &Lab, id: &str, jti: &str) -> String {
+        self.sign(&self.header(), &good(lab, id, jti))
+    }
 }
 
 fn good(lab: &Lab, id: &str, jti: &str) -> Value {
@@ -85,7 +90,7 @@ fn good(lab: &Lab, id: &str, jti: &str) -> Value {
     json!({ "iss": id, "sub": id, "aud": AUDIENCE, "iat": now, "exp": now + 60, "jti": jti })
 }
 
-async fn assert_with(lab: &Lab, assertion: &str) -> Answer {
+pub(crate) async fn assert_with(lab: &Lab, assertion: &str) -> Answer {
     token(
         lab,
         &[
@@ -97,7 +102,7 @@ async fn assert_with(lab: &Lab, assertion: &str) -> Answer {
     .await
 }
 
-async fn register(lab: &Lab, id: &str, keys: &Value) -> Answer {
+pub(crate) async fn register(lab: &Lab, id: &str, keys: &Value) -> Answer {
     lab.put(&format!("/agents/{id}/keys"))
         .signed(&lab.token("zoe").await)
         .json(&json!({ "keys": keys }))

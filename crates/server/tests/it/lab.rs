@@ -12,8 +12,8 @@ use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords, Principals,
-    SystemPermit, Tokens,
+    ClientPolicy, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords,
+    Principals, SystemPermit, Tokens,
 };
 use interlock_engine::bans::Bans;
 use interlock_engine::devices::{Device, DeviceWorld, Devices};
@@ -90,6 +90,7 @@ pub(crate) struct Lab {
     folder: Arc<TempDir>,
     /// No two servers of a test draw the same random numbers.
     seed: u64,
+    clients: ClientPolicy,
 }
 
 /// What tokens are signed with.
@@ -123,6 +124,7 @@ struct Ground {
     clock: Arc<TestClock>,
     key: SigningKey,
     seed: u64,
+    clients: ClientPolicy,
 }
 
 /// The settings that tests start from: everything on, limits off.
@@ -188,17 +190,29 @@ impl Lab {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
         let clock = Arc::new(TestClock::at(epoch()));
-        Self::over(Ground { folder, store, clock, key, seed: 7 }, FakeDevice::new(), Vec::new(), change).await
+        Self::over(
+            Ground { folder, store, clock, key, seed: 7, clients: ClientPolicy::default() },
+            FakeDevice::new(),
+            Vec::new(),
+            change,
+        )
+        .await
     }
 
     /// The same installation after a restart: only what is in the database file is left.
     pub(crate) async fn restarted(self) -> Self {
+        let clients = self.clients;
+        self.restarted_asking(clients).await
+    }
+
+    /// The same, with another policy for agents.
+    pub(crate) async fn restarted_asking(self, clients: ClientPolicy) -> Self {
         self.recorder.drained(PATIENCE).await;
         self.store.close().await;
         let store = Flaky::new(Arc::new(Sqlite::open_in(self.folder.path()).expect("the database")));
         let Self { folder, clock, key, seed, .. } = self;
         Self::over(
-            Ground { folder, store, clock, key, seed: seed + 1 },
+            Ground { folder, store, clock, key, seed: seed + 1, clients },
             FakeDevice::new(),
             Vec::new(),
             |_| {},
@@ -214,6 +228,7 @@ impl Lab {
             clock: Arc::clone(&self.clock),
             key,
             seed: self.seed + 1000,
+            clients: self.clients,
         };
         Self::over(ground, FakeDevice::new(), Vec::new(), |_| {}).await
     }
@@ -235,7 +250,14 @@ impl Lab {
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
         let clock = Arc::new(TestClock::at(epoch()));
         let allow = allow.iter().map(|net| net.parse().expect("a network")).collect();
-        let ground = Ground { folder, store, clock, key: SigningKey::Secret(SECRET), seed: 7 };
+        let ground = Ground {
+            folder,
+            store,
+            clock,
+            key: SigningKey::Secret(SECRET),
+            seed: 7,
+            clients: ClientPolicy::default(),
+        };
         Self::over(ground, FakeDevice::new(), allow, change).await
     }
 
@@ -245,7 +267,7 @@ impl Lab {
         ban_allow: Vec<ipnet::IpNet>,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Self {
-        let Ground { folder, store, clock, key, seed } = ground;
+        let Ground { folder, store, clock, key, seed, clients } = ground;
         let mut config = config();
         change(&mut config);
         let entropy = Arc::new(TestEntropy::seeded(seed));
@@ -267,6 +289,7 @@ impl Lab {
             tokens,
             master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
             recorder: &recorder,
+            clients,
             system: root,
             directories: Directories::default(),
             ceremonies: None,
@@ -341,6 +364,7 @@ impl Lab {
             agents: std::sync::atomic::AtomicU32::new(0),
             folder,
             seed,
+            clients,
         }
     }
 

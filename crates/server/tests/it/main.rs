@@ -12,6 +12,7 @@ mod factors;
 mod fake;
 mod flaky;
 mod framing;
+mod grants;
 mod http2;
 mod idempotency;
 mod lab;
