@@ -192,6 +192,33 @@ class CommandLine(unittest.TestCase):
         self.assertIn("T", self.command("task", "preview", "cron", "0 9 * * 1", "--zone", "Europe/Berlin", "--count", "3"))
         self.command("task", "preview", "cron", "nonsense", code=7)
         self.command("task", "show", "018f6b1e-2c3d-7a4b-8c9d-0e1f2a3b4c5d", code=3)
+        self.command("task", "next", task["id"], code=6)
+
+    def test_runs_of_tasks_are_runs(self):
+        import json
+
+        weekly = self.server.task(schedule_kind="cron", schedule_expr="0 9 * * 1")
+        self.assertEqual(len(self.command("task", "next", weekly, "--count", "3", "-o", "name").split()), 3)
+        task = self.server.task(pipeline=[{"uses": "orchestrator.sleep", "with": {"seconds": 100}}])
+        run = self.server.now(task)
+        self.server.reaches(run, ("queued", "running"))
+        self.assertEqual(self.command("runs", "list", "--task", task, "-o", "name").split(), [run])
+        self.assertIn(run, self.command("runs", "list", "--limit", "250"))
+        self.command("runs", "list", "--action", "mix", code=2)
+        self.command("runs", "list", "--limit", "0", code=2)
+        self.command("runs", "show", "run_nonsense", code=2)
+        self.command("runs", "show", "018f6b1e-2c3d-7a4b-8c9d-0e1f2a3b4c5d", code=3)
+        self.command("wait", run, "--timeout", "1s", code=124)
+        self.command("cancel", run, "--reason", "enough")
+        self.assertEqual(json.loads(self.command("wait", run, "-o", "json", code=11))["state"], "cancelled")
+        self.assertIn("enough", self.command("runs", "show", run))
+        failed = self.server.now(self.server.task(pipeline=[{"uses": "event.publish", "with": {"topic": {"$expr": "params.none"}}}], max_retries=0))
+        self.command("wait", failed, code=10)
+        self.assertIn("scheduler", self.command("status"))
+        tools = self.command("tool", "list", "-o", "name").split()
+        self.assertIn("orchestrator.sleep", tools)
+        self.command("tool", "show", "orchestrator.sleep")
+        self.command("tool", "show", "orchestrator.snooze", code=3)
 
     def test_events_and_approvals(self):
         import json

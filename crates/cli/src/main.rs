@@ -10,6 +10,7 @@ mod directories;
 mod installation;
 mod local;
 mod logging;
+mod own_device;
 #[cfg(feature = "passkeys")]
 mod passkeys;
 mod python;
@@ -174,7 +175,7 @@ async fn start(
     let (level, text) = config.logging()?;
     logging::start(level, text);
     // On standard output: standard error is the log, which collectors keep, and the first password is shown once.
-    serve::serve(net, device, config, |ready| print_out(&serve::banner(ready))).await
+    serve::serve(net, device, None, config, |ready| print_out(&serve::banner(ready))).await
 }
 
 /// Prints a failure as what, why and what to do.

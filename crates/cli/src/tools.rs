@@ -121,11 +121,11 @@ fn server(entry: McpEntry) -> anyhow::Result<Server> {
     Ok(Server { name, command, env, url, token, read_only, idempotent })
 }
 
-/// Makes the tools. Connects to nothing.
+/// Makes the tools. Connects to nothing. `own` is a device of this process, beside those of the file.
 ///
 /// # Errors
 /// The setting, or the entry of the file, that cannot be used.
-pub(crate) fn make(settings: &ServerSettings) -> anyhow::Result<Made> {
+pub(crate) fn make(settings: &ServerSettings, own: Option<(String, Arc<dyn Link>)>) -> anyhow::Result<Made> {
     let wanted = &settings.tools;
     let file = match &wanted.file {
         None => File::default(),
@@ -140,7 +140,9 @@ pub(crate) fn make(settings: &ServerSettings) -> anyhow::Result<Made> {
     let anywhere = Reach::anywhere(&[], &wanted.http_networks).context("HTTP_TOOL_NETWORKS")?;
     let courier = Webhooks::new(Arc::new(anywhere), ca.as_deref()).context("set up webhooks")?;
     let http = HttpRequest::new(Arc::new(reach), ca.as_deref()).context("set up http.request")?;
-    let devices = Devices::new(file.device.iter().map(device).collect::<anyhow::Result<_>>()?);
+    let mut devices: Vec<_> = file.device.iter().map(device).collect::<anyhow::Result<_>>()?;
+    devices.extend(own);
+    let devices = Devices::new(devices);
     let servers = Servers::new(file.mcp.into_iter().map(server).collect::<anyhow::Result<_>>()?)?;
     let tools = Tools::new(vec![
         Arc::new(Shelf::default().with("http.request", http)),

@@ -1,17 +1,20 @@
-//! `interlock dev [FILE]`: a device server on this machine for the first five minutes.
+//! `interlock dev [FILE]`: a device server and an orchestrator on this machine for the first five minutes.
 //!
 //! Loopback only, state kept, signed in: the command line works in any other terminal at once.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use interlock_model::secret::Secret;
 
 use super::net::NetArgs;
-use super::serve::{self, DeviceArgs};
+use super::serve::{self, Beside, DeviceArgs};
 use crate::installation;
 use crate::remote::contexts;
 
+/// Who the first person is.
+const ADMIN: &str = "admin";
 /// The device that is served when no file is given.
 const EXAMPLE: &str = include_str!("../../../../examples/hello.py");
 
@@ -25,7 +28,10 @@ pub(crate) struct DevArgs {
     port: u16,
     /// Address and port in one, such as 127.0.0.1:0; loopback only
     #[arg(long, conflicts_with = "port")]
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<SocketAddr>,
+    /// Port for tasks, their runs and events; 0 takes a free one [default: the next one, 7444]
+    #[arg(long)]
+    tasks_port: Option<u16>,
     /// Folder for everything that is kept
     #[arg(long)]
     state: Option<PathBuf>,
@@ -78,19 +84,28 @@ pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
         simulate: false,
         no_standby: false,
     };
+    // A free port beside a free port: two development servers never meet.
+    let tasks_port = if address.port() == 0 { 0 } else { address.port().saturating_add(1) };
+    let beside = Beside {
+        listen: SocketAddr::new(address.ip(), args.tasks_port.unwrap_or(tasks_port)),
+        user: ADMIN,
+        password: password.clone(),
+    };
     let mut config = net.settings()?;
     config.for_development(&password);
-    serve::serve(net, Some(device), config, move |told| {
-        let url = told.url.clone();
+    serve::serve(net, Some(device), Some(beside), config, move |told| {
+        let (url, tasks_url) = (told.url.clone(), told.tasks_url.clone());
         crate::print_err(&format!(
-            "\n  Interlock {} · development · this machine only\n  Panel     {url}/panel   (admin / {})\n  Try       interlock action list\n            interlock run {}\n",
+            "\n  Interlock {} · development · this machine only\n  Panel     {url}/panel   (admin / {})\n  Tasks     {}/docs\n  Try       interlock action list\n            interlock run {}\n            interlock tool list\n",
             env!("CARGO_PKG_VERSION"),
             password.expose(),
+            tasks_url.as_deref().unwrap_or_default(),
             told.first_action,
         ));
         let secret = password.clone();
         tokio::spawn(async move {
-            if let Err(error) = contexts::sign_in_and_save("dev", &url, None, "admin", &secret, None).await {
+            let addresses = (url.as_str(), tasks_url.as_deref());
+            if let Err(error) = contexts::sign_in_to_both_and_save("dev", addresses, ADMIN, &secret).await {
                 crate::print_err(&format!("  The command line could not sign in: {error}\n"));
             }
         });

@@ -246,8 +246,9 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
 
 pub(super) fn write_ready_file(path: &Path, told: &Ready) -> anyhow::Result<()> {
     let listener = json!({ "name": "http", "url": told.url });
+    let tasks = told.tasks_url.as_ref().map(|url| json!({ "name": "tasks", "url": url }));
     let internal = told.internal.as_ref().map(|url| json!({ "name": "internal", "url": url }));
-    let listeners: Vec<_> = std::iter::once(listener).chain(internal).collect();
+    let listeners: Vec<_> = std::iter::once(listener).chain(tasks).chain(internal).collect();
     let body = json!({ "url": told.url, "ca_file": told.ca_file, "pid": std::process::id(), "listeners": listeners });
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, format!("{body}\n"))

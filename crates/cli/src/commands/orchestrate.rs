@@ -10,6 +10,7 @@ use interlock_engine::agents::Agents;
 use interlock_engine::auth::SystemPermit;
 use interlock_engine::news::News;
 use interlock_engine::orchestrator::Orchestrator;
+use interlock_tools::device::Link;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,11 +36,16 @@ pub(crate) struct Orchestrating {
 }
 
 impl Orchestrating {
-    /// Wires it; nothing runs before [`Orchestrating::begin`].
+    /// Wires it; nothing runs before [`Orchestrating::begin`]. `own` is the device of this process, if it has one.
     ///
     /// # Errors
     /// When another server uses the state folder, or it cannot be written.
-    pub(crate) fn new(state: &Path, settings: &ServerSettings, parts: &Parts) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        state: &Path,
+        settings: &ServerSettings,
+        parts: &Parts,
+        own: Option<(String, Arc<dyn Link>)>,
+    ) -> anyhow::Result<Self> {
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -56,7 +62,7 @@ impl Orchestrating {
         if place.is_empty() || !place.bytes().all(|c| c.is_ascii_alphanumeric()) {
             bail!("{PLACE} in the state folder is damaged; delete it");
         }
-        let tools = tools::make(settings)?;
+        let tools = tools::make(settings, own)?;
         let news = parts.told.as_ref().map(|told| Arc::new(WorkHerald(told.work.clone())) as Arc<dyn News>);
         let orchestrator = Orchestrator::new(
             parts.db.clone(),

@@ -31,6 +31,7 @@ use interlock_server::listener::{Listener, listen};
 use interlock_server::perimeter::limits::{Limiter, SharedCounters, WhenAway};
 use interlock_server::tls::{self, Keeper};
 use interlock_server::{AppState, DeviceServices, Services};
+use interlock_tools::device::Link;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +42,7 @@ use crate::anchors;
 use crate::config::{Config, Kind, SETTINGS, ServerSettings, TlsMode};
 use crate::directories;
 use crate::installation::{self, Parts};
+use crate::own_device::OwnDevice;
 use crate::python;
 use crate::shared::{Heralds, Shared};
 use crate::supervision::Manager;
@@ -115,10 +117,23 @@ impl DeviceArgs {
     }
 }
 
+/// An orchestrator in the same process as a device, with the same people, keys and records, on a listener of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    /// Where it listens; loopback.
+    pub(crate) listen: SocketAddr,
+    /// As whom the steps of tasks use the device.
+    pub(crate) user: &'static str,
+    /// That one's password.
+    pub(crate) password: Secret,
+}
+
 /// What a caller learns when the server answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Ready {
     pub(crate) url: String,
+    /// The orchestrator beside a device.
+    pub(crate) tasks_url: Option<String>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) state: PathBuf,
     pub(crate) title: String,
@@ -134,7 +149,8 @@ pub(crate) struct Ready {
     pub(crate) internal: Option<String>,
 }
 
-/// Serves until told to stop: a device's actions where `device` is given, else the orchestrator.
+/// Serves until told to stop: a device's actions where `device` is given, with an orchestrator beside it where `beside` is; else
+/// the orchestrator.
 ///
 /// `ready` is called once, when the server answers.
 ///
@@ -144,6 +160,7 @@ pub(crate) struct Ready {
 pub(crate) async fn serve<F>(
     net: NetArgs,
     device: Option<DeviceArgs>,
+    beside: Option<Beside>,
     config: Config,
     ready: F,
 ) -> anyhow::Result<()>
@@ -160,6 +177,10 @@ where
     let (certificates, ca_file) = net::certificates(&settings, &state)?;
     let address = SocketAddr::new(settings.bind, settings.port);
     let tcp = listen(address).with_context(|| net::bind_hint(address))?;
+    let tasks_tcp = match &beside {
+        Some(beside) => Some(listen(beside.listen).with_context(|| net::bind_hint(beside.listen))?),
+        None => None,
+    };
     let internal = match settings.internal_listen {
         Some(address) => Some(listen(address).with_context(|| net::bind_hint(address))?),
         None => None,
@@ -198,9 +219,15 @@ where
     interlock_engine::metrics::describe();
     net::warn_about(&settings, &config);
 
-    let orchestrating = match &device {
-        Some(_) => None,
-        None => Some(Orchestrating::new(&state, &settings, &parts)?),
+    let scheme = if certificates.is_some() { "https" } else { "http" };
+    let orchestrating = match (&device, &beside) {
+        (Some(_), None) => None,
+        (Some(_), Some(Beside { user, password, .. })) => {
+            let url = format!("{scheme}://{}", net::reachable(tcp.local_addr()?));
+            let own = Arc::new(OwnDevice::new(url, user, password.clone())) as Arc<dyn Link>;
+            Some(Orchestrating::new(&state, &settings, &parts, Some((name.clone(), own)))?)
+        }
+        (None, _) => Some(Orchestrating::new(&state, &settings, &parts, None)?),
     };
     let host = match &device {
         Some(device) => Some(start_device(device, net.title.clone(), &name, &state, &parts).await?),
@@ -250,6 +277,9 @@ where
         .await
         .context("read the bans")?;
     let (app, following) = wired.state(hosted, (tokens, master), server, metrics, bans);
+    // The two families use the same paths for different things: each has its own listener.
+    let tasks_app = beside.as_ref().map(|_| app.edited(|services| services.device = None));
+    let app = if tasks_app.is_some() { app.edited(|services| services.orchestrator = None) } else { app };
     app.identity.publish_key(&root).await.context("publish the signing key")?;
     let signer = Arc::new(installation::audit_signer(&state, &parts).await?);
     let notary = Notary::new(Arc::clone(&parts.store), Arc::clone(&signer), parts.ambient.clone());
@@ -294,10 +324,17 @@ where
     let bound = listener.address()?;
     let internal = internal.map(|tcp| Listener::internal(tcp, Arc::clone(&app.entropy)));
     let inside = internal.as_ref().map(Listener::address).transpose()?;
-    let scheme = if app.config.tls { "https" } else { "http" };
+    let beside = match (tasks_tcp, tasks_app) {
+        (Some(tcp), Some(app)) => {
+            Some((Listener::new(tcp, app.certificates.clone(), &app.config, Arc::clone(&app.entropy)), app))
+        }
+        _ => None,
+    };
+    let tasks_bound = beside.as_ref().map(|(listener, _)| listener.address()).transpose()?;
     let catalogue = host.as_ref().map(Host::catalogue);
     let told = Ready {
         url: format!("{scheme}://{}", net::reachable(bound)),
+        tasks_url: tasks_bound.map(|address| format!("{scheme}://{}", net::reachable(address))),
         ca_file,
         state,
         title,
@@ -331,6 +368,9 @@ where
          and do not open this server to the network"
     );
     let serving = tokio::spawn(listener.serve(service, stop.clone(), connections.clone()));
+    if let Some((listener, app)) = beside {
+        tokio::spawn(listener.serve(interlock_server::router(app), stop.clone(), connections.clone()));
+    }
     if let Some(internal) = internal {
         let router = interlock_server::internal_router(app.clone());
         tokio::spawn(internal.serve(router, stop.clone(), connections.clone()));

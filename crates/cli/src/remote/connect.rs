@@ -21,6 +21,8 @@ use crate::ambient::SystemClock;
 pub(crate) struct Target {
     /// Its address.
     pub(crate) url: String,
+    /// Where tasks are, if that is another address of the same installation.
+    tasks_url: Option<String>,
     /// The only authority to trust.
     pub(crate) ca_file: Option<PathBuf>,
     /// What to sign in with.
@@ -91,6 +93,21 @@ impl Session {
         let client = target.client(None)?;
         Ok(Self { target, client })
     }
+
+    /// A client for the server in force, at the address of its tasks.
+    pub(crate) fn for_tasks(global: &Global) -> Result<Self, Failure> {
+        let mut target = Target::find(global)?;
+        if let Some(url) = target.tasks_url.take() {
+            target.url = url;
+        }
+        let client = target.client(None)?;
+        Ok(Self { target, client })
+    }
+}
+
+/// Whether an address is one of a context's.
+fn is_of(context: &contexts::Context, url: &str) -> bool {
+    same(&context.url, url) || context.tasks_url.as_ref().is_some_and(|tasks| same(tasks, url))
 }
 
 /// Whether two addresses name the same server.
@@ -122,8 +139,8 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
         },
     };
     let url = server_address(&url)?.as_str().trim_end_matches('/').to_owned();
-    let chosen = chosen.filter(|(_, context)| same(&context.url, &url));
-    let chosen = chosen.or_else(|| contexts.contexts.iter().find(|(_, context)| same(&context.url, &url)));
+    let chosen = chosen.filter(|(_, context)| is_of(context, &url));
+    let chosen = chosen.or_else(|| contexts.contexts.iter().find(|(_, context)| is_of(context, &url)));
     let given =
         secret_variable(lookup)?.filter(|_| variable.as_ref().is_none_or(|variable| same(variable, &url)));
     let ca_file = global.ca_file.clone().or_else(|| lookup("INTERLOCK_CA_FILE").map(PathBuf::from));
@@ -136,6 +153,8 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
         user: if given.is_some() { None } else { kept.user },
         token: given.or(kept.token),
         current: context.is_some() && context == contexts.current,
+        // Whoever names the address of the device means it for everything.
+        tasks_url: kept.tasks_url.filter(|_| global.url.is_none() && variable.is_none()),
         url,
         context,
     })
@@ -214,6 +233,20 @@ mod tests {
             "ilk_lab"
         ));
         assert!(has_token(&target(&Global::default(), &[("INTERLOCK_TOKEN", "ilk_ci")]), "ilk_ci"));
+    }
+
+    #[test]
+    fn a_token_is_good_for_both_addresses_of_an_installation_and_tasks_are_at_theirs() {
+        let mut all = known();
+        all.contexts.get_mut("dev").expect("a context").tasks_url = Some("http://127.0.0.1:8001".to_owned());
+        let tasks = Global { url: Some("http://127.0.0.1:8001".to_owned()), ..Global::default() };
+        let device = Global { url: Some("http://127.0.0.1:8000".to_owned()), ..Global::default() };
+        let find = |global: &Global| resolve(global, &|_| None, &all).expect("a target");
+
+        assert_eq!(find(&Global::default()).tasks_url.as_deref(), Some("http://127.0.0.1:8001"));
+        assert!(has_token(&find(&tasks), "ilk_dev"));
+        assert_eq!(find(&tasks).url, "http://127.0.0.1:8001");
+        assert_eq!(find(&device).tasks_url, None);
     }
 
     #[test]

@@ -28,6 +28,9 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) struct Context {
     /// Address of the server.
     pub(crate) url: String,
+    /// Address of the orchestrator of the same installation, where that is another one: the token is good for both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tasks_url: Option<String>,
     /// PEM file of its certificate authority.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
@@ -135,9 +138,13 @@ pub(crate) fn change(edit: impl FnOnce(&mut Contexts)) -> Result<(), Failure> {
 }
 
 /// Adds or replaces a context.
-pub(crate) fn save(name: &str, context: Context, make_current: bool) -> Result<(), Failure> {
+pub(crate) fn save(name: &str, mut context: Context, make_current: bool) -> Result<(), Failure> {
     check_name(name)?;
     change(|contexts| {
+        // Signing in again to the same server does not make it forget the orchestrator beside it.
+        if let Some(before) = contexts.contexts.get(name).filter(|before| before.url == context.url) {
+            context.tasks_url = context.tasks_url.or_else(|| before.tasks_url.clone());
+        }
         contexts.contexts.insert(name.to_owned(), context);
         if make_current {
             contexts.current = Some(name.to_owned());
@@ -161,6 +168,21 @@ pub(crate) async fn sign_in_and_save(
     context.take(&answer);
     save(name, context, true)?;
     Ok(answer)
+}
+
+/// Signs in to a device server with an orchestrator beside it, and keeps the token and both addresses as the current context.
+pub(crate) async fn sign_in_to_both_and_save(
+    name: &str,
+    (url, tasks_url): (&str, Option<&str>),
+    user: &str,
+    password: &Secret,
+) -> Result<(), Failure> {
+    let client = client(url, None, None)?;
+    let answer = client.login(user, password, None).await?;
+    let mut context = of(&client, None, &answer.user);
+    context.tasks_url = tasks_url.map(str::to_owned);
+    context.take(&answer);
+    save(name, context, true)
 }
 
 /// A client for an address that is no context yet.

@@ -32,6 +32,7 @@ mod sign_in;
 mod signing;
 mod status;
 mod stop;
+mod task_runs;
 mod tasks;
 mod terminal;
 mod text;
@@ -83,6 +84,9 @@ pub(crate) enum Command {
     /// Approve or deny what waits for a person (orchestrator)
     #[command(subcommand, alias = "approvals")]
     Approval(tasks::ApprovalCommand),
+    /// Look at what the steps of tasks can use (orchestrator)
+    #[command(subcommand, alias = "tools")]
+    Tool(tasks::ToolCommand),
     /// Look at what the device can do
     #[command(subcommand, alias = "actions")]
     Action(actions::ActionCommand),
@@ -163,6 +167,7 @@ pub(crate) async fn execute(command: Command, global: &Global) -> Result<(), Fai
         Command::Task(command) => Box::pin(tasks::task(&ui, global, command)).await,
         Command::Event(command) => Box::pin(tasks::event(&ui, global, command)).await,
         Command::Approval(command) => Box::pin(tasks::approval(&ui, global, command)).await,
+        Command::Tool(command) => Box::pin(tasks::tool(&ui, global, command)).await,
         Command::Action(command) => Box::pin(actions::action(&ui, global, command)).await,
         Command::Login(args) => Box::pin(sign_in::login(&ui, global, args)).await,
         Command::Logout => Box::pin(sign_in::logout(&ui, global)).await,

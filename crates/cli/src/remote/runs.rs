@@ -1,4 +1,5 @@
-//! `interlock runs` and `interlock cancel`: what ran, what it produced, and asking it to stop.
+//! `interlock runs` and `interlock cancel`: what ran, what it produced, and asking it to stop. Runs of a device are here, those of
+//! tasks in [`super::task_runs`].
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,11 +8,13 @@ use clap::{Args, Subcommand};
 use interlock_client::RunsQuery;
 use interlock_model::RunId;
 use interlock_model::run::RunState;
+use interlock_model::task::{TaskId, TaskRunState};
 use interlock_model::wire::{Artifact, RunView};
 
 use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::{Global, Output};
+use super::task_runs::{self, AnyRun};
 use super::terminal::confirm;
 use super::text::{line, number, seconds, time};
 use super::ui::{Facts, Table, Ui, json_text};
@@ -27,7 +30,7 @@ pub(crate) enum RunsCommand {
     /// Show everything about a run
     Show {
         /// Its id
-        run: RunId,
+        run: AnyRun,
     },
     /// Ask a run to stop
     Cancel(CancelArgs),
@@ -38,12 +41,19 @@ pub(crate) enum RunsCommand {
 /// Which runs.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only in this state: queued, running, succeeded, failed, cancelled, timed_out, uncertain
+    /// Only in this state: queued, running, succeeded, failed, cancelled, timed_out, uncertain; of tasks also leased,
+    /// waiting_for_approval
     #[arg(long, value_parser = state)]
-    state: Option<RunState>,
-    /// Only of this action
-    #[arg(long)]
+    state: Option<TaskRunState>,
+    /// Only of this action (device)
+    #[arg(long, conflicts_with_all = ["tasks", "task"])]
     action: Option<String>,
+    /// Runs of tasks, where the server has a device too
+    #[arg(long)]
+    tasks: bool,
+    /// Only runs of this task (orchestrator)
+    #[arg(long, value_name = "ID")]
+    task: Option<TaskId>,
     /// At most so many
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: u32,
@@ -53,7 +63,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
     /// The run's id
-    run: RunId,
+    run: AnyRun,
     /// Why, in a few words
     #[arg(long)]
     reason: Option<String>,
@@ -71,9 +81,9 @@ pub(crate) struct ArtifactsArgs {
     out: Option<PathBuf>,
 }
 
-fn state(text: &str) -> Result<RunState, String> {
-    RunState::parse(text).ok_or_else(|| {
-        let names: Vec<&str> = RunState::ALL.into_iter().map(RunState::as_str).collect();
+fn state(text: &str) -> Result<TaskRunState, String> {
+    TaskRunState::parse(text).ok_or_else(|| {
+        let names: Vec<&str> = TaskRunState::ALL.iter().map(|state| state.as_str()).collect();
         format!("a run is {}", names.join(", "))
     })
 }
@@ -81,7 +91,10 @@ fn state(text: &str) -> Result<RunState, String> {
 pub(crate) async fn runs(ui: &Ui, global: &Global, command: RunsCommand) -> Result<(), Failure> {
     match command {
         RunsCommand::List(args) => list(ui, global, args).await,
-        RunsCommand::Show { run } => {
+        RunsCommand::Show { run: AnyRun::Task(run) } => {
+            task_runs::show(ui, &Session::for_tasks(global)?.client, run).await
+        }
+        RunsCommand::Show { run: AnyRun::Device(run) } => {
             let view = Session::open(global)?.client.run(run).await?;
             ui.one(&view, || facts(&view), &view.id.to_string())
         }
@@ -92,6 +105,22 @@ pub(crate) async fn runs(ui: &Ui, global: &Global, command: RunsCommand) -> Resu
 
 async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
     let client = Session::open(global)?.client;
+    if args.tasks || args.task.is_some() || task_runs::keeps_tasks(&client).await? {
+        if args.action.is_some() {
+            let error = "this server keeps runs of tasks, and those have no action";
+            return Err(Failure::usage(error, "interlock runs list --task ID"));
+        }
+        let client = Session::for_tasks(global)?.client;
+        let wanted = task_runs::Wanted { task: args.task, state: args.state, limit: args.limit };
+        return task_runs::list(ui, &client, &wanted).await;
+    }
+    let state = match args.state {
+        None => None,
+        Some(state) => Some(RunState::parse(state.as_str()).ok_or_else(|| {
+            let error = format!("no run of a device is ever {}", state.as_str());
+            Failure::usage(error, "interlock runs list --tasks")
+        })?),
+    };
     let mut found: Vec<RunView> = Vec::new();
     let mut total;
     let wanted = usize::try_from(args.limit).unwrap_or(usize::MAX);
@@ -101,8 +130,7 @@ async fn list(ui: &Ui, global: &Global, args: ListArgs) -> Result<(), Failure> {
             return Err(Failure::usage("--limit must be at least 1", "interlock runs list --limit 20"));
         }
         let offset = Some(found.len() as u64);
-        let query =
-            RunsQuery { state: args.state, action: args.action.clone(), limit: Some(missing), offset };
+        let query = RunsQuery { state, action: args.action.clone(), limit: Some(missing), offset };
         let page = client.runs(&query).await?;
         total = page.total;
         let more = page.has_more && !page.items.is_empty();
@@ -167,8 +195,14 @@ fn facts(run: &RunView) -> Facts {
 }
 
 pub(crate) async fn cancel(ui: &Ui, global: &Global, args: CancelArgs) -> Result<(), Failure> {
+    let run = match args.run {
+        AnyRun::Device(run) => run,
+        AnyRun::Task(run) => {
+            return task_runs::cancel(ui, &Session::for_tasks(global)?.client, run, args.reason).await;
+        }
+    };
     let client = Session::open(global)?.client;
-    let view = client.cancel(args.run, args.reason.as_deref()).await?;
+    let view = client.cancel(run, args.reason.as_deref()).await?;
     if view.state.is_final() {
         ui.note(&format!("{} was over already", view.id));
     } else {

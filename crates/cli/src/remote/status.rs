@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::connect::Session;
 use super::failure::Failure;
 use super::global::Global;
-use super::text::time;
+use super::text::{line, time};
 use super::ui::{Facts, Ui};
 
 pub(crate) async fn status(ui: &Ui, global: &Global) -> Result<(), Failure> {
@@ -17,7 +17,9 @@ pub(crate) async fn status(ui: &Ui, global: &Global) -> Result<(), Failure> {
     // Without the first there is no server to say anything about.
     let health = health?;
     let me = seen(me)?;
-    let device = seen(device)?;
+    let tasks = is_orchestrator(&health);
+    // An orchestrator has no device, and says so with 404.
+    let device = if tasks { None } else { seen(device)? };
     let document = json!({
         "url": target.url,
         "context": target.context,
@@ -25,12 +27,14 @@ pub(crate) async fn status(ui: &Ui, global: &Global) -> Result<(), Failure> {
         "user": me.as_ref().map(|me| &me.user),
         "roles": me.as_ref().map(|me| &me.roles),
         "device": device,
+        "checks": health["checks"],
     });
     let facts = || facts(&target.url, target.context.as_deref(), &health, me.as_ref(), device.as_ref());
     let name = device.as_ref().map_or(target.url.as_str(), |device| device.name.as_str());
     ui.one(&document, facts, name)?;
     match (&me, &device) {
         (None, _) => ui.note(&format!("you are not signed in; to see more: {}", target.login_command())),
+        (Some(_), None) if tasks => {}
         (Some(_), None) => ui.note("your roles do not let you see the device"),
         (Some(_), Some(device)) if device.emergency_stop.engaged => {
             ui.note("when the device is safe, an administrator runs: interlock release --reason \"checked, safe\"");
@@ -41,6 +45,11 @@ pub(crate) async fn status(ui: &Ui, global: &Global) -> Result<(), Failure> {
         _ => {}
     }
     Ok(())
+}
+
+/// Whether a server's health is that of an orchestrator.
+fn is_orchestrator(health: &Value) -> bool {
+    health["checks"].is_array()
 }
 
 /// What may be seen; being nobody, or not allowed, is part of the picture.
@@ -65,6 +74,16 @@ fn facts(
         .maybe("context", context)
         .with("health", health["status"].as_str().unwrap_or("unknown"))
         .maybe("you", me.map(|me| format!("{} ({})", me.user, me.roles.join(", "))));
+    for check in health["checks"].as_array().into_iter().flatten() {
+        let (status, message) = (check["status"].as_str(), check["message"].as_str());
+        let told = format!("{}: {}", line(status.unwrap_or("unknown")), line(message.unwrap_or("")));
+        facts = match check["name"].as_str() {
+            Some("database") => facts.with("database", told),
+            Some("workers") => facts.with("workers", told),
+            Some("scheduler") => facts.with("scheduler", told),
+            _ => facts,
+        };
+    }
     let Some(device) = device else { return facts };
     facts = facts
         .with("device", format!("{} ({})", device.name, device.title))

@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use interlock_client::Client;
-use interlock_model::task::{ApprovalId, TaskId, TaskRunId, TaskRunState};
+use interlock_model::task::{ApprovalId, TaskId, TaskRunId};
 use serde_json::{Value, json};
 
 use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::Global;
+use super::task_runs;
 use super::text::{duration, line};
 use super::ui::{Facts, Table, Ui};
-
-/// Between two looks at a run that is waited for.
-const LOOKING: Duration = Duration::from_millis(200);
 
 /// Tasks: what is to be done, when, and how it went.
 #[derive(Debug, Subcommand)]
@@ -48,6 +46,7 @@ pub(crate) enum TaskCommand {
         file: PathBuf,
     },
     /// Have a task run now
+    #[command(visible_alias = "run-now")]
     Run {
         /// Id
         task: TaskId,
@@ -102,6 +101,14 @@ pub(crate) enum TaskCommand {
         /// Id
         task: TaskId,
     },
+    /// Show when a task is due next
+    Next {
+        /// Id
+        task: TaskId,
+        /// How many times, 1 to 100
+        #[arg(long, default_value_t = 5)]
+        count: u32,
+    },
     /// Show when a schedule would be due
     Preview {
         /// cron, rrule or once
@@ -139,6 +146,18 @@ pub(crate) enum EventCommand {
     Topics,
 }
 
+/// What steps of tasks can use.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ToolCommand {
+    /// List the tools that you may use
+    List,
+    /// Show a tool
+    Show {
+        /// Address, such as http.request or device.ot2.mix_color
+        tool: String,
+    },
+}
+
 /// What waits for a person's word.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApprovalCommand {
@@ -166,7 +185,7 @@ pub(crate) enum ApprovalCommand {
     },
 }
 
-fn misread(what: impl std::fmt::Display) -> Failure {
+pub(super) fn misread(what: impl std::fmt::Display) -> Failure {
     Failure::new(
         exit::ERROR,
         format!("the server's answer cannot be read: {what}"),
@@ -174,7 +193,12 @@ fn misread(what: impl std::fmt::Display) -> Failure {
     )
 }
 
-async fn ask(client: &Client, method: &str, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+pub(super) async fn ask(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value, Failure> {
     let answer = client.raw(method, path, body.as_ref()).await?;
     serde_json::from_slice(&answer.bytes).map_err(misread)
 }
@@ -195,11 +219,11 @@ fn object(file: &PathBuf) -> Result<Value, Failure> {
     if value.is_object() { Ok(value) } else { Err(unreadable(&"it holds no object")) }
 }
 
-fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or("")
 }
 
-fn items(value: &Value, name: &str) -> Vec<Value> {
+pub(super) fn items(value: &Value, name: &str) -> Vec<Value> {
     value[name].as_array().cloned().unwrap_or_default()
 }
 
@@ -213,19 +237,8 @@ fn task_table(tasks: &[Value]) -> Table {
     table
 }
 
-fn run_table(runs: &[Value]) -> Table {
-    let mut table = Table::new(&["ID", "STATE", "TRIGGER", "ATTEMPT", "STARTED", "FINISHED"]);
-    for run in runs {
-        let attempt = run["attempt"].to_string();
-        let [id, state, trigger, started, finished] =
-            ["id", "state", "trigger", "started_at", "finished_at"].map(|name| line(text(run, name)));
-        table.row([id, state, trigger, attempt, started, finished]);
-    }
-    table
-}
-
 /// Every member that is not empty, in the order of the answer.
-fn tell(ui: &Ui, value: &Value, names: &[&'static str]) -> Result<(), Failure> {
+pub(super) fn tell(ui: &Ui, value: &Value, names: &[&'static str]) -> Result<(), Failure> {
     let facts = || {
         names.iter().fold(Facts::new(), |facts, name| match &value[*name] {
             Value::Null => facts,
@@ -254,23 +267,10 @@ const TASK: &[&str] = &[
     "created_at",
     "payload",
 ];
-const RUN: &[&str] = &[
-    "id",
-    "task_id",
-    "state",
-    "trigger",
-    "attempt",
-    "scheduled_for",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "error",
-    "output",
-];
 const OPERATION: &[&str] = &["message", "details"];
 
 pub(crate) async fn task(ui: &Ui, global: &Global, command: TaskCommand) -> Result<(), Failure> {
-    let client = Session::open(global)?.client;
+    let client = Session::for_tasks(global)?.client;
     match command {
         TaskCommand::List { status, limit } => {
             let status = status.map_or_else(String::new, |status| format!("&status={status}"));
@@ -296,21 +296,14 @@ pub(crate) async fn task(ui: &Ui, global: &Global, command: TaskCommand) -> Resu
             if !wait {
                 return ui.one(&done, || Facts::new().with("run", line(&run)), &run);
             }
-            over(ui, &client, &run).await
+            let run = run.parse().map_err(|_| misread("it names no run"))?;
+            task_runs::end_with(ui, &task_runs::until_over(&client, run).await?)
         }
         TaskCommand::Runs { task, limit } => {
-            let task = task.map_or_else(String::new, |task| format!("&task_id={task}"));
-            let path = format!("/runs?limit={limit}&include_errors=true{task}");
-            let page = ask(&client, "GET", &path, None).await?;
-            ui.list(&items(&page, "items"), run_table, |run| text(run, "id").to_owned())
+            task_runs::list(ui, &client, &task_runs::Wanted { task, state: None, limit }).await
         }
-        TaskCommand::ShowRun { run } => {
-            tell(ui, &ask(&client, "GET", &format!("/runs/{run}"), None).await?, RUN)
-        }
-        TaskCommand::CancelRun { run, reason } => {
-            let body = json!({ "reason": reason });
-            tell(ui, &ask(&client, "POST", &format!("/runs/{run}/cancel"), Some(body)).await?, RUN)
-        }
+        TaskCommand::ShowRun { run } => task_runs::show(ui, &client, run).await,
+        TaskCommand::CancelRun { run, reason } => task_runs::cancel(ui, &client, run, reason).await,
         TaskCommand::Pause { task } => change(ui, &client, task, "pause", json!({})).await,
         TaskCommand::Resume { task } => change(ui, &client, task, "resume", json!({})).await,
         TaskCommand::Cancel { task } => change(ui, &client, task, "cancel", json!({})).await,
@@ -323,45 +316,46 @@ pub(crate) async fn task(ui: &Ui, global: &Global, command: TaskCommand) -> Resu
             if let Some(zone) = zone {
                 body["timezone"] = json!(zone);
             }
-            let found = ask(&client, "POST", "/schedules/preview", Some(body)).await?;
-            let times = |times: &[Value]| {
-                let mut table = Table::new(&["DUE"]);
-                for time in times {
-                    table.row([line(time.as_str().unwrap_or(""))]);
-                }
-                table
-            };
-            ui.list(&items(&found, "times"), times, |time| time.as_str().unwrap_or("").to_owned())
+            due(ui, &client, body).await
+        }
+        TaskCommand::Next { task, count } => {
+            let found = ask(&client, "GET", &format!("/tasks/{task}"), None).await?;
+            let kind = text(&found, "schedule_kind");
+            if !matches!(kind, "cron" | "rrule" | "once") {
+                let error = format!("the task has no times: it is of the kind {}", line(kind));
+                return Err(Failure::new(exit::CONFLICT, error, format!("interlock task show {task}")));
+            }
+            if text(&found, "status") != "active" {
+                ui.note(&format!("the task is {} and will not run by itself", line(text(&found, "status"))));
+            }
+            let mut body = json!({ "count": count });
+            for name in ["schedule_kind", "schedule_expr", "timezone"] {
+                body[name] = found[name].clone();
+            }
+            due(ui, &client, body).await
         }
     }
+}
+
+/// When a schedule is due.
+async fn due(ui: &Ui, client: &Client, schedule: Value) -> Result<(), Failure> {
+    let found = ask(client, "POST", "/schedules/preview", Some(schedule)).await?;
+    let times = |times: &[Value]| {
+        let mut table = Table::new(&["DUE"]);
+        for time in times {
+            table.row([line(time.as_str().unwrap_or(""))]);
+        }
+        table
+    };
+    ui.list(&items(&found, "times"), times, |time| time.as_str().unwrap_or("").to_owned())
 }
 
 async fn change(ui: &Ui, client: &Client, task: TaskId, what: &str, body: Value) -> Result<(), Failure> {
     tell(ui, &ask(client, "POST", &format!("/tasks/{task}/{what}"), Some(body)).await?, OPERATION)
 }
 
-/// Waits until a run is over; its end is the command's.
-async fn over(ui: &Ui, client: &Client, run: &str) -> Result<(), Failure> {
-    loop {
-        let found = ask(client, "GET", &format!("/runs/{run}"), None).await?;
-        let state = TaskRunState::parse(text(&found, "state")).ok_or_else(|| misread("an unknown state"))?;
-        if !state.is_final() {
-            tokio::time::sleep(LOOKING).await;
-            continue;
-        }
-        tell(ui, &found, RUN)?;
-        let code = match state {
-            TaskRunState::Succeeded => return Ok(()),
-            TaskRunState::Cancelled => exit::CANCELLED,
-            TaskRunState::TimedOut => exit::TIMED_OUT,
-            _ => exit::TASK_FAILED,
-        };
-        return Err(Failure::new(code, format!("the run ended as {}", state.as_str()), "its error says why"));
-    }
-}
-
 pub(crate) async fn event(ui: &Ui, global: &Global, command: EventCommand) -> Result<(), Failure> {
-    let client = Session::open(global)?.client;
+    let client = Session::for_tasks(global)?.client;
     match command {
         EventCommand::Publish { topic, payload } => {
             let payload: Value = serde_json::from_str(&payload).map_err(|error| {
@@ -402,8 +396,36 @@ pub(crate) async fn event(ui: &Ui, global: &Global, command: EventCommand) -> Re
     }
 }
 
+pub(crate) async fn tool(ui: &Ui, global: &Global, command: ToolCommand) -> Result<(), Failure> {
+    let client = Session::for_tasks(global)?.client;
+    let all = ask(&client, "GET", "/tools", None).await?;
+    let described =
+        |(name, tool): (&String, &Value)| json!({ "id": name, "description": tool["description"] });
+    let all = all.as_object().ok_or_else(|| misread("it holds no tools"))?;
+    match command {
+        ToolCommand::List => {
+            let table = |tools: &[Value]| {
+                let mut table = Table::new(&["TOOL", "WHAT IT IS FOR"]);
+                for tool in tools {
+                    table.row(["id", "description"].map(|name| line(text(tool, name))));
+                }
+                table
+            };
+            let tools: Vec<Value> = all.iter().map(described).collect();
+            ui.list(&tools, table, |tool| text(tool, "id").to_owned())
+        }
+        ToolCommand::Show { tool } => {
+            let Some(found) = all.get_key_value(&tool) else {
+                let error = format!("there is no tool {} that you may use", line(&tool));
+                return Err(Failure::new(exit::NOT_FOUND, error, "interlock tool list"));
+            };
+            tell(ui, &described(found), &["id", "description"])
+        }
+    }
+}
+
 pub(crate) async fn approval(ui: &Ui, global: &Global, command: ApprovalCommand) -> Result<(), Failure> {
-    let client = Session::open(global)?.client;
+    let client = Session::for_tasks(global)?.client;
     match command {
         ApprovalCommand::List { all } => {
             let state = if all { "" } else { "&state=pending" };
