@@ -106,6 +106,38 @@ class Clock(Case):
 
         self.assertEqual(self.server.acted(), ["m%d" % number for number in range(8)])
 
+    def test_a_key_acts_once_when_the_server_starts_again_after_a_jump(self):
+        self.sign_in()
+        first = self.server.run("act", {"mark": "once"}, key="key")
+        self.assertEqual(first.status_code, 200, first.text)
+        told = os.path.join(self.server.state, "clock")
+        wait_for(lambda: os.path.exists(told), "the time for the next start")
+
+        for how, shift in ((self.server.kill, "+3d"), (self.server.stop, "+40d"), (self.server.kill, "-1d"), (self.server.stop, "+5d")):
+            how()
+            self.server.jump(shift)
+            self.server.start()
+            self.sign_in()
+            again = self.server.run("act", {"mark": "once"}, key="key")
+            self.assertEqual((again.status_code, again.json().get("run_id")), (200, first.json()["run_id"]), (shift, again.text))
+
+        self.assertEqual(self.server.acted(), ["once"])
+
+    def test_a_broken_time_of_the_last_run_does_not_stop_the_start(self):
+        told = os.path.join(self.server.state, "clock")
+        for broken in (b"", b"{", b'{"settled": 7}', b"\xff" * 100):
+            self.server.stop()
+            with open(told, "wb") as file:
+                file.write(broken)
+            self.server.start()
+            self.assertHealthy()
+
+        def told_again():
+            with open(told, "rb") as file:
+                return b'"settled"' in file.read()
+
+        wait_for(told_again, "a time that can be read")
+
     def test_the_emergency_stop_works_after_every_jump(self):
         for number, shift in enumerate(JUMPS, 1):
             self.server.jump(shift)
@@ -174,8 +206,11 @@ def picture() -> int:
             folder = os.path.join(server.state, "device", "artifacts", run)
             self.assertEqual(os.listdir(folder), ["plate.csv"])
 
+            server.stop()
+            # Else a jump is not believed for a day.
+            os.remove(os.path.join(server.state, "clock"))
             server.jump("+60h")
-            server.restart()
+            server.start()
             server.tokens.clear()
             if not kept:
                 wait_for(lambda: server.get("/runs/" + run).status_code == 404, "the end of an old run")

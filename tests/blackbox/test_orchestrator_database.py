@@ -63,7 +63,7 @@ class Troubled(unittest.TestCase):
         self.writes(False)
         self.refused()
         # It is not the primary, as far as the server can know: nothing is read from it either, and the log says why.
-        wait_for(lambda: "database does not allow writes" in self.server.log(), "the reason in the log")
+        wait_for(lambda: "database does not allow writes" in self.server.log(), "the reason in the log", 30)
         self.sql("SET default_transaction_read_only = off", "ALTER DATABASE \"%s\" RESET default_transaction_read_only" % self.name,
                  "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
         self.goes_on(run)

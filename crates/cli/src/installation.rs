@@ -17,7 +17,7 @@ use interlock_evidence::checkpoint::Signer;
 use interlock_model::secret::Secret;
 use interlock_store::{Store, postgres};
 
-use crate::ambient::ambient;
+use crate::ambient::{self, ambient};
 use crate::config::ServerSettings;
 
 /// How often key files are looked at.
@@ -313,6 +313,7 @@ pub(crate) struct Parts {
 pub(crate) async fn open(state: &Path, url: Option<&Secret>) -> anyhow::Result<Parts> {
     prepare(state)?;
     let ambient = ambient();
+    ambient::resume(state);
     let (store, told) = open_store(state, url).await?;
     let db = Db::new(Arc::clone(&store), ambient.clone());
     let principals = Principals::load(Arc::clone(&store), ambient.clone()).await.context("read the users")?;

@@ -230,8 +230,9 @@ pub struct Settled {
     /// A time of day that is believed, and when it was read, on a clock that does not jump.
     believed: Timestamp,
     read_at: std::time::Duration,
-    /// Since when the time of day is ahead.
+    /// Since when the time of day is ahead, and for how long it had been before that was first read.
     ahead_since: Option<std::time::Duration>,
+    ahead_before: std::time::Duration,
 }
 
 impl Settled {
@@ -242,20 +243,31 @@ impl Settled {
 
     /// Believes `now`. `elapsed` is the time since any fixed moment, on a clock that does not jump.
     pub fn new(now: Timestamp, elapsed: std::time::Duration) -> Self {
-        Self { believed: now, read_at: elapsed, ahead_since: None }
+        Self::resumed(now, elapsed, std::time::Duration::ZERO)
+    }
+
+    /// Goes on with what another process believed, while the time of day was ahead of that for `ahead`.
+    pub fn resumed(believed: Timestamp, elapsed: std::time::Duration, ahead: std::time::Duration) -> Self {
+        Self { believed, read_at: elapsed, ahead_since: None, ahead_before: ahead }
     }
 
     /// The settled time when the time of day is `now`; never later than that.
     pub fn at(&mut self, now: Timestamp, elapsed: std::time::Duration) -> Timestamp {
         let expected = self.believed.plus(elapsed.saturating_sub(self.read_at));
         if now > expected.plus(Self::SLACK) {
-            let since = *self.ahead_since.get_or_insert(elapsed);
-            if elapsed.saturating_sub(since) < Self::PATIENCE {
+            self.ahead_since.get_or_insert(elapsed);
+            if self.ahead_for(elapsed) < Self::PATIENCE {
                 return expected;
             }
         }
         *self = Self::new(now, elapsed);
         now
+    }
+
+    /// For how long the time of day has been ahead.
+    pub fn ahead_for(&self, elapsed: std::time::Duration) -> std::time::Duration {
+        let here = self.ahead_since.map(|since| elapsed.saturating_sub(since)).unwrap_or_default();
+        self.ahead_before + here
     }
 }
 
@@ -365,6 +377,23 @@ mod tests {
     #[test]
     fn a_jump_back_is_followed_at_once_and_its_correction_is_not() {
         assert_eq!(settled(&[(1, -10), (2, -10), (3, 0)]), [-9, -8, -7]);
+    }
+
+    #[test]
+    fn what_another_process_believed_holds_until_a_day_has_passed_in_both() {
+        let hours = std::time::Duration::from_hours;
+        let start = Timestamp::from_seconds(1_800_000_000);
+        let ahead = start.plus(hours(900));
+        let mut first = Settled::new(start, hours(0));
+        assert_eq!(first.at(ahead, hours(1)), start.plus(hours(1)));
+        let believed = first.at(ahead.plus(hours(9)), hours(10));
+
+        let mut second = Settled::resumed(believed, hours(0), first.ahead_for(hours(10)));
+
+        assert_eq!(second.at(ahead.plus(hours(9)), hours(0)), start.plus(hours(10)));
+        assert_eq!(second.at(ahead.plus(hours(23)), hours(14)), start.plus(hours(24)));
+        assert_eq!(second.at(ahead.plus(hours(24)), hours(15)), ahead.plus(hours(24)));
+        assert_eq!(second.ahead_for(hours(15)), hours(0));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use super::net::{self, NetArgs};
 use super::orchestrate::Orchestrating;
 use crate::adapter::LocalDevice;
+use crate::ambient;
 use crate::anchors;
 use crate::config::{Config, Kind, SETTINGS, ServerSettings, TlsMode};
 use crate::directories;
@@ -297,6 +298,7 @@ where
     for task in following {
         tokio::spawn(task);
     }
+    tokio::spawn(ambient::tell_forever(state.clone()));
     tokio::spawn(backup::tell_forever(Arc::clone(&parts.store)));
     let written = CancellationToken::new();
     let sealing = tokio::spawn(notary.seal_until(SEALING, written.clone()));
