@@ -50,6 +50,37 @@ class WithCommandLine(unittest.TestCase):
 
 
 class Commands(WithCommandLine):
+    def test_a_sign_in_asks_for_no_more_than_it_is_told(self):
+        self.cli("login", "--url", self.server.url, "--user", "admin", "--scope", "users:read,agents:read", "--password-stdin", stdin=ADMIN_PASSWORD + "\n")
+        self.assertIn("admin", self.cli("user", "list"))
+        self.cli("agent", "list")
+        self.cli("agent", "create", "too much", code=5)
+        self.assertEqual(self.document("whoami")["scopes"], ["agents:read", "users:read"])
+        self.cli("login", "--url", self.server.url, "--user", "admin", "--scope", "email.send", "--password-stdin", stdin=ADMIN_PASSWORD + "\n", code=7)
+
+    def test_an_agent_is_kept_to_a_grant_and_to_a_key(self):
+        self.login()
+        made = self.document("agent", "create", "few", "--grant", "client_credentials,jwt-bearer")
+        self.assertEqual(made["grant_types"], ["client_credentials", "urn:ietf:params:oauth:grant-type:jwt-bearer"])
+        self.cli("agent", "create", "wrong", "--grant", "password", code=2)
+        changed = self.document("agent", "update", "few", "--grant", "refresh_token", "--auth-method", "private_key_jwt")
+        self.assertEqual((changed["grant_types"], changed["token_endpoint_auth_method"]), (["refresh_token"], "private_key_jwt"))
+        self.assertIn("private_key_jwt", self.cli("agent", "show", "few"))
+        self.cli("agent", "rotate-secret", "few", code=6)
+        self.assertIsNone(self.document("agent", "update", "few", "--auth-method", "any")["token_endpoint_auth_method"])
+
+    def test_whoever_has_forgotten_the_password_chooses_another_with_a_token(self):
+        self.login()
+        self.cli("user", "add", "rea", "--role", "viewer", "--password-stdin", stdin="seven purple pipettes\n")
+        token = self.cli("user", "passwd", "rea", "--reset-link").strip()
+        self.assertTrue(token.startswith("ilr_"))
+        reset = ["account", "reset", "--url", self.server.url, "--stdin"]
+        self.cli(*reset, stdin=f"{token}\nshort\n", code=7)
+        self.assertEqual(self.document(*reset, stdin=f"{token}\nnine yellow burettes\n"), {"name": "rea", "what": "password"})
+        self.cli(*reset, stdin=f"{token}\neleven green flasks\n", code=3)
+        self.cli("--context", "rea", "login", "--url", self.server.url, "--user", "rea", "--password-stdin", stdin="nine yellow burettes\n")
+        self.assertEqual(self.document("user", "reset-factors", "rea", "--link", "--context", "127.0.0.1")["what"], "factors")
+
     def test_an_agent_from_its_making_to_its_end(self):
         self.login()
         made = self.document("agent", "create", "Night shift", "--scope", "runs:read,audit:read")

@@ -32,7 +32,8 @@ impl OwnDevice {
         if let Some(client) = kept.as_ref().filter(|_| !renew) {
             return Ok(client.clone());
         }
-        let answer = Client::builder(&self.url).build()?.login(&self.user, &self.password, None).await?;
+        let answer =
+            Client::builder(&self.url).build()?.login(&self.user, &self.password, None, None).await?;
         let client = Client::builder(&self.url).token(Secret::new(answer.access_token)).build()?;
         *kept = Some(client.clone());
         Ok(client)

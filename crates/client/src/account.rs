@@ -140,6 +140,28 @@ pub struct Invitation {
     pub expires_at: Timestamp,
 }
 
+/// A reset with its token, which is shown once.
+#[derive(Debug, Deserialize)]
+pub struct StartedReset {
+    /// Whose credential can be replaced.
+    pub name: String,
+    /// `password` or `factors`.
+    pub what: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// For that person.
+    pub token: Secret,
+}
+
+/// What a reset has done.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FinishedReset {
+    /// Whose credential was replaced.
+    pub name: String,
+    /// `password` or `factors`.
+    pub what: String,
+}
+
 /// A fresh invitation with its token, which is shown once.
 #[derive(Debug, Deserialize)]
 pub struct Invited {
@@ -173,6 +195,26 @@ impl Client {
     /// Takes an open invitation back.
     pub async fn revoke_invitation(&self, id: &str) -> Result<Operation, ClientError> {
         self.delete(&["users", "invitations", id]).await
+    }
+
+    /// Lets somebody replace the `password`, or the second `factors`, with a token that works once.
+    pub async fn start_reset(&self, name: &str, what: &str) -> Result<StartedReset, ClientError> {
+        self.post(&["users", name, "reset"], &json!({ "what": what })).await
+    }
+
+    /// Takes the open resets of a user back.
+    pub async fn revoke_reset(&self, name: &str) -> Result<Operation, ClientError> {
+        self.delete(&["users", name, "reset"]).await
+    }
+
+    /// Replaces a credential. No token is needed but that of the reset.
+    pub async fn finish_reset(
+        &self,
+        token: &Secret,
+        password: &Secret,
+    ) -> Result<FinishedReset, ClientError> {
+        let body = json!({ "token": token.expose(), "password": password.expose() });
+        self.post_as_nobody(&["auth", "reset"], &body).await
     }
 
     /// Becomes the invited user. No token is needed but that of the invitation.

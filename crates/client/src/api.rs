@@ -283,8 +283,12 @@ impl Client {
         username: &str,
         password: &Secret,
         otp: Option<&Secret>,
+        scope: Option<&str>,
     ) -> Result<LoginAnswer, ClientError> {
         let mut body = json!({ "username": username, "password": password.expose() });
+        if let Some(scope) = scope {
+            body["scope"] = json!(scope);
+        }
         if let Some(otp) = otp {
             body["otp"] = json!(otp.expose());
         }

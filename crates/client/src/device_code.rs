@@ -1,5 +1,6 @@
 //! Signing in by a code that is approved elsewhere (RFC 8628), and approving one.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use interlock_model::Timestamp;
@@ -70,13 +71,20 @@ pub struct DeviceGrant {
 }
 
 impl Client {
-    /// Begins to sign in by a code.
-    pub async fn begin_device_code(&self) -> Result<DeviceCode, ClientError> {
+    /// Begins to sign in by a code, limited to these scopes, separated by spaces, if there are any.
+    pub async fn begin_device_code(&self, scope: Option<&str>) -> Result<DeviceCode, ClientError> {
+        let mut form = "client_id=interlock-cli".to_owned();
+        if let Some(scope) = scope {
+            form.push_str("&scope=");
+            for byte in scope.bytes() {
+                let _ = write!(form, "%{byte:02x}");
+            }
+        }
         let request = self
             .request(Method::POST, &["oauth", "device_authorization"], &[])
             .timeout(self.answer_timeout())
             .header(CONTENT_TYPE, FORM)
-            .body("client_id=interlock-cli");
+            .body(form);
         value(self.url(), self.send(request).await?).await
     }
 

@@ -17,7 +17,10 @@ mod renewal;
 mod sse;
 pub mod trust;
 
-pub use account::{Accepted, Enrolment, Factor, Factors, Invitation, Invited, Proof, RecoveryCodes};
+pub use account::{
+    Accepted, Enrolment, Factor, Factors, FinishedReset, Invitation, Invited, Proof, RecoveryCodes,
+    StartedReset,
+};
 pub use api::{AuditQuery, Body, Checked, Client, NewUser, Raw, RunsQuery, UserEdit};
 pub use builder::{Builder, server_address};
 pub use device_code::{DeviceCode, DeviceGrant, DeviceToken, Polled};

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Ambient;
-use crate::auth::documents::{Agent, ApiKey, Invitation};
+use crate::auth::documents::{Agent, ApiKey, Invitation, Reset};
 use crate::auth::{Db, Recorded, SystemPermit};
 use crate::revocations::{self, Ended, Revocations};
 
@@ -174,6 +174,7 @@ pub async fn settle(db: &Db, permit: &SystemPermit, ambient: &Ambient, past: Pas
     let open: Vec<_> = db.read().open_runs().await?.into_iter().map(|run| run.id).collect();
     let keys = identity::list::<ApiKey>(db.read(), None).await?;
     let invitations = identity::list::<Invitation>(db.read(), None).await?;
+    let resets = identity::list::<Reset>(db.read(), None).await?;
     let proof = permit.acting("backup.restored", None);
     db.write(&proof, move |tx| {
         Box::pin(async move {
@@ -189,6 +190,10 @@ pub async fn settle(db: &Db, permit: &SystemPermit, ambient: &Ambient, past: Pas
                 invitation.document.revoked_at = Some(now);
                 stored(identity::update(tx, &invitation).await?)?;
                 done.invitations += 1;
+            }
+            for mut reset in resets.into_iter().filter(|found| found.is_open(now)) {
+                reset.document.ended_at = Some(now);
+                stored(identity::update(tx, &reset).await?)?;
             }
             for id in open {
                 done.runs += u64::from(tx.finish_run(&uncertain(id, now)).await?);

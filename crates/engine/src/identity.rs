@@ -13,7 +13,7 @@ use crate::agents::Agents;
 use crate::audit::Recorder;
 use crate::auth::documents::{InstallationName, Issuer, PublicKey};
 use crate::auth::{
-    Account, ApiKeys, Arrivals, Ceremonies, ClientPolicy, Db, DeviceCodes, Directories, Manage, MasterKey,
+    AccessRules, Account, ApiKeys, Arrivals, Ceremonies, Db, DeviceCodes, Directories, Manage, MasterKey,
     NoticeBoard, Passkeys, Passwords, Principals, Recorded, Reviews, SecondFactor, Sessions, SignIns,
     SystemPermit, Throttle, Tokens,
 };
@@ -96,8 +96,8 @@ pub struct Setup<'a> {
     pub master: MasterKey,
     /// The audit trail of what is no change.
     pub recorder: &'a Recorder,
-    /// What is asked of every agent.
-    pub clients: ClientPolicy,
+    /// What is asked beyond a right credential.
+    pub rules: AccessRules,
     /// Authority for what follows from a sign-in.
     pub system: SystemPermit,
     /// Directories of people.
@@ -123,7 +123,7 @@ impl Identity {
             tokens,
             master,
             recorder,
-            clients,
+            rules,
             system,
             directories,
             ceremonies,
@@ -133,7 +133,7 @@ impl Identity {
         let master = Arc::new(master);
         let throttle = Throttle::new(database(), clocks());
         let sessions =
-            Sessions::new(database(), clocks(), known(), tokens, clients, system.acting("system", None));
+            Sessions::new(database(), clocks(), known(), tokens, rules, system.acting("system", None));
         let arrivals = Arrivals::new(
             database(),
             clocks(),
@@ -196,7 +196,7 @@ impl Identity {
                 known(),
                 passwords.clone(),
                 Arc::clone(&master),
-                clients,
+                sessions.clients(),
             ),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),

@@ -21,6 +21,7 @@ pub mod notary;
 pub mod orchestrator;
 pub mod pipeline;
 pub mod reads;
+pub mod resets;
 pub mod revocations;
 pub mod runs;
 pub mod security;

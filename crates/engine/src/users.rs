@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use interlock_model::Timestamp;
-use interlock_model::action::{CreateUser, ListUsers, SetPassword, UpdateUser};
+use interlock_model::action::{CreateUser, ListUsers, ResetFactors, SetPassword, UpdateUser};
 use interlock_model::policy;
 use interlock_model::secret::Secret;
 use interlock_store::{Error, UserRow};
@@ -50,6 +50,19 @@ pub enum UserError {
     /// The account for emergencies is renewed on the server's own machine only.
     #[error("the account for emergencies is renewed on the server's own machine: interlock user break-glass")]
     Sealed,
+    /// People choose their own passwords here.
+    #[error(
+        "people choose their own passwords here: make an invitation, or start a reset (interlock user passwd NAME --reset-link)"
+    )]
+    ByLink,
+    /// Oneself proves and changes, others help.
+    #[error(
+        "this is your own account: interlock account password, or have another administrator start the reset"
+    )]
+    Own,
+    /// There is no password here to reset.
+    #[error("the password of this user is kept by a directory")]
+    Elsewhere,
     /// Somebody else changed the user meanwhile.
     #[error("the user was changed at the same time; look and try again")]
     Conflict,
@@ -108,6 +121,7 @@ pub struct Users {
     pub(crate) principals: Arc<Principals>,
     pub(crate) passwords: Passwords,
     device_roles: Arc<[String]>,
+    by_link: bool,
 }
 
 impl Users {
@@ -119,7 +133,17 @@ impl Users {
         passwords: Passwords,
         device_roles: Arc<[String]>,
     ) -> Self {
-        Self { db, ambient, principals, passwords, device_roles }
+        Self { db, ambient, principals, passwords, device_roles, by_link: false }
+    }
+
+    /// Has people choose their own passwords: administrators make invitations and start resets, and the console alone sets.
+    #[must_use]
+    pub fn with_passwords_by_link(self, by_link: bool) -> Self {
+        Self { by_link, ..self }
+    }
+
+    fn check_direct(&self) -> Result<(), UserError> {
+        if self.by_link { Err(UserError::ByLink) } else { Ok(()) }
     }
 
     /// Known roles, sorted, each once.
@@ -156,6 +180,7 @@ impl Users {
         password: Secret,
         roles: &[String],
     ) -> Result<UserRow, UserError> {
+        self.check_direct()?;
         self.insert(permit, name, password, roles).await
     }
 
@@ -181,8 +206,19 @@ impl Users {
         permit: &Permit<SetPassword>,
         password: Secret,
     ) -> Result<UserRow, UserError> {
+        self.check_direct()?;
         let name = permit.target().name.clone();
         self.replace_password(permit, &name, password).await
+    }
+
+    /// Removes every second factor of somebody who has lost them.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn reset_factors(&self, permit: &Permit<ResetFactors>) -> Result<(), UserError> {
+        self.check_direct()?;
+        let name = canonical_name(&permit.target().name).map_err(|_| UserError::NoSuchUser)?;
+        Ok(reset_factors(&self.db, &self.principals, permit, name).await?)
     }
 
     /// The same acts for whoever owns the machine: first start and the local command line.

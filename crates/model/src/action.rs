@@ -346,6 +346,10 @@ actions! {
     RenewRecoveryCodes = "recovery_codes.made", Installation, Change, Needs::Person, Proof;
     /// Remove the second factors of somebody who has lost them.
     ResetFactors = "user.factors_reset", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
+    /// Let somebody who has lost a credential replace it, by a token that works once.
+    StartReset = "user.reset_started", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
+    /// Take such tokens back.
+    RevokeReset = "user.reset_revoked", UserTarget, Change, Needs::Scope("users:manage"), SecondFactor;
     /// See agents.
     ListAgents = "agents.listed", Installation, Read, Needs::Scope("agents:read");
     /// See one agent. An agent may always see itself; the use case hides the others.
@@ -379,9 +383,9 @@ actions! {
     /// See sessions: one's own, or everybody's with `sessions:manage`.
     ListSessions = "sessions.listed", Installation, Read, Needs::SignedIn;
     /// End a session: one's own, or any with `sessions:manage`.
-    EndSession = "session.ended", IdTarget, Change, Needs::SignedIn;
+    EndSession = "session.ended", IdTarget, Change, Needs::SignedIn, Proof;
     /// End all of one's own sessions.
-    EndSessions = "sessions.ended", Installation, Change, Needs::SignedIn;
+    EndSessions = "sessions.ended", Installation, Change, Needs::SignedIn, Proof;
     /// See roles and their scopes.
     ListRoles = "roles.listed", Installation, Read, Needs::Scope("users:read");
     /// Make or change a custom role.

@@ -158,6 +158,15 @@ impl Grants {
         Self { kind: PrincipalKind::User, roles, scopes }
     }
 
+    /// What is left of them where administration is not allowed. Roles stay: what they mean for a device is no administration.
+    #[must_use]
+    pub fn without_administration(&self) -> Self {
+        let administers =
+            |scope: &&Scope| ADMINISTRATION.iter().any(|administration| scope.covers(administration));
+        let scopes = self.scopes.iter().filter(|scope| !administers(scope)).cloned().collect();
+        Self { kind: self.kind, roles: self.roles.clone(), scopes }
+    }
+
     /// The roles held.
     pub fn roles(&self) -> &[String] {
         &self.roles
@@ -243,6 +252,22 @@ fn refusal(grants: &Grants, needs: &Needs) -> String {
     };
     format!("Role '{role}' required")
 }
+
+/// Who may do what, and who is let in: what `ADMIN_NETWORKS` keeps to certain networks. Motion, its stop and its release are not
+/// in it.
+pub const ADMINISTRATION: &[&str] = &[
+    "users:read",
+    "users:manage",
+    "agents:read",
+    "agents:manage",
+    "roles:manage",
+    "keys:manage",
+    "sessions:manage",
+    "security:manage",
+    "tokens:manage",
+    "bans:read",
+    "bans:manage",
+];
 
 /// Scopes over things that belong to somebody.
 pub const OWNED: &[&str] = &[

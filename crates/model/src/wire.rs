@@ -23,6 +23,12 @@ pub struct LoginRequest {
     /// Code of the second factor, or a recovery code; for those who have one.
     #[serde(default)]
     pub otp: Option<Secret>,
+    /// Scopes that the session is to be limited to, separated by spaces.
+    #[serde(default)]
+    pub scope: Option<String>,
+    /// Whether there is to be a refresh token; there is if nothing is said.
+    #[serde(default)]
+    pub refresh: Option<bool>,
 }
 
 /// Answer to a sign-in.

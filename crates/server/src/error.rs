@@ -329,9 +329,13 @@ impl From<UserError> for ApiError {
                 Self::client(StatusCode::CONFLICT, "conflict", "There is a user of this name already.")
             }
             UserError::NoSuchUser => Self::client(StatusCode::NOT_FOUND, "user_not_found", "User not found"),
-            UserError::LastAdmin | UserError::ShortPassword | UserError::Sealed | UserError::Conflict => {
-                Self::client(StatusCode::CONFLICT, "conflict", error.to_string())
-            }
+            UserError::ByLink => Self::client(StatusCode::FORBIDDEN, "forbidden", error.to_string()),
+            UserError::LastAdmin
+            | UserError::ShortPassword
+            | UserError::Sealed
+            | UserError::Own
+            | UserError::Elsewhere
+            | UserError::Conflict => Self::client(StatusCode::CONFLICT, "conflict", error.to_string()),
             UserError::Overloaded => Self::client(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",

@@ -303,6 +303,7 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
             "POST",
             "/users"
             | "/users/invitations"
+            | "/users/{name}/reset"
             | "/auth/invitations/accept"
             | "/agents"
             | "/auth/keys"

@@ -15,6 +15,7 @@ use interlock_engine::identity::Identity;
 use interlock_engine::invitations::Invitations;
 use interlock_engine::orchestrator::Orchestrator;
 use interlock_engine::reads::Reads;
+use interlock_engine::resets::Resets;
 use interlock_engine::users::Users;
 use interlock_model::{Clock, Entropy};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -146,6 +147,13 @@ macro_rules! from_state {
 impl FromRef<AppState> for Invitations {
     fn from_ref(state: &AppState) -> Self {
         Self::new(state.users.clone(), Arc::clone(&state.identity.sessions))
+    }
+}
+
+impl FromRef<AppState> for Resets {
+    fn from_ref(state: &AppState) -> Self {
+        let Identity { sessions, sign_ins, .. } = &state.identity;
+        Self::new(state.users.clone(), Arc::clone(sessions), Arc::clone(sign_ins))
     }
 }
 

@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use interlock_device::{Durability, Host, HostConfig};
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    Breached, Ceremonies, ClientPolicy, Directories, Guard, MasterKey, StepUpPolicy, SystemPermit, Tokens,
+    AccessRules, Breached, Ceremonies, ClientPolicy, Directories, Guard, MasterKey, StepUpPolicy,
+    SystemPermit, Tokens,
 };
 use interlock_engine::backup;
 use interlock_engine::bans::Bans;
@@ -263,7 +264,11 @@ where
         ceremonies: ceremonies(settings.public_url.as_deref())?,
         step_up,
         owner_mode: settings.owner_mode,
-        clients: ClientPolicy { keys_only: settings.agents_need_keys },
+        passwords_by_link: !settings.admins_set_passwords,
+        rules: AccessRules {
+            clients: ClientPolicy { keys_only: settings.agents_need_keys },
+            admin_networks: settings.admin_networks.clone(),
+        },
         device_run_days: settings.device_run_days,
         limiter,
         shared: shared.clone(),
@@ -507,7 +512,8 @@ struct Wired<'a> {
     heralds: Option<Arc<Heralds>>,
     step_up: StepUpPolicy,
     owner_mode: bool,
-    clients: ClientPolicy,
+    rules: AccessRules,
+    passwords_by_link: bool,
     device_run_days: Option<u32>,
     orchestrator: Option<Orchestrator>,
     certificates: Option<Arc<Keeper>>,
@@ -535,7 +541,7 @@ impl Wired<'_> {
             tokens,
             master,
             recorder: &self.recorder,
-            clients: self.clients,
+            rules: self.rules.clone(),
             system: system(),
             directories: self.directories.clone(),
             ceremonies: self.ceremonies.clone(),
@@ -571,7 +577,7 @@ impl Wired<'_> {
             evidence: Evidence::new(db.clone()),
             device,
             orchestrator: self.orchestrator,
-            users: self.parts.users(roles.into()),
+            users: self.parts.users(roles.into()).with_passwords_by_link(self.passwords_by_link),
             bans,
             recorder: self.recorder,
             limits: Arc::new(self.limiter),

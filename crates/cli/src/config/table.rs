@@ -337,6 +337,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "strict: scopes are enforced; owner: an agent may act on what is its own without them, for migrations.",
     ),
     setting(
+        "identity.admin_networks",
+        &["ADMIN_NETWORKS"],
+        Kind::List,
+        "",
+        "Addresses or networks (CIDR) from which users, agents, roles, keys, sessions, tokens and bans can be looked after. Empty: from anywhere. This machine counts only if it is listed; the console needs no network, the emergency stop asks for none.",
+    ),
+    setting(
+        "identity.admins_set_passwords",
+        &["ADMINS_SET_PASSWORDS"],
+        Kind::Flag,
+        "true",
+        "Administrators can set passwords and remove second factors of others. false: over the network they make invitations and start resets only.",
+    ),
+    setting(
         "identity.agents_need_keys",
         &["AGENTS_NEED_KEYS"],
         Kind::Flag,

@@ -161,6 +161,10 @@ pub(crate) struct ServerSettings {
     pub(crate) access_minutes: i64,
     pub(crate) refresh_days: i64,
     pub(crate) owner_mode: bool,
+    /// From where administration is allowed.
+    pub(crate) admin_networks: Vec<IpNet>,
+    /// Administrators can set passwords of others over the network.
+    pub(crate) admins_set_passwords: bool,
     /// Secrets and API keys of agents are refused.
     pub(crate) agents_need_keys: bool,
     /// Days after which runs of the device are deleted; `None`: never.
@@ -446,6 +450,8 @@ impl Config {
             refresh_days: i64::try_from(self.integer("identity.refresh_token_expire_days", 1, 365)?)
                 .unwrap_or(30),
             owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
+            admin_networks: self.networks("identity.admin_networks")?,
+            admins_set_passwords: self.flag("identity.admins_set_passwords")?,
             agents_need_keys: self.flag("identity.agents_need_keys")?,
             device_run_days: self.device_run_days()?,
             audit_days: self.audit_days()?,

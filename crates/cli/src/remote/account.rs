@@ -10,7 +10,7 @@ use super::connect::{Session, Target};
 use super::contexts;
 use super::failure::Failure;
 use super::global::{Global, Output};
-use super::terminal::{ask, ask_new_password, ask_password, confirm};
+use super::terminal::{ask, ask_new_password, ask_password, confirm, secrets_from_stdin};
 use super::text::{line, time};
 use super::ui::{Facts, Table, Ui, json_text};
 
@@ -46,6 +46,12 @@ pub(crate) enum AccountCommand {
     },
     /// Make ten new recovery codes; the ones before are dead
     RecoveryCodes,
+    /// Replace a lost password or second factor with the token that an administrator gave you. Give the server with --url
+    Reset {
+        /// Read the token and then the password from standard input, one line each
+        #[arg(long)]
+        stdin: bool,
+    },
 }
 
 /// Second factors.
@@ -67,8 +73,13 @@ pub(crate) enum FactorCommand {
 }
 
 pub(crate) async fn account(ui: &Ui, global: &Global, command: AccountCommand) -> Result<(), Failure> {
+    if let AccountCommand::Reset { stdin } = command {
+        return reset(ui, global, stdin).await;
+    }
     let Session { target, client } = Session::open(global)?;
     match command {
+        // Done before there was a session.
+        AccountCommand::Reset { .. } => Ok(()),
         AccountCommand::Password => password(ui, &target, &client).await,
         AccountCommand::StepUp { otp } => step_up(ui, &target, &client, otp).await,
         AccountCommand::ApproveDevice { code } => decide(ui, &client, &code, true).await,
@@ -85,6 +96,25 @@ pub(crate) async fn account(ui: &Ui, global: &Global, command: AccountCommand) -
         AccountCommand::Notices { keep } => notices(ui, &client, keep).await,
         AccountCommand::RecoveryCodes => show_codes(ui, &client.renew_recovery_codes().await?.recovery_codes),
     }
+}
+
+async fn reset(ui: &Ui, global: &Global, stdin: bool) -> Result<(), Failure> {
+    // Nobody's token goes along.
+    let mut target = Target::find(global)?;
+    target.token = None;
+    let client = target.client(None)?;
+    let otherwise = "interlock account reset --stdin < FILE";
+    let (token, password) = if stdin {
+        secrets_from_stdin()?
+    } else {
+        let token = ask_password(ui, "Token of the reset", otherwise).await?;
+        let question = "New password; for lost second factors, the password that you have";
+        (token, ask_password(ui, question, otherwise).await?)
+    };
+    let done = client.finish_reset(&token, &password).await?;
+    ui.note(&format!("sign in with: interlock login --url {} --user {}", target.url, line(&done.name)));
+    let facts = || Facts::new().with("user", &done.name).with("replaced", &done.what);
+    ui.one(&done, facts, &done.name)
 }
 
 async fn notices(ui: &Ui, client: &Client, keep: bool) -> Result<(), Failure> {

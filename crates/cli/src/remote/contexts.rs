@@ -159,11 +159,11 @@ pub(crate) async fn sign_in_and_save(
     ca_file: Option<&Path>,
     user: &str,
     password: &Secret,
-    otp: Option<&Secret>,
+    (otp, scope): (Option<&Secret>, Option<&str>),
 ) -> Result<LoginAnswer, Failure> {
     check_name(name)?;
     let client = client(url, ca_file, None)?;
-    let answer = client.login(user, password, otp).await?;
+    let answer = client.login(user, password, otp, scope).await?;
     let mut context = of(&client, ca_file, &answer.user);
     context.take(&answer);
     save(name, context, true)?;
@@ -178,7 +178,7 @@ pub(crate) async fn sign_in_to_both_and_save(
     password: &Secret,
 ) -> Result<(), Failure> {
     let client = client(url, None, None)?;
-    let answer = client.login(user, password, None).await?;
+    let answer = client.login(user, password, None, None).await?;
     let mut context = of(&client, None, &answer.user);
     context.tasks_url = tasks_url.map(str::to_owned);
     context.take(&answer);

@@ -35,6 +35,10 @@ pub(crate) struct LoginArgs {
     /// Code of your second factor, or a recovery code; without it you are asked where one is needed
     #[arg(long, value_name = "CODE")]
     otp: Option<String>,
+    /// What the session may be used for, such as runs:read, instead of everything that you may do. Several are allowed.
+    /// Such a session cannot look after your account
+    #[arg(long, value_delimiter = ',')]
+    scope: Vec<String>,
 }
 
 pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(), Failure> {
@@ -56,8 +60,10 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         (None, None) => fresh_name(address.host_str().unwrap_or("server"), &all),
     };
     let ca_file = known.as_ref().and_then(|target| target.ca_file.clone()).or_else(|| global.ca_file.clone());
+    let scope = args.scope.join(" ");
+    let scope = Some(scope.as_str()).filter(|scope| !scope.is_empty());
     if args.device {
-        return by_code(ui, &name, &url, ca_file.as_deref()).await;
+        return by_code(ui, &name, &url, ca_file.as_deref(), scope).await;
     }
     let user = match args.user.or_else(|| known.as_ref().and_then(|target| target.user.clone())) {
         Some(user) => user,
@@ -71,11 +77,13 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
     };
     let ca = ca_file.as_deref();
     let mut otp = args.otp.map(Secret::new);
-    let mut signed_in = contexts::sign_in_and_save(&name, &url, ca, &user, &password, otp.as_ref()).await;
+    let mut signed_in =
+        contexts::sign_in_and_save(&name, &url, ca, &user, &password, (otp.as_ref(), scope)).await;
     if signed_in.as_ref().is_err_and(wants_second_factor) && otp.is_none() {
         let question = "Code of your second factor, or a recovery code";
         otp = Some(Secret::new(ask(ui, question, "interlock login --otp CODE").await?));
-        signed_in = contexts::sign_in_and_save(&name, &url, ca, &user, &password, otp.as_ref()).await;
+        signed_in =
+            contexts::sign_in_and_save(&name, &url, ca, &user, &password, (otp.as_ref(), scope)).await;
     }
     let answer = signed_in.map_err(|failure| match failure.code {
         exit::SIGN_IN if !wants_second_factor(&failure) => {
@@ -104,10 +112,16 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
 }
 
 /// Shows a code and waits until somebody has decided about it.
-async fn by_code(ui: &Ui, name: &str, url: &str, ca_file: Option<&Path>) -> Result<(), Failure> {
+async fn by_code(
+    ui: &Ui,
+    name: &str,
+    url: &str,
+    ca_file: Option<&Path>,
+    scope: Option<&str>,
+) -> Result<(), Failure> {
     contexts::check_name(name)?;
     let client = contexts::client(url, ca_file, None)?;
-    let code = client.begin_device_code().await?;
+    let code = client.begin_device_code(scope).await?;
     let shown = line(&code.user_code);
     ui.warn(&format!(
         "open {} and give the code {shown}, or where you are signed in: interlock account approve-device {shown}",

@@ -83,6 +83,9 @@ pub(crate) enum UserCommand {
     ResetFactors {
         /// Sign-in name
         name: String,
+        /// Print a token with which they do it themselves, with their password, instead of removing anything
+        #[arg(long, conflicts_with = "state")]
+        link: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -90,6 +93,9 @@ pub(crate) enum UserCommand {
     Passwd {
         /// Sign-in name
         name: String,
+        /// Print a token with which they choose one themselves, once, within 24 hours, instead of setting one
+        #[arg(long, conflicts_with_all = ["state", "generate", "password_stdin"])]
+        reset_link: bool,
         #[command(flatten)]
         password: PasswordArgs,
         #[command(flatten)]
@@ -184,6 +190,8 @@ async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failur
             let user = local.break_glass(secret.clone()).await.map_err(|error| refused(&error))?;
             tell(ui, &view(user), Some(&secret))
         }
+        UserCommand::ResetFactors { name, link: true, .. } => users.start_reset(ui, &name, "factors").await,
+        UserCommand::Passwd { name, reset_link: true, .. } => users.start_reset(ui, &name, "password").await,
         UserCommand::ResetFactors { name, .. } => {
             users.reset_factors(&name).await?;
             ui.note(&format!("{} has no second factor any more", line(&name)));
@@ -253,6 +261,25 @@ impl Users {
         }
     }
 
+    async fn start_reset(&self, ui: &Ui, name: &str, what: &str) -> Result<(), Failure> {
+        // The command line lets nobody ask for this beside a folder.
+        let Self::There(client) = self else { return Ok(()) };
+        let made = client.start_reset(name, what).await?;
+        if matches!(ui.output, Output::Json | Output::Jsonl) {
+            let document = json!({
+                "name": made.name, "what": made.what, "expires_at": made.expires_at, "token": made.token.expose(),
+            });
+            return ui.out(&json_text(&document, ui.output == Output::Json));
+        }
+        ui.note(&format!(
+            "{} can use it until {}: interlock account reset --url {}\nThe token is shown only now:",
+            line(&made.name),
+            time(made.expires_at),
+            line(client.url()),
+        ));
+        ui.out(made.token.expose())
+    }
+
     async fn set_password(&self, name: &str, password: &Secret) -> Result<(), Failure> {
         match self {
             Self::There(client) => {
@@ -283,6 +310,9 @@ fn refused(error: &UserError) -> Failure {
         UserError::ShortPassword => (exit::CONFLICT, "interlock user passwd NAME"),
         UserError::Sealed => (exit::CONFLICT, "interlock user break-glass --state DIR"),
         UserError::LastAdmin => (exit::CONFLICT, "interlock user add NAME --role admin"),
+        UserError::ByLink | UserError::Own | UserError::Elsewhere => {
+            (exit::FORBIDDEN, "interlock user passwd NAME --reset-link")
+        }
         UserError::Conflict | UserError::Overloaded => (exit::CONFLICT, "start the command again"),
         UserError::Store(_) => (exit::ERROR, "interlock doctor"),
     };

@@ -3,13 +3,32 @@
 //! Grants are judged as scopes are: whatever a token says, the agent must be allowed that way now. What an agent must prove
 //! itself with is judged as credentials are: [`crate::agents`] ends everything from before a change.
 
+use std::net::IpAddr;
+
 use interlock_model::grant::{GrantType, KeyMethod};
+use ipnet::IpNet;
 
 use super::documents::Agent;
 use super::tokens::{Claims, TokenKind};
 
 /// How sessions call a proof by what the agent's surroundings say of it.
 pub(super) const WORKLOAD: &str = "workload";
+
+/// What an installation asks beyond a right credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessRules {
+    /// Of agents.
+    pub clients: ClientPolicy,
+    /// From where administration is allowed; from anywhere if there are none.
+    pub admin_networks: Vec<IpNet>,
+}
+
+impl AccessRules {
+    /// Whether whoever calls from there may administer.
+    pub fn administers_from(&self, ip: IpAddr) -> bool {
+        self.admin_networks.is_empty() || self.admin_networks.iter().any(|network| network.contains(&ip))
+    }
+}
 
 /// What is asked of every agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

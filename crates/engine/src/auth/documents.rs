@@ -496,6 +496,63 @@ impl Document for Invitation {
     }
 }
 
+/// Which credential is replaced by a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetOf {
+    /// The password; second factors stay in force.
+    Password,
+    /// The second factors; the password is asked for.
+    Factors,
+}
+
+/// Leave for whoever holds the token to replace a credential, once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reset {
+    /// Public part of the token.
+    pub id: String,
+    /// Whose credential.
+    pub user: String,
+    /// Which.
+    pub what: ResetOf,
+    /// SHA-256 of the whole token: 256 random bits need no slow hash.
+    pub digest: String,
+    /// The user's `tokens_valid_from`: void when that moves.
+    pub epoch: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: String,
+    /// Dead from then on.
+    pub expires_at: Timestamp,
+    /// When it was used or taken back.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Reset {
+    /// Whether it can be used at `now`.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.ended_at.is_none() && now < self.expires_at
+    }
+}
+
+impl Document for Reset {
+    const KIND: &'static str = "reset";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn owner(&self) -> Option<String> {
+        Some(self.user.clone())
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.expires_at)
+    }
+}
+
 /// A device that waits to be let in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceGrant {

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use interlock_model::Timestamp;
-use interlock_model::action::{
-    ConfirmFactor, EnrolFactor, ListFactors, RemoveFactor, RenewRecoveryCodes, ResetFactors,
-};
+use interlock_model::action::{ConfirmFactor, EnrolFactor, ListFactors, RemoveFactor, RenewRecoveryCodes};
 use interlock_model::secret::Secret;
 use interlock_store::identity::{self, Put, Versioned};
 use interlock_store::{Error, Tx};
@@ -295,16 +293,6 @@ impl SecondFactor {
         Ok(codes)
     }
 
-    /// Removes every factor of somebody who has lost them.
-    ///
-    /// # Errors
-    /// [`FactorError`].
-    pub async fn reset(&self, permit: &Permit<ResetFactors>) -> Result<(), FactorError> {
-        let name =
-            crate::users::canonical_name(&permit.target().name).map_err(|_| FactorError::NoSuchUser)?;
-        reset(&self.db, &self.principals, permit, name).await
-    }
-
     pub(super) fn new_codes(&self, user: &str) -> (Vec<Secret>, Vec<String>) {
         let mut bytes = Zeroizing::new([0; CODES * CODE_CHARS]);
         self.ambient.entropy.fill(&mut *bytes);
@@ -378,25 +366,33 @@ pub(crate) async fn reset<P: Proof + ?Sized>(
     let changed = db
         .write(proof, move |tx| {
             Box::pin(async move {
-                let Some(mut found) = identity::get::<SecondFactors>(tx, &name).await? else {
-                    return Ok(Recorded { value: None, details: json!({ "removed": 0 }) });
-                };
-                if found.short_password {
-                    return Err(FactorError::ShortPassword);
-                }
-                let removed = found.count();
-                found.document.totp.clear();
-                found.document.passkeys.clear();
-                found.document.recovery.clear();
-                store(tx, &mut found).await?;
-                Ok(Recorded { value: Some(found), details: json!({ "removed": removed }) })
+                let found = clear(tx, &name).await?;
+                let removed = found.as_ref().map_or(0, |(_, removed)| *removed);
+                Ok::<_, FactorError>(Recorded { value: found, details: json!({ "removed": removed }) })
             })
         })
         .await?;
-    if let Some(changed) = changed {
+    if let Some((changed, _)) = changed {
         principals.put_second_factors(changed.document, changed.version);
     }
     Ok(())
+}
+
+/// Removes every factor of somebody who has any; what is left, and how many there were.
+pub(crate) async fn clear(
+    tx: &mut dyn Tx,
+    name: &str,
+) -> Result<Option<(Versioned<SecondFactors>, usize)>, FactorError> {
+    let Some(mut found) = identity::get::<SecondFactors>(tx, name).await? else { return Ok(None) };
+    if found.short_password {
+        return Err(FactorError::ShortPassword);
+    }
+    let removed = found.count();
+    found.document.totp.clear();
+    found.document.passkeys.clear();
+    found.document.recovery.clear();
+    store(tx, &mut found).await?;
+    Ok(Some((found, removed)))
 }
 
 /// Stores version 0 as new and any other as the next.

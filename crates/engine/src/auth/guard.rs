@@ -178,6 +178,7 @@ impl Guard {
                 }
             },
             Err(denied) => {
+                let denied = self.told(caller, &needs, denied);
                 let details = json!({ "denied": A::NAME });
                 security::event(
                     security::Event::AuthorizationDenied,
@@ -192,6 +193,15 @@ impl Guard {
                 Err(Refused::Denied(denied.message))
             }
         }
+    }
+
+    /// What the caller is told: where a right does not count because of the network, that it does not.
+    fn told(&self, caller: &Caller, needs: &Needs, denied: policy::Denied) -> policy::Denied {
+        let kept = matches!(needs, Needs::Scope(scope) if policy::ADMINISTRATION.contains(scope));
+        if !kept || self.sessions.administers_from(caller.origin()) {
+            return denied;
+        }
+        policy::Denied { message: "Administration is not allowed from this network".to_owned() }
     }
 
     /// What executing a device action needs, for explanations.

@@ -45,15 +45,16 @@ pub use assertion::{BadKey, check_keys};
 pub(crate) use bcrypt_hash::{cost as bcrypt_cost, is_importable};
 pub use breached::Breached;
 pub use certificate::{BadName, Bound, ClientCertificate, check_names};
-pub use clients::ClientPolicy;
+pub use clients::{AccessRules, ClientPolicy};
 pub use db::{Db, Recorded};
 pub use device_code::{Begun, DecideError, DeviceCodes, INTERVAL, PollError};
+pub(crate) use elsewhere::NO_PASSWORD;
 pub use elsewhere::{
     Arrivals, Directories, Elsewhere, External, PasswordDirectory, SignedOut, WebArrival, WebBegun,
     WebDirectory, WebSignIn,
 };
-pub(crate) use factors::reset as reset_factors;
 pub use factors::{Enrolment, FactorError, SecondFactor};
+pub(crate) use factors::{clear as clear_factors, reset as reset_factors};
 pub use guard::{Guard, Refused, StepUpPolicy};
 pub(crate) use keys::new_agent_secret;
 pub use keys::{ApiKeys, KeyError, NewKey};
@@ -70,7 +71,7 @@ pub use resealing::{Resealed, examine as examine_sealed, reseal};
 pub use reviews::{ReviewedCredential, ReviewedPrincipal, Reviews};
 pub use sealing::{BadMasterKey, KEY_BYTES, MasterKey};
 pub use sessions::{Issued, Sessions};
-pub use sign_in::{SignInError, SignIns, SignedIn};
+pub use sign_in::{SignInError, SignIns, SignedIn, Wanted};
 pub use signing_keys::{Keys, KeysError};
 pub use throttle::{LockedNetwork, Lockout, Throttle};
 pub use tokens::{Lifetimes, TokenError, TokenKind, Tokens};

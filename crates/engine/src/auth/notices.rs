@@ -87,6 +87,10 @@ impl Notice {
                 text("renew")
             ),
             "user.password_set" | "user.password_changed" => "Your password was changed".to_owned(),
+            "user.password_reset" => "Your password was replaced by a one-time token".to_owned(),
+            "user.reset_started" => {
+                "A one-time token was made with which a credential of yours can be replaced".to_owned()
+            }
             "user.factors_reset" => "Your second factors were removed".to_owned(),
             "user.updated" => "Your roles or your account were changed".to_owned(),
             "factor.confirmed" => format!("A second factor was added{name}"),
@@ -156,7 +160,11 @@ impl Document for Notices {
 /// The acts of `user.*` name the person; those of one's own account are done by it.
 fn changes_credentials(draft: &AuditDraft) -> Option<&str> {
     match draft.action.as_str() {
-        "user.password_set" | "user.factors_reset" | "user.updated" => draft.subject.as_deref(),
+        "user.password_set"
+        | "user.password_reset"
+        | "user.factors_reset"
+        | "user.reset_started"
+        | "user.updated" => draft.subject.as_deref(),
         "user.password_changed"
         | "factor.confirmed"
         | "factor.removed"

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::activity::Activity;
-use super::clients::ClientPolicy;
+use super::clients::{AccessRules, ClientPolicy};
 use super::documents::{Agent, ApiKey, Session};
 use super::notices;
 use super::opening::Opening;
@@ -79,7 +79,7 @@ pub struct Sessions {
     pub(super) ambient: Ambient,
     principals: Arc<Principals>,
     tokens: Tokens,
-    clients: ClientPolicy,
+    rules: AccessRules,
     pub(super) system: SystemPermit,
     cache: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
     /// Scopes that agents use.
@@ -101,7 +101,7 @@ impl Sessions {
         ambient: Ambient,
         principals: Arc<Principals>,
         tokens: Tokens,
-        clients: ClientPolicy,
+        rules: AccessRules,
         system: SystemPermit,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -109,7 +109,7 @@ impl Sessions {
             ambient,
             principals,
             tokens,
-            clients,
+            rules,
             system,
             cache: Mutex::default(),
             activity: Activity::default(),
@@ -128,7 +128,17 @@ impl Sessions {
 
     /// What is asked of every agent.
     pub fn clients(&self) -> ClientPolicy {
-        self.clients
+        self.rules.clients
+    }
+
+    /// Whether administration is allowed from where the caller is.
+    pub(super) fn administers_from(&self, origin: &Origin) -> bool {
+        self.rules.administers_from(origin.client_ip)
+    }
+
+    /// What of these rights counts where the caller is.
+    fn here(&self, grants: Arc<Grants>, origin: &Origin) -> Arc<Grants> {
+        if self.administers_from(origin) { grants } else { Arc::new(grants.without_administration()) }
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -396,7 +406,7 @@ impl Sessions {
             return Err(TokenError::Principal);
         }
         match &present {
-            Present::Agent(agent) if !self.clients.keeps(agent, claims) => Err(TokenError::Grant),
+            Present::Agent(agent) if !self.clients().keeps(agent, claims) => Err(TokenError::Grant),
             Present::Agent(_) | Present::User(_) => Ok(present),
         }
     }
@@ -445,7 +455,7 @@ impl Sessions {
         Ok(Caller {
             kind: claims.principal,
             name: claims.sub.clone(),
-            grants: Arc::clone(&derived.1),
+            grants: self.here(Arc::clone(&derived.1), origin),
             session: claims.fam.clone(),
             auth_time: Some(Timestamp::from_seconds(claims.auth_time)),
             amr: claims.amr.clone(),
@@ -471,7 +481,7 @@ impl Sessions {
             return Err(TokenError::Revoked);
         }
         if let Present::Agent(agent) = &present
-            && !self.clients.takes_secrets_of(agent)
+            && !self.clients().takes_secrets_of(agent)
         {
             return Err(TokenError::Grant);
         }
@@ -485,7 +495,7 @@ impl Sessions {
         Ok(Caller {
             kind: *kind,
             name: principal.clone(),
-            grants: Arc::new(grants),
+            grants: self.here(Arc::new(grants), origin),
             session: String::new(),
             auth_time: None,
             amr: vec!["api_key".to_owned()],

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_model::Clock;
+use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
 use interlock_store::{Error, UserRow};
 use serde_json::{Value, json};
@@ -62,6 +63,15 @@ pub enum SignInError {
 /// The form in which names are counted; one for all that are no names.
 fn canonical(name: &str) -> String {
     crate::users::canonical_name(name).unwrap_or_else(|_| "invalid name".to_owned())
+}
+
+/// What a person's program asks for.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Nothing beyond these scopes.
+    pub scopes: Option<Vec<Scope>>,
+    /// No refresh token: the session ends with its access token.
+    pub brief: bool,
 }
 
 /// A fresh session of a person.
@@ -127,6 +137,7 @@ impl SignIns {
         username: &str,
         password: Secret,
         code: Option<Secret>,
+        wanted: &Wanted,
         origin: &Origin,
     ) -> Result<SignedIn, SignInError> {
         let name = canonical(username);
@@ -134,7 +145,7 @@ impl SignIns {
             let directory = Arc::clone(directory);
             let guesser = self.admit(&name, origin, "device.login").await?;
             let typed = (username, password, code);
-            let issued = self.person_elsewhere(&*directory, typed, guesser, origin).await?;
+            let issued = self.person_elsewhere(&*directory, typed, wanted, guesser, origin).await?;
             security::authentication("login", "success");
             let user = issued.session.principal.clone();
             return Ok(SignedIn { user, roles: issued.session.roles.clone(), issued });
@@ -158,7 +169,8 @@ impl SignIns {
         self.upgrade(&user, password, origin).await;
         let opening = Opening::user(&user, &self.principals.roles(), "password", amr, origin);
         // An emergency lasts no longer than one access token at a time.
-        let opening = Opening { with_refresh: !is_emergency, ..opening };
+        let opening = limited(opening, wanted)?;
+        let opening = Opening { with_refresh: opening.with_refresh && !is_emergency, ..opening };
         let now = self.ambient.clock.now();
         let opened = self
             .sessions
@@ -274,6 +286,40 @@ impl SignIns {
         Ok((user, guesser))
     }
 
+    /// Takes one guess at a person's password, here or at the directory that keeps it, and forgets earlier ones if it is right.
+    ///
+    /// # Errors
+    /// [`SignInError`].
+    pub(crate) async fn prove_password(
+        &self,
+        name: &str,
+        password: Secret,
+        origin: &Origin,
+        action: &'static str,
+    ) -> Result<(), SignInError> {
+        let Some(directory) = self.arrivals.asks(self.principals.user(name).as_deref()) else {
+            let (_, guesser) = self.check_password(name, password, origin, action).await?;
+            return Ok(self.succeeded(guesser).await?);
+        };
+        let directory = Arc::clone(directory);
+        let guesser = self.admit(name, origin, action).await?;
+        match directory.authenticate(name, &password).await {
+            Ok(external) if self.arrivals.account(&external, origin).await?.name == name => {
+                Ok(self.succeeded(guesser).await?)
+            }
+            Ok(_) => Err(SignInError::Refused),
+            Err(Elsewhere::Refused(reason)) => {
+                self.arrivals.note_refusal("ldap", &reason, origin);
+                Err(SignInError::Refused)
+            }
+            Err(Elsewhere::Unavailable(reason)) => {
+                tracing::warn!(reason, "the directory could not be asked");
+                self.throttle.give_back(guesser).await?;
+                Err(SignInError::Elsewhere)
+            }
+        }
+    }
+
     fn guesser(&self, name: &str, origin: &Origin) -> Guesser {
         Guesser::new(&counted_as(name, origin), self.principals.user(name).is_some(), origin.client_ip)
     }
@@ -337,6 +383,7 @@ impl SignIns {
         &self,
         directory: &dyn PasswordDirectory,
         (username, password, code): (&str, Secret, Option<Secret>),
+        wanted: &Wanted,
         guesser: Guesser,
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
@@ -346,7 +393,7 @@ impl SignIns {
                 let amr = self.check_second_factor(&user, code, origin).await?;
                 let now = self.ambient.clock.now();
                 let roles = self.principals.roles();
-                let opening = Opening::user(&user, &roles, external.method, amr, origin);
+                let opening = limited(Opening::user(&user, &roles, external.method, amr, origin), wanted)?;
                 let opened = self.sessions.open(opening, move |tx, _| {
                     Box::pin(async move { Throttle::succeed(tx, &guesser, now).await })
                 });
@@ -410,6 +457,19 @@ impl SignIns {
     pub(super) fn principals(&self) -> &Principals {
         &self.principals
     }
+}
+
+/// The same session with what was asked for and no more.
+fn limited<'a>(mut opening: Opening<'a>, wanted: &Wanted) -> Result<Opening<'a>, SignInError> {
+    if let Some(scopes) = &wanted.scopes {
+        let held = scope::intersect(scopes, &opening.scopes);
+        if scopes.iter().any(|scope| !held.contains(scope)) {
+            return Err(SignInError::Scope);
+        }
+        (opening.scopes, opening.limited) = (held, true);
+    }
+    opening.with_refresh &= !wanted.brief;
+    Ok(opening)
 }
 
 /// The account that a guess counts against. That for emergencies is another at each address: whatever limits an account as a

@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use interlock_engine::Ambient;
 use interlock_engine::audit;
 use interlock_engine::auth::{
-    Caller, ClientPolicy, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Origin,
-    Passwords, Permit, Principals, SystemPermit, Tokens,
+    AccessRules, Caller, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Origin,
+    Passwords, Permit, Principals, SystemPermit, Tokens, Wanted,
 };
 use interlock_engine::devices::{Device, DeviceWorld};
 use interlock_engine::executions::{Executions, Limits, Request};
@@ -195,7 +195,7 @@ impl Bench {
             tokens,
             master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
             recorder: &recorder,
-            clients: ClientPolicy::default(),
+            rules: AccessRules::default(),
             system: root,
             directories,
             ceremonies: None,
@@ -234,8 +234,12 @@ impl Bench {
     }
 
     pub(crate) async fn caller(&self, name: &str) -> Arc<Caller> {
-        let session =
-            self.identity.sign_ins.person(name, password(name), None, &origin()).await.expect("signed in");
+        let session = self
+            .identity
+            .sign_ins
+            .person(name, password(name), None, &Wanted::default(), &origin())
+            .await
+            .expect("signed in");
         self.guard.authenticate(Some(session.issued.access.expose()), &origin()).expect("a caller")
     }
 
@@ -247,8 +251,12 @@ impl Bench {
 
     /// The same person under another request id.
     pub(crate) async fn caller_as(&self, name: &str, request_id: &str) -> Arc<Caller> {
-        let session =
-            self.identity.sign_ins.person(name, password(name), None, &origin()).await.expect("signed in");
+        let session = self
+            .identity
+            .sign_ins
+            .person(name, password(name), None, &Wanted::default(), &origin())
+            .await
+            .expect("signed in");
         let origin = Origin { request_id: request_id.to_owned(), ..origin() };
         self.guard.authenticate(Some(session.issued.access.expose()), &origin).expect("a caller")
     }

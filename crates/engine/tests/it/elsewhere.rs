@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use interlock_engine::auth::{
-    Directories, Elsewhere, External, PasswordDirectory, RefreshError, SignInError, SystemPermit,
+    Directories, Elsewhere, External, PasswordDirectory, RefreshError, SignInError, SystemPermit, Wanted,
 };
 use interlock_engine::users::UserChange;
 use interlock_model::secret::Secret;
@@ -57,7 +57,7 @@ async fn sign_in(bench: &Bench, name: &str, word: &str) -> Result<Vec<String>, S
     bench
         .identity
         .sign_ins
-        .person(name, Secret::new(word), None, &origin())
+        .person(name, Secret::new(word), None, &Wanted::default(), &origin())
         .await
         .map(|session| session.roles)
 }
@@ -82,7 +82,7 @@ async fn a_lost_role_is_lost_by_older_tokens_at_once() {
     let before = bench
         .identity
         .sign_ins
-        .person("ana", Secret::new("sesame"), None, &origin())
+        .person("ana", Secret::new("sesame"), None, &Wanted::default(), &origin())
         .await
         .expect("signed in");
 
@@ -102,7 +102,14 @@ async fn a_name_is_not_enough_to_become_somebody() {
 
     // The local password decides for a local account, whatever the directory says.
     assert!(matches!(sign_in(&bench, "boss", "sesame").await, Err(SignInError::Refused)));
-    assert!(bench.identity.sign_ins.person("boss", password("boss"), None, &origin()).await.is_ok());
+    assert!(
+        bench
+            .identity
+            .sign_ins
+            .person("boss", password("boss"), None, &Wanted::default(), &origin())
+            .await
+            .is_ok()
+    );
     // Another person who has got the name of an earlier one does not get the account.
     sign_in(&bench, "ana", "sesame").await.expect("signed in");
     book.write("ana", "uuid-2", &["admin"]);
@@ -112,7 +119,7 @@ async fn a_name_is_not_enough_to_become_somebody() {
     let session = bench
         .identity
         .sign_ins
-        .person("ana.lovelace", Secret::new("sesame"), None, &origin())
+        .person("ana.lovelace", Secret::new("sesame"), None, &Wanted::default(), &origin())
         .await
         .expect("signed in");
     assert_eq!(session.user, "ana");
@@ -148,11 +155,15 @@ async fn people_of_a_directory_prove_who_they_are_twice_a_day() {
     let ana = bench
         .identity
         .sign_ins
-        .person("ana", Secret::new("sesame"), None, &origin())
+        .person("ana", Secret::new("sesame"), None, &Wanted::default(), &origin())
         .await
         .expect("signed in");
-    let boss =
-        bench.identity.sign_ins.person("boss", password("boss"), None, &origin()).await.expect("signed in");
+    let boss = bench
+        .identity
+        .sign_ins
+        .person("boss", password("boss"), None, &Wanted::default(), &origin())
+        .await
+        .expect("signed in");
 
     bench.clock.advance(Duration::from_hours(13));
     let refresh = async |session: &interlock_engine::auth::SignedIn| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use interlock_engine::auth::{Db, SystemPermit};
+use interlock_engine::auth::{Db, SystemPermit, Wanted};
 use interlock_engine::janitor;
 use interlock_engine::users::{UserChange, UserError};
 use interlock_model::Clock as _;
@@ -17,8 +17,12 @@ async fn a_change_by_another_process_is_seen() {
     server.user("ana", &["operator"]).await;
     server.user("ada", &["admin"]).await;
     let watching = tokio::spawn(Arc::clone(&server.principals).watch(Duration::from_millis(5)));
-    let session =
-        server.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.expect("signed in");
+    let session = server
+        .identity
+        .sign_ins
+        .person("ana", password("ana"), None, &Wanted::default(), &origin())
+        .await
+        .expect("signed in");
     let token = session.issued.access.expose().to_owned();
     let console = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let root = SystemPermit::root("console");
@@ -57,8 +61,12 @@ async fn a_session_ended_in_one_process_is_ended_in_the_other() {
     one.user("ana", &["operator"]).await;
     let two = Bench::open(folder.path(), Scripted::prompt(), 2).await;
     let watching = tokio::spawn(Arc::clone(&two.principals).watch(Duration::from_millis(5)));
-    let session =
-        one.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.expect("signed in");
+    let session = one
+        .identity
+        .sign_ins
+        .person("ana", password("ana"), None, &Wanted::default(), &origin())
+        .await
+        .expect("signed in");
     let token = session.issued.access.expose();
     two.guard.authenticate(Some(token), &origin()).expect("both processes share the key");
     let caller = one.guard.authenticate(Some(token), &origin()).expect("a caller");
@@ -84,8 +92,12 @@ async fn a_session_ended_in_one_process_is_ended_in_the_other() {
 async fn what_was_revoked_stays_so_when_the_clock_jumps_ahead_and_back() {
     let (folder, one) = fresh(Scripted::prompt()).await;
     one.user("ana", &["operator"]).await;
-    let session =
-        one.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.expect("signed in");
+    let session = one
+        .identity
+        .sign_ins
+        .person("ana", password("ana"), None, &Wanted::default(), &origin())
+        .await
+        .expect("signed in");
     let token = session.issued.access.expose();
     let caller = one.guard.authenticate(Some(token), &origin()).expect("a caller");
     one.identity

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
-use interlock_engine::auth::{Origin, SignInError};
+use interlock_engine::auth::{Origin, SignInError, Wanted};
 use interlock_model::secret::Secret;
 
 use crate::bench::{Bench, Scripted, fresh, origin, password};
 
 async fn guesses(bench: &Bench, name: &str, count: usize) -> (usize, usize) {
     let attempts = (0..count).map(|guess| {
-        bench.identity.sign_ins.person(name, Secret::new(format!("guess {guess}")), None, &SHARED)
+        bench.identity.sign_ins.person(
+            name,
+            Secret::new(format!("guess {guess}")),
+            None,
+            &Wanted::default(),
+            &SHARED,
+        )
     });
     let answers = futures::future::join_all(attempts).await;
     let refused = answers.iter().filter(|answer| matches!(answer, Err(SignInError::Refused))).count();
@@ -32,7 +38,14 @@ async fn guesses_that_come_at_once_do_not_slip_past_the_delay() {
     }
     // A wait that was told is a wait that ends: the right password passes afterwards.
     bench.clock.advance(Duration::from_secs(1));
-    assert!(bench.identity.sign_ins.person("ana", password("ana"), None, &origin()).await.is_ok());
+    assert!(
+        bench
+            .identity
+            .sign_ins
+            .person("ana", password("ana"), None, &Wanted::default(), &origin())
+            .await
+            .is_ok()
+    );
 }
 
 /// Tries `count` guesses at `name`, at most 50 under way, from as many networks as `networks`; returns how many were evaluated.
@@ -46,7 +59,7 @@ async fn evaluated(bench: &Bench, name: &str, count: u32, networks: u32) -> usiz
             let answer = bench
                 .identity
                 .sign_ins
-                .person(name, Secret::new(format!("guess {guess}")), None, &from)
+                .person(name, Secret::new(format!("guess {guess}")), None, &Wanted::default(), &from)
                 .await;
             matches!(answer, Err(SignInError::Refused))
         })
@@ -75,8 +88,9 @@ async fn strangers_never_lock_the_owner_out_and_an_administrator_can_unlock() {
     let (_folder, bench) = fresh(Scripted::prompt()).await;
     bench.user("ana", &["operator"]).await;
     let home = Origin { client_ip: [192, 0, 2, 7].into(), ..origin() };
-    let sign_in =
-        async |from: &Origin| bench.identity.sign_ins.person("ana", password("ana"), None, from).await;
+    let sign_in = async |from: &Origin| {
+        bench.identity.sign_ins.person("ana", password("ana"), None, &Wanted::default(), from).await
+    };
     sign_in(&home).await.expect("at home");
 
     evaluated(&bench, "ana", 2_000, 200).await;
@@ -109,7 +123,12 @@ async fn a_hundred_failures_cost_a_quarter_of_an_hour_each() {
     let mut counted = 0;
     let mut seconds = 0;
     while counted < 100 {
-        match bench.identity.sign_ins.person("nobody", Secret::new("guess"), None, &origin()).await {
+        match bench
+            .identity
+            .sign_ins
+            .person("nobody", Secret::new("guess"), None, &Wanted::default(), &origin())
+            .await
+        {
             Err(SignInError::Refused) => counted += 1,
             Err(SignInError::Wait(wait)) => {
                 seconds += wait.as_secs();
@@ -119,8 +138,11 @@ async fn a_hundred_failures_cost_a_quarter_of_an_hour_each() {
         }
     }
 
-    let Err(SignInError::Wait(wait)) =
-        bench.identity.sign_ins.person("nobody", Secret::new("guess"), None, &origin()).await
+    let Err(SignInError::Wait(wait)) = bench
+        .identity
+        .sign_ins
+        .person("nobody", Secret::new("guess"), None, &Wanted::default(), &origin())
+        .await
     else {
         panic!("the hundred and first guess must wait");
     };
@@ -138,7 +160,7 @@ async fn a_password_that_changes_during_the_check_gives_no_living_token() {
 
     let (here, there) = (origin(), password("ana"));
     let (signed_in, changed) = tokio::join!(
-        bench.identity.sign_ins.person("ana", there, None, &here),
+        bench.identity.sign_ins.person("ana", there, None, &Wanted::default(), &here),
         console.set_password("ana", Secret::new("nine yellow burettes"))
     );
 

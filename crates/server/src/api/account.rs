@@ -6,6 +6,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use interlock_engine::auth::AccountError;
 use interlock_engine::identity::Identity;
+use interlock_engine::users::Users;
 use interlock_model::Timestamp;
 use interlock_model::action::{
     ChangePassword, ConfirmFactor, EnrolFactor, ListFactors, RemoveFactor, RenewRecoveryCodes, ResetFactors,
@@ -180,8 +181,8 @@ async fn remove_factor(
 
 async fn reset_factors(
     grant: Granted<ResetFactors>,
-    State(identity): State<Identity>,
+    State(users): State<Users>,
 ) -> Result<Json<Operation>, ApiError> {
-    identity.second_factor.reset(&grant).await?;
+    users.reset_factors(&grant).await?;
     Ok(Json(Operation::done("Every second factor of this user is removed", None)))
 }

@@ -6,11 +6,12 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use interlock_engine::auth::{Issued, Origin};
+use interlock_engine::auth::{Issued, Origin, Wanted};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{LogOut, WhoAmI};
+use interlock_model::scope;
 use interlock_model::secret::Secret;
-use interlock_model::wire::{LoginAnswer, Operation, WhoAmIAnswer};
+use interlock_model::wire::{LoginAnswer, LoginRequest, Operation, WhoAmIAnswer};
 
 use interlock_model::screen::Place;
 use serde::Deserialize;
@@ -34,10 +35,15 @@ async fn login(
     Extension(origin): Extension<Arc<Origin>>,
     Credentials(credentials): Credentials,
 ) -> Result<Response, ApiError> {
-    let session = identity
-        .sign_ins
-        .person(&credentials.username, credentials.password, credentials.otp, &origin)
-        .await?;
+    let LoginRequest { username, password, otp, scope, refresh } = credentials;
+    let scopes = scope.as_deref().map(|text| {
+        let texts: Vec<&str> = text.split(' ').filter(|part| !part.is_empty()).collect();
+        scope::parse_all(&texts).map_err(|(_, error)| {
+            ApiError::client(StatusCode::BAD_REQUEST, "invalid_scope", error.to_string())
+        })
+    });
+    let wanted = Wanted { scopes: scopes.transpose()?, brief: refresh == Some(false) };
+    let session = identity.sign_ins.person(&username, password, otp, &wanted, &origin).await?;
     let notices = Some(identity.notices.unread(&session.user).await?).filter(|count| *count > 0);
     Ok(no_store(Json(LoginAnswer { notices, ..answer_of(session.issued) })))
 }

@@ -16,6 +16,7 @@ mod notices;
 mod oauth;
 mod orchestrator;
 mod passkeys;
+mod resets;
 mod roles;
 mod runs;
 mod service;
@@ -53,6 +54,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = users::routes(api);
     let api = bans::routes(api);
     let api = invitations::routes(api);
+    let api = resets::routes(api);
     let api = service::routes(api);
     if has_device {
         let api = execute::routes(api);

@@ -27,7 +27,7 @@ $('form').addEventListener('submit', async (event) => {
 	say('');
 	try {
 		if (!token) {
-			const body = { username: $('name').value, password: $('password').value };
+			const body = { username: $('name').value, password: $('password').value, refresh: false };
 			if ($('otp').value) body.otp = $('otp').value;
 			token = (await call('/auth/login', body)).access_token;
 			$('password').value = '';

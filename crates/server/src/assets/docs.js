@@ -138,7 +138,7 @@ on('sign-in-form', 'submit', async (event) => {
 	const empty = [name, password].find((input) => !input.value);
 	try {
 		if (empty) throw new Problem(0, { detail: `Enter your ${empty === name ? 'name' : 'password'}.` });
-		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value, ...(otp.value && { otp: otp.value }) } });
+		const answer = await call('POST', '/auth/login', { body: { username: name.value, password: password.value, refresh: false, ...(otp.value && { otp: otp.value }) } });
 		password.value = '';
 		otp.value = '';
 		$('otp-row').hidden = true;

@@ -6,6 +6,7 @@ use interlock_engine::auth::{
     AccountError, DecideError, FactorError, KeyError, ManageError, RefreshError, SignInError, TokenError,
 };
 use interlock_engine::invitations::InvitationError;
+use interlock_engine::resets::ResetError;
 
 use super::ApiError;
 
@@ -84,6 +85,19 @@ impl From<InvitationError> for ApiError {
                 Self::client(StatusCode::NOT_FOUND, "invitation_not_found", capital(&error))
             }
             InvitationError::User(error) => error.into(),
+        }
+    }
+}
+
+impl From<ResetError> for ApiError {
+    fn from(error: ResetError) -> Self {
+        let text = capital(&error);
+        match error {
+            // One answer for unknown, used, ended and taken back.
+            ResetError::NotOpen => Self::client(StatusCode::NOT_FOUND, "reset_not_found", text),
+            ResetError::Wrong => Self::field(&["body", "password"], "credentials", text),
+            ResetError::SignIn(error) => error.into(),
+            ResetError::User(error) => error.into(),
         }
     }
 }

@@ -51,7 +51,7 @@ impl App {
     }
 }
 
-async fn sign_in(lab: &Lab, name: &str, word: &str, code: Option<&str>) -> Answer {
+pub(crate) async fn sign_in(lab: &Lab, name: &str, word: &str, code: Option<&str>) -> Answer {
     let mut body = json!({ "username": name, "password": word });
     if let Some(code) = code {
         body["otp"] = json!(code);

@@ -1,6 +1,6 @@
 //! Which ways to a token an agent may use, and what it must prove itself with.
 
-use interlock_engine::auth::ClientPolicy;
+use interlock_engine::auth::{AccessRules, ClientPolicy};
 use serde_json::{Value, json};
 
 use crate::agents::{set_secret, sign_in};
@@ -212,7 +212,9 @@ async fn a_server_that_asks_all_agents_for_keys_takes_no_secret_of_any() {
     let pair = Pair::ed();
     register(&lab, &id, &json!([pair.jwk()])).await.ok();
 
-    let lab = lab.restarted_asking(ClientPolicy { keys_only: true }).await;
+    let lab = lab
+        .restarted_under(AccessRules { clients: ClientPolicy { keys_only: true }, ..AccessRules::default() })
+        .await;
 
     assert!(!lab.takes(&access).await && !lab.takes(&key).await);
     refresh(&lab, &kept).await.refused(400, "unauthorized_client");
@@ -231,6 +233,6 @@ async fn a_server_that_asks_all_agents_for_keys_takes_no_secret_of_any() {
     assert!(lab.takes(own["key"].as_str().expect("a key")).await);
 
     // The setting taken back, what is in force by itself is in force again.
-    let lab = lab.restarted_asking(ClientPolicy::default()).await;
+    let lab = lab.restarted_under(AccessRules::default()).await;
     sign_in(&lab, &id, &secret).await.ok();
 }

@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use interlock_engine::Ambient;
 use interlock_engine::audit::{self, Recorder};
 use interlock_engine::auth::{
-    ClientPolicy, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords,
+    AccessRules, Db, Directories, Guard, Hasher, KEY_BYTES, Keys, Lifetimes, MasterKey, Passwords,
     Principals, SystemPermit, Tokens,
 };
 use interlock_engine::bans::Bans;
@@ -90,7 +90,7 @@ pub(crate) struct Lab {
     folder: Arc<TempDir>,
     /// No two servers of a test draw the same random numbers.
     seed: u64,
-    clients: ClientPolicy,
+    rules: AccessRules,
 }
 
 /// What tokens are signed with.
@@ -124,7 +124,7 @@ struct Ground {
     clock: Arc<TestClock>,
     key: SigningKey,
     seed: u64,
-    clients: ClientPolicy,
+    rules: AccessRules,
 }
 
 /// The settings that tests start from: everything on, limits off.
@@ -191,7 +191,7 @@ impl Lab {
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
         let clock = Arc::new(TestClock::at(epoch()));
         Self::over(
-            Ground { folder, store, clock, key, seed: 7, clients: ClientPolicy::default() },
+            Ground { folder, store, clock, key, seed: 7, rules: AccessRules::default() },
             FakeDevice::new(),
             Vec::new(),
             change,
@@ -201,23 +201,27 @@ impl Lab {
 
     /// The same installation after a restart: only what is in the database file is left.
     pub(crate) async fn restarted(self) -> Self {
-        let clients = self.clients;
-        self.restarted_asking(clients).await
+        let rules = self.rules.clone();
+        self.restarted_under(rules).await
     }
 
-    /// The same, with another policy for agents.
-    pub(crate) async fn restarted_asking(self, clients: ClientPolicy) -> Self {
+    /// The same, under other rules of access.
+    pub(crate) async fn restarted_under(self, rules: AccessRules) -> Self {
+        self.restarted_with(rules, |_| {}).await
+    }
+
+    /// The same, with changed settings.
+    pub(crate) async fn restarted_with(
+        self,
+        rules: AccessRules,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         self.recorder.drained(PATIENCE).await;
         self.store.close().await;
         let store = Flaky::new(Arc::new(Sqlite::open_in(self.folder.path()).expect("the database")));
         let Self { folder, clock, key, seed, .. } = self;
-        Self::over(
-            Ground { folder, store, clock, key, seed: seed + 1, clients },
-            FakeDevice::new(),
-            Vec::new(),
-            |_| {},
-        )
-        .await
+        let ground = Ground { folder, store, clock, key, seed: seed + 1, rules };
+        Self::over(ground, FakeDevice::new(), Vec::new(), change).await
     }
 
     /// Another server of the same installation, with a key of its own.
@@ -228,7 +232,7 @@ impl Lab {
             clock: Arc::clone(&self.clock),
             key,
             seed: self.seed + 1000,
-            clients: self.clients,
+            rules: self.rules.clone(),
         };
         Self::over(ground, FakeDevice::new(), Vec::new(), |_| {}).await
     }
@@ -256,7 +260,7 @@ impl Lab {
             clock,
             key: SigningKey::Secret(SECRET),
             seed: 7,
-            clients: ClientPolicy::default(),
+            rules: AccessRules::default(),
         };
         Self::over(ground, FakeDevice::new(), allow, change).await
     }
@@ -267,7 +271,7 @@ impl Lab {
         ban_allow: Vec<ipnet::IpNet>,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Self {
-        let Ground { folder, store, clock, key, seed, clients } = ground;
+        let Ground { folder, store, clock, key, seed, rules } = ground;
         let mut config = config();
         change(&mut config);
         let entropy = Arc::new(TestEntropy::seeded(seed));
@@ -289,7 +293,7 @@ impl Lab {
             tokens,
             master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
             recorder: &recorder,
-            clients,
+            rules: rules.clone(),
             system: root,
             directories: Directories::default(),
             ceremonies: None,
@@ -364,8 +368,17 @@ impl Lab {
             agents: std::sync::atomic::AtomicU32::new(0),
             folder,
             seed,
-            clients,
+            rules,
         }
+    }
+
+    /// The same installation where people choose their own passwords.
+    pub(crate) fn with_passwords_by_link(mut self) -> Self {
+        self.app = self.app.edited(|services| {
+            services.users = services.users.clone().with_passwords_by_link(true);
+        });
+        self.router = interlock_server::router(self.app.clone());
+        self
     }
 
     /// The same installation as an orchestrator: tasks in the place of a device.

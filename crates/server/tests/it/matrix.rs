@@ -166,7 +166,7 @@ fn administration() -> BTreeSet<&'static str> {
 type Deed = (&'static str, &'static str, String, Value, &'static str);
 
 /// One of each, that succeeds in this order.
-async fn administrative_deeds(lab: &Lab, tasks: &Lab) -> [Deed; 21] {
+async fn administrative_deeds(lab: &Lab, tasks: &Lab) -> [Deed; 23] {
     let (id, _) = lab.agent(&["runs:read"]).await;
     let (told, _) = tasks.agent(&["runs:read"]).await;
     let webhook = json!({ "webhook_url": "https://lims.example/hook" });
@@ -243,6 +243,14 @@ async fn administrative_deeds(lab: &Lab, tasks: &Lab) -> [Deed; 21] {
             json!({ "password": "nine yellow yaks" }),
             "",
         ),
+        (
+            "user.reset_started",
+            "POST",
+            "/users/eve/reset".to_owned(),
+            json!({ "what": "password" }),
+            "password",
+        ),
+        ("user.reset_revoked", "DELETE", "/users/eve/reset".to_owned(), json!({}), "1"),
         ("user.factors_reset", "DELETE", "/users/eve/factors".to_owned(), json!({}), ""),
         ("agent.webhook_secret_made", "POST", format!("/agents/{told}/webhook/secret"), json!({}), ""),
         ("event.stream_cleaned", "DELETE", "/events/stream/cleanup".to_owned(), json!({}), "deleted"),

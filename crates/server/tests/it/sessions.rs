@@ -458,3 +458,36 @@ async fn tokens_are_not_taken_by_another_installation() {
     revoke(&other, &json!({ "token": access })).await;
     assert!(lab.takes(&access).await);
 }
+
+#[tokio::test]
+async fn ending_sessions_wants_a_fresh_proof_and_signing_out_does_not() {
+    let lab = Lab::start().await;
+    let (one, two) = (lab.sign_in("ana").await, lab.sign_in("ana").await);
+    let key = json!({ "name": "script", "scopes": ["runs:read"] });
+    let key = lab.post("/auth/keys").signed(&one).json(&key).send().await.json();
+    let key = key["key"].as_str().expect("a key");
+    lab.clock.advance(Duration::from_mins(16));
+    let other = format!("/auth/sessions/{}", claims(&two)["fam"].as_str().expect("fam"));
+
+    for token in [&one, key] {
+        lab.delete(&other).signed(token).send().await.refused(403, "step_up_required");
+        lab.delete("/auth/sessions").signed(token).send().await.refused(403, "step_up_required");
+        lab.get("/auth/sessions").signed(token).send().await.ok();
+    }
+    assert!(lab.takes(&one).await && lab.takes(&two).await);
+    let proof = json!({ "password": password("ana").expose() });
+    let fresh = lab.post("/auth/step-up").signed(&one).json(&proof).send().await.ok();
+    let fresh = fresh["access_token"].as_str().expect("a token");
+    lab.delete(&other).signed(fresh).send().await.ok();
+    assert!(!lab.takes(&two).await);
+
+    // What one holds one ends, however old it is; an agent has proved who it is with its token.
+    lab.clock.advance(Duration::from_mins(16));
+    lab.post("/auth/logout").signed(fresh).send().await.ok();
+    assert!(!lab.takes(fresh).await);
+    let (id, secret) = lab.agent(&["runs:read"]).await;
+    let (mine, _) = lab.pair(&id, &secret).await;
+    lab.clock.advance(Duration::from_mins(16));
+    lab.delete("/auth/sessions").signed(&mine).send().await.ok();
+    assert!(!lab.takes(&mine).await);
+}

@@ -374,3 +374,36 @@ async fn who_one_is_is_told() {
         })
     );
 }
+
+#[tokio::test]
+async fn a_session_is_limited_to_what_its_program_asks_for() {
+    let lab = Lab::start().await;
+    let sign_in = |extra: Value| {
+        let mut body = json!({ "username": "zoe", "password": password("zoe").expose() });
+        body.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+        lab.post("/auth/login").json(&body).send()
+    };
+
+    let narrow = sign_in(json!({ "scope": "runs:read  users:read" })).await.ok();
+    let token = narrow["access_token"].as_str().expect("a token");
+    let me = lab.get("/auth/me").signed(token).send().await.ok();
+    assert_eq!((&me["scopes"], &me["roles"]), (&json!(["runs:read", "users:read"]), &json!([])));
+    lab.get("/users").signed(token).send().await.ok();
+    lab.get("/audit").signed(token).send().await.refused(403, "forbidden");
+    let new = json!({ "current": password("zoe").expose(), "new": "nine yellow burettes" });
+    lab.post("/auth/password").signed(token).json(&new).send().await.refused(403, "forbidden");
+    // Refreshing widens nothing.
+    let again = json!({ "refresh_token": narrow["refresh_token"] });
+    let again = lab.post("/auth/refresh").json(&again).send().await.ok();
+    let again = again["access_token"].as_str().expect("a token");
+    lab.get("/audit").signed(again).send().await.refused(403, "forbidden");
+
+    sign_in(json!({ "scope": "runs:read roles:burn" })).await.refused(400, "invalid_scope");
+    sign_in(json!({ "scope": "devices:attention tokens:introspect" })).await.ok();
+    let vic = json!({ "username": "vic", "password": password("vic").expose(), "scope": "users:read" });
+    lab.post("/auth/login").json(&vic).send().await.refused(400, "invalid_scope");
+    // A page needs no refresh token, and gets none.
+    let brief = sign_in(json!({ "refresh": false })).await.ok();
+    assert_eq!(brief.get("refresh_token"), None);
+    assert!(lab.takes(brief["access_token"].as_str().expect("a token")).await);
+}

@@ -1,0 +1,78 @@
+//! Resets: a credential is replaced by whoever holds a token that works once.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use interlock_engine::auth::Origin;
+use interlock_engine::auth::documents::ResetOf;
+use interlock_engine::resets::Resets;
+use interlock_model::action::{RevokeReset, StartReset};
+use interlock_model::screen::Place;
+use interlock_model::secret::Secret;
+use interlock_model::wire::Operation;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::agents::no_store;
+use crate::body::JsonBody;
+use crate::error::ApiError;
+use crate::perimeter::Screened;
+use crate::routes::{ApiRouter, Granted, PublicReason};
+
+pub(super) fn routes(api: ApiRouter) -> ApiRouter {
+    api.route(Method::POST, "/users/{name}/reset", start)
+        .route(Method::DELETE, "/users/{name}/reset", revoke)
+        .public(Method::POST, "/auth/reset", PublicReason::SignIn, finish)
+}
+
+#[derive(Debug, Deserialize)]
+struct NewReset {
+    what: ResetOf,
+}
+
+impl Screened for NewReset {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
+}
+
+async fn start(
+    grant: Granted<StartReset>,
+    State(resets): State<Resets>,
+    JsonBody(body): JsonBody<NewReset>,
+) -> Result<Response, ApiError> {
+    let (made, token) = resets.start(&grant, body.what).await?;
+    let answer = json!({
+        "name": made.user, "what": made.what, "expires_at": made.expires_at, "token": token.expose(),
+    });
+    Ok(no_store((StatusCode::CREATED, Json(answer))))
+}
+
+async fn revoke(
+    grant: Granted<RevokeReset>,
+    State(resets): State<Resets>,
+) -> Result<Json<Operation>, ApiError> {
+    let ended = resets.revoke(&grant).await?;
+    let details = json!({ "ended": ended });
+    Ok(Json(Operation::done("Resets taken back; their tokens are dead", Some(details))))
+}
+
+#[derive(Debug, Deserialize)]
+struct Replacement {
+    token: Secret,
+    password: Secret,
+}
+
+impl Screened for Replacement {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
+}
+
+async fn finish(
+    State(resets): State<Resets>,
+    Extension(origin): Extension<Arc<Origin>>,
+    JsonBody(body): JsonBody<Replacement>,
+) -> Result<Json<Value>, ApiError> {
+    let done = resets.finish(&body.token, body.password, &origin).await?;
+    Ok(Json(json!({ "name": done.user, "what": done.what })))
+}
