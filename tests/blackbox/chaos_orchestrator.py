@@ -314,12 +314,12 @@ class Chaos(unittest.TestCase):
         # What was held by the pause goes on as soon as the task may; its schedule is made to be over.
         for task in self.due:
             self.until_acknowledged("PUT", "/tasks/" + task, {"schedule_kind": "manual", "schedule_expr": None, "status": "active"})
-        left = "SELECT lane, attempt, fence, rescues, worker, cancel, to_timestamp(ready_at / 1e6), ckey, count(*) FROM queue GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
+        left = "SELECT to_jsonb(queue) FROM queue LIMIT 20"
         try:
             wait_for(lambda: self.database.rows("SELECT count(*) FROM queue") == [["0"]], "the end of every run", 90, 0.2)
         except AssertionError as late:
             workers = self.database.rows("SELECT id, beat FROM workers")
-            raise AssertionError("%s; seed %d, %s; left: %s; workers: %s" % (late, self.seed, harms, self.database.rows(left)[:20], workers)) from None
+            raise AssertionError("%s; seed %d, %s; left: %s; workers: %s" % (late, self.seed, harms, self.database.rows(left), workers)) from None
         self.judge(harms, lasted)
 
     # judgement
@@ -335,7 +335,8 @@ class Chaos(unittest.TestCase):
         plain = lambda text: text.replace("-", "")
         doubled = [lineage for lineage, runs in by_lineage.items() if sum(state == "succeeded" for _, state, *_ in runs) > 1]
         lost = [lineage for lineage, runs in by_lineage.items() if not any(state == "succeeded" for _, state, *_ in runs)]
-        self.assertEqual((doubled, lost), ([], []), states)
+        told = lambda lineage: self.database.rows("SELECT to_jsonb(task_runs) FROM task_runs WHERE lineage = '\\x%s'" % lineage)
+        self.assertEqual((doubled, lost), ([], []), "%s; seed %d, %s: %s" % (states, self.seed, harms, [told(lineage) for lineage in (doubled + lost)[:3]]))
 
         # Each acknowledged request is one run, and there are no others.
         manual = {lineage for lineage, runs in by_lineage.items() if runs[0][2] == plain(self.manual)}

@@ -49,36 +49,40 @@ pub struct AuditEntry {
 impl AuditEntry {
     /// Links `draft` behind the entry numbered `seq - 1` whose hash is `prev_hash`.
     pub fn link(seq: u64, prev_hash: Hash, draft: AuditDraft) -> Self {
-        let hash = Self::digest(seq, &prev_hash, &draft);
+        let details = draft.details.to_string();
+        Self::link_told(seq, prev_hash, draft, &details)
+    }
+
+    /// As [`AuditEntry::link`], where the details of `draft` have been written as compact JSON text already.
+    pub fn link_told(seq: u64, prev_hash: Hash, draft: AuditDraft, details: &str) -> Self {
+        let hash = Self::digest(seq, &prev_hash, &draft, details);
         Self { seq, draft, prev_hash, hash }
     }
 
     /// The bytes under the hash. Object keys inside `details` are sorted.
-    fn canonical(seq: u64, draft: &AuditDraft) -> Vec<u8> {
-        let fields = (
-            seq,
-            draft.at.micros(),
-            &draft.actor,
-            &draft.action,
-            &draft.subject,
-            &draft.details,
-            &draft.client_ip,
-            &draft.request_id,
-        );
-        serde_json::to_vec(&fields).expect("texts, numbers and JSON values are always JSON")
+    fn canonical(seq: u64, draft: &AuditDraft, details: &str) -> String {
+        let before = (seq, draft.at.micros(), &draft.actor, &draft.action, &draft.subject);
+        let after = (&draft.client_ip, &draft.request_id);
+        let always = "texts and numbers are always JSON";
+        let (before, after) =
+            (serde_json::to_string(&before).expect(always), serde_json::to_string(&after).expect(always));
+        // One array of all of them: the details go between the two.
+        let (before, after) =
+            (before.strip_suffix(']').unwrap_or(&before), after.strip_prefix('[').unwrap_or(&after));
+        format!("{before},{details},{after}")
     }
 
-    fn digest(seq: u64, prev_hash: &Hash, draft: &AuditDraft) -> Hash {
+    fn digest(seq: u64, prev_hash: &Hash, draft: &AuditDraft, details: &str) -> Hash {
         let mut hasher = Sha256::new();
         hasher.update(b"interlock audit entry v1\n");
         hasher.update(prev_hash);
-        hasher.update(Self::canonical(seq, draft));
+        hasher.update(Self::canonical(seq, draft, details));
         hasher.finalize().into()
     }
 
     /// Whether this entry's own hash is right.
     pub fn is_sound(&self) -> bool {
-        Self::digest(self.seq, &self.prev_hash, &self.draft) == self.hash
+        Self::digest(self.seq, &self.prev_hash, &self.draft, &self.draft.details.to_string()) == self.hash
     }
 }
 
@@ -174,7 +178,7 @@ mod tests {
         let draft = chain(1).remove(0).draft;
 
         assert_eq!(
-            String::from_utf8(AuditEntry::canonical(7, &draft)).expect("text"),
+            AuditEntry::canonical(7, &draft, &draft.details.to_string()),
             r#"[7,1000000,"ana","device.executed","run 1",{"a":[true,null],"b":1},null,"req-1"]"#
         );
     }

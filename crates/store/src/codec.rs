@@ -221,7 +221,8 @@ pub fn next_entry(seq: i64, hash: Hash, draft: &AuditDraft) -> Result<(i64, Audi
         client_ip: draft.client_ip.as_ref().map(clean),
         request_id: draft.request_id.as_ref().map(clean),
     };
-    Ok((seq, AuditEntry::link(count(seq)?, hash, draft), details))
+    let entry = AuditEntry::link_told(count(seq)?, hash, draft, &details);
+    Ok((seq, entry, details))
 }
 
 #[cfg(test)]

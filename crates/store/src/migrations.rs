@@ -33,6 +33,7 @@ pub const SQLITE: &[Step] = &[
     Step { name: "0003_orchestrator", sql: include_str!("../migrations/sqlite/0003_orchestrator.sql") },
     Step { name: "0004_seals", sql: include_str!("../migrations/sqlite/0004_seals.sql") },
     Step { name: "0005_webhooks", sql: include_str!("../migrations/sqlite/0005_webhooks.sql") },
+    Step { name: "0006_held", sql: include_str!("../migrations/sqlite/0006_held.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -43,6 +44,7 @@ pub const POSTGRES: &[Step] = &[
     Step { name: "0003_orchestrator", sql: include_str!("../migrations/postgres/0003_orchestrator.sql") },
     Step { name: "0004_seals", sql: include_str!("../migrations/postgres/0004_seals.sql") },
     Step { name: "0005_webhooks", sql: include_str!("../migrations/postgres/0005_webhooks.sql") },
+    Step { name: "0006_held", sql: include_str!("../migrations/postgres/0006_held.sql") },
 ];
 
 /// What is recorded for a step.

@@ -137,6 +137,12 @@ pub(crate) trait Sql: Send {
     fn lock(&self) -> &'static str;
     /// As [`Sql::lock`], and others may read them under the same lock.
     fn share(&self) -> &'static str;
+    /// What asks for the time in microseconds since 1970, where others share it.
+    fn clock(&self) -> Option<&'static str>;
+    /// Migrations that this program knows.
+    fn known_steps(&self) -> usize;
+    /// As [`Sql::share`], and others may change what is no key of them.
+    fn keep(&self) -> &'static str;
     /// As [`Sql::lock`] for the first table of a join, and rows that somebody has locked are left out.
     fn lock_free(&self, table: &'static str) -> &'static str;
     /// Runs a statement and returns how many rows it touched.

@@ -191,7 +191,7 @@ impl Principals {
     }
 
     /// Moves with every change in memory.
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 

@@ -5,6 +5,7 @@
 //! `approvals` are what callers can do. What holds whatever crashes is told in `store::orchestrator`.
 
 mod approvals;
+mod clock;
 mod deliveries;
 mod events;
 pub mod metrics;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use interlock_model::action::ListTools;
 use interlock_model::pipeline::{Pipeline, PipelineError};
 use interlock_model::policy::Grants;
+use interlock_model::scope::Scope;
 use interlock_model::task::TaskId;
 use interlock_model::{AgentId, Timestamp};
 use interlock_store::Error;
@@ -89,13 +91,23 @@ struct Known {
 /// Tasks that were read lately. Bounded by [`CACHED`].
 type Cache = Mutex<HashMap<TaskId, Arc<Known>>>;
 
-/// Most tasks that are kept in memory.
+/// Most tasks, and most principals with their rights, that are kept in memory.
 const CACHED: usize = 1_000;
+
+/// What principals may do, put together once for all their runs until something about any principal changes: the generation of
+/// [`Principals`] that it was made of. `None` is nobody, or somebody who is disabled. Bounded by [`CACHED`].
+#[derive(Default)]
+struct Rights {
+    generation: u64,
+    known: HashMap<String, Option<Arc<[Scope]>>>,
+}
 
 /// What everybody here shares.
 struct Shared {
     db: Db,
+    /// With the clock below.
     ambient: Ambient,
+    clock: Arc<clock::Agreed>,
     principals: Arc<Principals>,
     toolbox: Arc<dyn Toolbox>,
     settings: OrchestratorSettings,
@@ -108,6 +120,7 @@ struct Shared {
     /// Something happened that followers may want to see.
     happened: tokio::sync::watch::Sender<u64>,
     cache: Cache,
+    rights: Mutex<Rights>,
     followers: Arc<tokio::sync::Semaphore>,
 }
 
@@ -135,9 +148,12 @@ impl Orchestrator {
         system: SystemPermit,
         news: WorkNews,
     ) -> Self {
+        let clock = Arc::new(clock::Agreed::new(ambient.clock));
+        let ambient = Ambient { clock: Arc::clone(&clock) as _, entropy: ambient.entropy };
         Self(Arc::new(Shared {
             db,
             ambient,
+            clock,
             principals,
             toolbox,
             settings,
@@ -147,6 +163,7 @@ impl Orchestrator {
             schedule: Notify::new(),
             happened: tokio::sync::watch::Sender::new(0),
             cache: Cache::default(),
+            rights: Mutex::default(),
             followers: Arc::new(tokio::sync::Semaphore::new(FOLLOWERS)),
         }))
     }
@@ -158,6 +175,17 @@ impl Orchestrator {
 
     fn now(&self) -> Timestamp {
         self.0.ambient.clock.now()
+    }
+
+    /// Puts this server's clock right by the database's, if that has one.
+    async fn agree_on_time(&self) -> Result<(), Error> {
+        let clock = &self.0.clock;
+        let asked = clock.own();
+        let there = self.ask(|mut reads| Box::pin(async move { reads.time().await })).await?;
+        if let Some(there) = there {
+            clock.compare(asked, there, clock.own());
+        }
+        Ok(())
     }
 
     /// There may be runs to claim, here and elsewhere: whoever lines runs up says so after the commit.
@@ -241,6 +269,22 @@ impl Orchestrator {
         }
         let user = self.0.principals.user(owner).filter(|user| !user.disabled)?;
         Some(Grants::of_user(&user.roles, &user.roles, &self.0.principals.roles(), None))
+    }
+
+    /// As [`Orchestrator::grants_of`], put together once for many runs: what was withdrawn before this is asked is not in it.
+    fn rights_of(&self, owner: &str) -> Option<Arc<[Scope]>> {
+        // Looked at before what it stands for: a change in between is seen the next time.
+        let generation = self.0.principals.generation();
+        let mut rights = self.0.rights.lock().unwrap_or_else(PoisonError::into_inner);
+        if rights.generation != generation || rights.known.len() >= CACHED {
+            *rights = Rights { generation, known: HashMap::new() };
+        }
+        if let Some(known) = rights.known.get(owner) {
+            return known.clone();
+        }
+        let scopes = self.grants_of(owner).map(|grants| Arc::from(grants.scopes()));
+        rights.known.insert(owner.to_owned(), scopes.clone());
+        scopes
     }
 
     /// Only what the caller may see.

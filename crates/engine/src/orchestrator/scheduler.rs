@@ -8,10 +8,11 @@ use interlock_model::task::{Misfire, TaskId, Trigger};
 use interlock_store::Error;
 use interlock_store::orchestrator::{Due, NewRun};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Orchestrator;
 use super::tasks::run_of_due;
+use super::{Orchestrator, clock};
 use crate::auth::Recorded;
 
 /// Due times in one write.
@@ -119,8 +120,17 @@ impl Orchestrator {
     /// Serves due times, retries whose wait is over, and questions that nobody answered, until `stop`. Run it as a background task.
     pub async fn schedule(self, stop: CancellationToken) {
         let mut pause = Duration::from_millis(100);
+        let mut agreed: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let wait = match self.serve_what_is_due().await {
+            let served = async {
+                if agreed.is_none_or(|agreed| agreed.elapsed() >= clock::PERIOD) {
+                    self.agree_on_time().await?;
+                    agreed = Some(Instant::now());
+                }
+                self.serve_what_is_due().await
+            }
+            .await;
+            let wait = match served {
                 Ok(wait) => {
                     pause = Duration::from_millis(100);
                     metrics::counter!("orchestrator_scheduler_ticks_total", "result" => "success")

@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use interlock_model::Timestamp;
-use interlock_model::task::{TaskRunId, TaskRunState};
+use interlock_model::task::{TaskId, TaskRunId, TaskRunState};
 use interlock_store::Error;
 use interlock_store::orchestrator::{Claimed, Finished, NewApproval, Suspended};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,7 +35,7 @@ const RESCUES: u32 = 5;
 
 /// How a worker's part in a run ended.
 enum Outcome {
-    Finished(Box<Finished>),
+    Finished(Arc<Finished>),
     /// It goes on at this time.
     Later(Claimed, Timestamp),
     /// It goes on when a person has decided.
@@ -216,7 +216,7 @@ impl Worker {
         let mut back = Vec::new();
         for end in ends {
             match end {
-                Outcome::Finished(end) => finished.push((**end).clone()),
+                Outcome::Finished(end) => finished.push(Arc::clone(end)),
                 Outcome::Later(entry, until) => suspended.push((entry.clone(), Some(*until), None)),
                 Outcome::Asks(entry, question) => {
                     suspended.push((entry.clone(), None, Some((**question).clone())));
@@ -247,7 +247,11 @@ impl Worker {
                     }
                 }
                 all.give_back(&worker, &back).await?;
-                let claimed = if wanted > 0 { all.claim(&worker, wanted).await? } else { Vec::new() };
+                let claimed = match all.claim(&worker, wanted).await {
+                    // What was begun here may end; nothing else begins.
+                    Err(Error::Newer { .. }) if !order.is_empty() => Vec::new(),
+                    claimed => claimed?,
+                };
                 if claimed.is_empty() && order.is_empty() {
                     return Err(TurnError::Nothing);
                 }
@@ -312,31 +316,55 @@ impl Worker {
     }
 }
 
-/// What the audit trail is told about one write of a worker.
+/// What the audit trail is told about one write of a worker: which claims it has made, with their fences; which runs ended, by task
+/// and state; which attempts follow which; which ends came too late and were not stored; which runs wait.
 fn told(
-    finished: &[Finished],
+    finished: &[Arc<Finished>],
     suspended: &[(Claimed, Option<Timestamp>, Option<NewApproval>)],
     own: &HashMap<TaskRunId, bool>,
     claimed: &[Claimed],
 ) -> Value {
-    let is_own = |run: &TaskRunId| own.get(run).copied().unwrap_or(false);
-    let ended: Vec<Value> = finished
-        .iter()
-        .map(|end| {
-            json!({
-                "run": end.entry.run, "task": end.entry.task, "attempt": end.entry.attempt, "state": end.state,
-                "retry": end.retry.as_ref().map(|retry| retry.run), "stored": is_own(&end.entry.run),
-            })
-        })
-        .collect();
+    let mut ended: HashMap<(TaskId, TaskRunState), Vec<Value>> = HashMap::new();
+    let (mut late, mut retried) = (Vec::new(), Map::new());
+    for end in finished {
+        if !own.get(&end.entry.run).copied().unwrap_or(false) {
+            late.push(json!(end.entry.run));
+            continue;
+        }
+        ended.entry((end.entry.task, end.state)).or_default().push(json!(end.entry.run));
+        if let Some(retry) = &end.retry {
+            retried.insert(end.entry.run.to_string(), json!(retry.run));
+        }
+    }
+    let mut by_task: Map<String, Value> = Map::new();
+    for ((task, state), runs) in ended {
+        let states = by_task.entry(task.to_string()).or_insert_with(|| json!({}));
+        states[state.as_str()] = Value::Array(runs);
+    }
     let waits: Vec<Value> = suspended
         .iter()
         .map(|(entry, until, question)| {
             json!({ "run": entry.run, "until": until, "question": question.as_ref().map(|question| question.id) })
         })
         .collect();
-    let claimed: Vec<Value> = claimed.iter().map(|claimed| json!([claimed.run, claimed.fence])).collect();
-    json!({ "ended": ended, "suspended": waits, "claimed": claimed })
+    let claimed: Map<String, Value> =
+        claimed.iter().map(|claimed| (claimed.run.to_string(), json!(claimed.fence))).collect();
+    let mut details = Map::new();
+    let parts = [
+        ("ended", Value::Object(by_task)),
+        ("retried", Value::Object(retried)),
+        ("too_late", Value::Array(late)),
+        ("suspended", Value::Array(waits)),
+        ("claimed", Value::Object(claimed)),
+    ];
+    for (name, part) in parts {
+        let is_empty =
+            part.as_array().map_or_else(|| part.as_object().is_none_or(Map::is_empty), Vec::is_empty);
+        if !is_empty {
+            details.insert(name.to_owned(), part);
+        }
+    }
+    Value::Object(details)
 }
 
 fn count(end: &Finished) {

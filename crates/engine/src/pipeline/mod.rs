@@ -8,13 +8,14 @@
 mod outcome;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use interlock_model::Timestamp;
 use interlock_model::pipeline::{
-    Context, Effect, Known, Misuse, Pipeline, Step, StepRecord, StepState, check_result,
+    Context, Effect, Known, Misuse, Pipeline, RunOutput, Step, StepRecord, StepState, check_result,
 };
 use interlock_model::scope::Scope;
 use interlock_model::task::{ApprovalState, EventId, TaskId, TaskRunId};
@@ -105,7 +106,7 @@ pub struct Job {
     /// Whose task it is.
     pub owner: String,
     /// What they may do now.
-    pub scopes: Vec<Scope>,
+    pub scopes: Arc<[Scope]>,
     /// When this attempt began.
     pub started_at: Timestamp,
     /// `{topic, payload, event_id}`, if an event made the run.
@@ -141,7 +142,7 @@ pub struct Ended {
     /// Whether another attempt is allowed and may help.
     pub retryable: bool,
     /// The output of the run.
-    pub output: Value,
+    pub output: RunOutput,
 }
 
 /// How carrying out ended, for now or for good.
@@ -150,7 +151,7 @@ pub enum End {
     /// Every step ended well or was skipped.
     Succeeded {
         /// The output of the run.
-        output: Value,
+        output: RunOutput,
     },
     /// A step failed.
     Failed(Ended),

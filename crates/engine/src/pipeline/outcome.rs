@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use interlock_model::pipeline::Step;
+use interlock_model::pipeline::{RunOutput, Step};
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{End, Ended, Kind, Stop, Walk};
 use crate::tools::Failure;
@@ -65,7 +65,7 @@ fn named(step: &Step) -> String {
 }
 
 impl Walk<'_> {
-    pub(super) fn stopped(&self, step: &Step, why: Stop) -> End {
+    pub(super) fn stopped(self, step: &Step, why: Stop) -> End {
         let (kind, message, retryable) = match why {
             Stop::Lost => return End::Lost,
             Stop::Later(at) => return End::Later { at },
@@ -84,25 +84,21 @@ impl Walk<'_> {
         }
     }
 
-    /// The output of the run, as clients of the earlier system read it.
-    pub(super) fn output(&self, failure: Option<(&Step, &String)>) -> Value {
-        let now = self.ambient.clock.now();
-        let mut summary = json!({
-            "success": failure.is_none(),
-            "total_steps": self.pipeline.steps().len(),
-            "executed_steps": self.tally.executed,
-            "skipped_steps": self.tally.skipped,
-            "execution_time_seconds": now.since(self.job.started_at).as_secs_f64(),
-        });
-        if let Some((step, message)) = failure {
-            summary["failed_step"] =
-                json!({ "index": step.index, "id": step.id, "uses": step.uses, "error": message });
+    /// The output of the run, which is over.
+    pub(super) fn output(self, failure: Option<(&Step, &String)>) -> RunOutput {
+        let took = self.ambient.clock.now().since(self.job.started_at);
+        let (params, steps) = self.context.into_parts();
+        RunOutput {
+            title: self.job.title.clone(),
+            params,
+            steps,
+            total: self.pipeline.steps().len(),
+            executed: self.tally.executed,
+            skipped: self.tally.skipped,
+            micros: i64::try_from(took.as_micros()).unwrap_or(i64::MAX),
+            failed_step: failure.map(|(step, message)| {
+                json!({ "index": step.index, "id": step.id, "uses": step.uses, "error": message })
+            }),
         }
-        let mut output: Map<String, Value> = self.context.output();
-        output.insert("_task_id".to_owned(), json!(self.job.task));
-        output.insert("_task_title".to_owned(), json!(self.job.title));
-        output.insert("_execution_start".to_owned(), json!(self.job.started_at));
-        output.insert("_execution_summary".to_owned(), summary);
-        Value::Object(output)
     }
 }

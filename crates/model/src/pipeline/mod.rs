@@ -4,6 +4,7 @@
 //! What a step is given is rendered from a [`Context`] when its turn comes. Which tools there are and who may use them is the
 //! [`Catalogue`]'s to say; carrying steps out is `engine::pipeline`. For users: docs/reference/pipelines.md.
 
+mod output;
 mod record;
 mod template;
 
@@ -19,6 +20,7 @@ use crate::jmespath::{Expression, Fuel};
 use crate::task::Backoff;
 use template::{Budget, Compiler, Scope, Template, size, told};
 
+pub use output::RunOutput;
 pub use record::{StepRecord, StepState};
 
 /// Most steps of a pipeline.
@@ -421,11 +423,9 @@ impl Context {
         Ok(())
     }
 
-    /// `now`, `params` and `steps`, for the output of the run.
-    pub fn output(&self) -> Map<String, Value> {
-        let Value::Object(mut data) = self.data.clone() else { return Map::new() };
-        data.remove("event");
-        data
+    /// `params` and `steps`, for the output of the run, which is over.
+    pub fn into_parts(mut self) -> (Value, Value) {
+        (self.data["params"].take(), self.data["steps"].take())
     }
 
     fn scope(&self) -> Scope<'_> {

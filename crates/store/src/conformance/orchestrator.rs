@@ -75,7 +75,8 @@ pub(super) fn finished(entry: Claimed, state: TaskRunState) -> Finished {
         entry,
         state,
         error: (state != TaskRunState::Succeeded).then(|| "it broke".to_owned()),
-        output: Some(json!({ "steps": {} })),
+        output: Some(json!({ "steps": {} }).to_string()),
+        kept: true,
         started_at: NOW,
         finished_at: after(1_000_000),
         retry: None,
@@ -97,8 +98,19 @@ pub(super) async fn line_up(store: &dyn Store, runs: Vec<NewRun>) -> u64 {
     .await
 }
 
+/// Claims for a worker, which is enlisted.
 pub(super) async fn claim(store: &dyn Store, worker: &'static str, limit: u32) -> Vec<Claimed> {
-    put(store, move |tx| async move { tx.orchestrator().claim(worker, limit).await }.boxed()).await
+    put(store, move |tx| {
+        async move {
+            let mut all = tx.orchestrator();
+            if !all.reads().workers().await?.iter().any(|row| row.id == worker) {
+                all.enlist(worker, NOW).await?;
+            }
+            all.claim(worker, limit).await
+        }
+        .boxed()
+    })
+    .await
 }
 
 pub(super) async fn finish(store: &dyn Store, worker: &'static str, ends: Vec<Finished>) -> Vec<bool> {
@@ -330,6 +342,42 @@ pub async fn a_late_finish_is_fenced_off(store: Arc<dyn Store>) {
     assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::Leased));
 }
 
+/// Whoever was declared dead claims nothing, and nobody is declared dead between a claim and its commit: a run is never held by
+/// somebody whom nobody watches.
+pub async fn the_dead_claim_nothing(store: Arc<dyn Store>) {
+    line_up(&*store, vec![new_run(1), new_run(2)]).await;
+    let none = put(&*store, |tx| async move { tx.orchestrator().claim("w", 1).await }.boxed()).await;
+    assert_eq!(none, []);
+    put(&*store, |tx| async move { tx.orchestrator().enlist("w", NOW).await }.boxed()).await;
+
+    let (claimed, has_claimed) = tokio::sync::oneshot::channel();
+    let (go_on, may_go_on) = tokio::sync::oneshot::channel();
+    let claim = put(&*store, |tx| {
+        async move {
+            assert_eq!(tx.orchestrator().claim("w", 1).await?.len(), 1);
+            claimed.send(()).expect("awaited");
+            may_go_on.await.expect("told");
+            Ok(())
+        }
+        .boxed()
+    });
+    let bury = async {
+        has_claimed.await.expect("claimed");
+        let rescue = put(&*store, |tx| async move { tx.orchestrator().rescue("w", 0, 5, NOW).await }.boxed());
+        let mut rescue = std::pin::pin!(rescue);
+        // It is over at once, or waits for the claim.
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut rescue).await;
+        go_on.send(()).expect("awaited");
+        match early {
+            Ok(freed) => freed,
+            Err(_) => rescue.await,
+        }
+    };
+
+    assert_eq!(futures::join!(claim, bury).1, Some(1));
+    assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::Queued));
+}
+
 /// A worker whose beat stands still loses its runs; one that lives keeps them; a run that kills workers ends.
 pub async fn a_dead_workers_runs_are_rescued(store: Arc<dyn Store>) {
     line_up(&*store, vec![new_run(1), new_run(2)]).await;
@@ -363,6 +411,42 @@ pub async fn a_dead_workers_runs_are_rescued(store: Arc<dyn Store>) {
     assert_eq!(state_of(&*store, 2).await, Some(TaskRunState::Queued));
     let alive = put(&*store, |tx| async move { tx.orchestrator().beat("w", NOW).await }.boxed()).await;
     assert!(!alive, "the dead learn that they are");
+}
+
+/// A run whose steps began once and that waits between them is not suspected because of workers that die before they go on with it.
+pub async fn a_run_is_suspected_only_by_workers_that_went_on_with_it(store: Arc<dyn Store>) {
+    line_up(&*store, vec![new_run(1)]).await;
+    let first = claim(&*store, "w", 1).await.remove(0);
+    put(&*store, |tx| {
+        async move {
+            let mut all = tx.orchestrator();
+            all.begun("w", &[(first.run, first.fence, NOW)]).await?;
+            assert_eq!(all.suspend("w", &first, Some(NOW), NOW).await?, Suspended::Waits);
+            all.promote(after(1), 10).await
+        }
+        .boxed()
+    })
+    .await;
+    // Dead before it went on; ended in order while it did; dead while it did, twice.
+    let ends =
+        [(false, Some(2), 0), (false, Some(2), 0), (true, None, 0), (true, Some(2), 0), (true, Some(2), 1)];
+    for (begins, limit, rescues) in ends {
+        assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::Queued));
+        let held = claim(&*store, "w", 1).await.remove(0);
+        assert_eq!((held.rescues, held.started_at), (rescues, Some(NOW)));
+        put(&*store, move |tx| {
+            async move {
+                let mut all = tx.orchestrator();
+                if begins {
+                    all.begun("w", &[(held.run, held.fence, after(2))]).await?;
+                }
+                all.discharge("w", limit, NOW).await
+            }
+            .boxed()
+        })
+        .await;
+    }
+    assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::Failed));
 }
 
 /// Another attempt lines up after its wait, in the same lineage.
@@ -509,7 +593,7 @@ pub async fn waiting_runs_are_held_delayed_and_withdrawn(store: Arc<dyn Store>) 
     let told =
         ask(&*store, |mut reads| async move { reads.cancelled("w").await }.boxed()).await.expect("readable");
     assert_eq!(told.len(), 2);
-    put(&*store, |tx| async move { tx.orchestrator().discharge("w", 5, NOW).await }.boxed()).await;
+    put(&*store, |tx| async move { tx.orchestrator().discharge("w", Some(5), NOW).await }.boxed()).await;
     assert_eq!(
         state_of(&*store, 1).await,
         Some(TaskRunState::Cancelled),

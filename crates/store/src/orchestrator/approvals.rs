@@ -154,7 +154,10 @@ impl Changes<'_> {
     /// A run that waits for a decision lines up again. It has kept its concurrency key.
     async fn wake(&mut self, lineage: TaskRunId) -> Result<(), Error> {
         self.sql
-            .change("UPDATE queue SET lane = 0 WHERE lineage = ?1 AND lane = 5", values![lineage.as_bytes()])
+            .change(
+                "UPDATE queue SET place = 0 WHERE lineage = ?1 AND place = 5",
+                values![lineage.as_bytes()],
+            )
             .await
             .map(drop)
     }

@@ -1,4 +1,4 @@
-//! Concurrency keys: held by one run, from when it is ready until it is over. Runs behind it stand in a lane of their own, so
+//! Concurrency keys: held by one run, from when it is ready until it is over. Runs behind it stand in a place of their own, so
 //! that they cost the claim nothing.
 //!
 //! A write that works at several keys takes them in the order of their texts, and rows of the queue that line up for a key after
@@ -33,7 +33,7 @@ impl Changes<'_> {
             return Ok(());
         }
         loop {
-            let next = "SELECT run FROM queue WHERE ckey = ?1 AND lane = 2 ORDER BY rank, number LIMIT 1";
+            let next = "SELECT run FROM queue WHERE ckey = ?1 AND place = 2 ORDER BY rank, number LIMIT 1";
             let Some(next) = self.sql.row(next, values![key]).await? else {
                 self.sql.change("DELETE FROM concurrency WHERE ckey = ?1", values![key]).await?;
                 return Ok(());
@@ -42,7 +42,7 @@ impl Changes<'_> {
             // It may have been cancelled or paused in between; then the next one is asked.
             if self
                 .sql
-                .change_one("UPDATE queue SET lane = 0 WHERE run = ?1 AND lane = 2", values![&next])
+                .change_one("UPDATE queue SET place = 0 WHERE run = ?1 AND place = 2", values![&next])
                 .await?
             {
                 self.sql

@@ -21,6 +21,7 @@ mod tasks;
 mod work;
 
 use futures::future::BoxFuture;
+use interlock_model::Timestamp;
 
 pub use self::approvals::{ApprovalRow, NewApproval};
 pub use self::deliveries::{Attempt, DeliveryRow, DeliveryState};
@@ -70,6 +71,15 @@ impl std::fmt::Debug for Reads<'_> {
 }
 
 impl<'q> Reads<'q> {
+    /// What the clock says that all servers of this database share; `None` where there is none but the server's own.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn time(&mut self) -> Result<Option<Timestamp>, Error> {
+        let Some(query) = self.sql.clock() else { return Ok(None) };
+        self.sql.row(query, Vec::new()).await?.map(|row| row.time(0)).transpose()
+    }
+
     pub(crate) fn new(sql: &'q mut dyn Sql) -> Self {
         Self { sql }
     }

@@ -1,6 +1,6 @@
 //! The queue: runs that are not over. Lining up, claiming, holding back, taking out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use interlock_model::Timestamp;
 use interlock_model::task::{EventId, TaskId, TaskRunId, TaskRunState, Trigger, rank};
@@ -114,16 +114,16 @@ fn claimed(row: &Row) -> Result<Claimed, Error> {
 }
 
 const INSERT: Each = Each {
-    statement: "INSERT INTO queue (run, lineage, task, owner, lane, rank, ready_at, priority, attempt, cause, scheduled_for, \
+    statement: "INSERT INTO queue (run, lineage, task, owner, place, rank, ready_at, priority, attempt, cause, scheduled_for, \
                 event, ckey, fence, rescues, created_at) \
-                SELECT run, lineage, task, owner, lane, rank, ready_at, priority, attempt, cause, scheduled_for, event, ckey, 0, 0, \
-                created_at FROM {given} WHERE true ON CONFLICT (run) DO NOTHING RETURNING lane",
+                SELECT run, lineage, task, owner, place, rank, ready_at, priority, attempt, cause, scheduled_for, event, ckey, 0, 0, \
+                created_at FROM {given} WHERE true ON CONFLICT (run) DO NOTHING RETURNING place",
     given: &[
         ("run", Kind::Bytes),
         ("lineage", Kind::Bytes),
         ("task", Kind::Bytes),
         ("owner", Kind::Text),
-        ("lane", Kind::Number),
+        ("place", Kind::Number),
         ("rank", Kind::Number),
         ("ready_at", Kind::Number),
         ("priority", Kind::Number),
@@ -136,10 +136,17 @@ const INSERT: Each = Each {
     ],
 };
 
-/// From the second lane to one of the others, when its time has come.
+/// From the second place to one of the others, when its time has come. `place + 0` keeps the index of the place out of it: PostgreSQL,
+/// which remembers how many rows a place had when it last looked, would otherwise read all of them for each row.
 const PROMOTE: Each = Each {
-    statement: "UPDATE queue SET lane = given.lane FROM {given} WHERE queue.run = given.run AND queue.lane + 0 = 1",
-    given: &[("run", Kind::Bytes), ("lane", Kind::Number)],
+    statement: "UPDATE queue SET place = given.place FROM {given} WHERE queue.run = given.run AND queue.place + 0 = 1",
+    given: &[("run", Kind::Bytes), ("place", Kind::Number)],
+};
+
+/// The versions of tasks.
+const VERSIONS: Each = Each {
+    statement: "SELECT tasks.id, tasks.version FROM tasks JOIN {given} ON tasks.id = given.task",
+    given: &[("task", Kind::Bytes)],
 };
 
 impl Changes<'_> {
@@ -171,7 +178,7 @@ impl Changes<'_> {
         }
         let mut rows = Vec::with_capacity(runs.len());
         for (run, key) in &runs {
-            let lane = match () {
+            let place = match () {
                 () if waits(run) => 1,
                 () if blocked.contains(&run.run) => 2,
                 () => 0,
@@ -181,7 +188,7 @@ impl Changes<'_> {
                 run.lineage.as_bytes(),
                 run.task.as_bytes(),
                 &run.owner,
-                i64::from(lane),
+                i64::from(place),
                 rank(run.ready_at, run.priority),
                 run.ready_at,
                 run.priority,
@@ -205,21 +212,45 @@ impl Changes<'_> {
         found.map(|row| row.number(0)).transpose()
     }
 
-    /// Gives a worker at most `limit` runs that are ready, in the order of their rank.
+    /// Gives a worker at most `limit` runs that are ready, in the order of their rank; none if it is not enlisted. Nobody declares
+    /// it dead before this write ends: what it claims would belong to nobody, and nobody would free it.
     ///
     /// # Errors
-    /// The storage's.
+    /// [`Error::Newer`] if a newer program has changed the database meanwhile: its runs may be of a kind that this one does not
+    /// know. And the storage's.
     pub async fn claim(&mut self, worker: &str, limit: u32) -> Result<Vec<Claimed>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        // A beat may go on meanwhile, which a stronger lock would keep out.
+        let alive =
+            format!("SELECT (SELECT count(*) FROM migrations) FROM workers WHERE id = ?1{}", self.sql.keep());
+        let Some(alive) = self.sql.row(&alive, values![worker]).await? else { return Ok(Vec::new()) };
+        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let (found, known) = (small(alive.count(0)?), small(self.sql.known_steps() as u64));
+        if found > known {
+            return Err(Error::Newer { found, known });
+        }
+        // Only what no index knows is changed: PostgreSQL then writes the row beside itself and leaves the indexes alone.
         let query = format!(
-            "UPDATE queue SET lane = 3, worker = ?1, fence = fence + 1 WHERE run IN \
-             (SELECT run FROM queue WHERE lane = 0 ORDER BY rank, number LIMIT ?2{}) \
+            "UPDATE queue SET worker = ?1, fence = fence + 1 WHERE run IN \
+             (SELECT run FROM queue WHERE place = 0 AND worker IS NULL ORDER BY rank, number LIMIT ?2{}) \
              RETURNING run, lineage, task, owner, attempt, cause, scheduled_for, event, fence, rescues, priority, ckey, created_at, \
-             started_at, ready_at, rank, number, (SELECT version FROM tasks WHERE tasks.id = queue.task)",
+             started_at, ready_at, rank, number",
             self.sql.lock_free("queue")
         );
         let mut rows = self.sql.rows(&query, values![worker, limit]).await?;
         rows.sort_by_key(|row| (row.number(15).unwrap_or(i64::MAX), row.number(16).unwrap_or(i64::MAX)));
-        rows.iter().map(|row| Ok(Claimed { task_version: row.number(17)?, ..claimed(row)? })).collect()
+        let mut found = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
+        let mut versions: HashMap<TaskId, i64> = found.iter().map(|claimed| (claimed.task, 0)).collect();
+        let tasks = versions.keys().map(|task| values![task.as_bytes()]).collect();
+        for row in self.sql.each(&VERSIONS, tasks).await? {
+            versions.insert(TaskId::from_bytes(row.bytes(0)?), row.number(1)?);
+        }
+        for claimed in &mut found {
+            claimed.task_version = versions.get(&claimed.task).copied().unwrap_or(0);
+        }
+        Ok(found)
     }
 
     /// Makes runs ready whose time has come, or whose key has become free; returns how many were looked at.
@@ -228,7 +259,7 @@ impl Changes<'_> {
     /// The storage's.
     pub async fn promote(&mut self, now: Timestamp, limit: u32) -> Result<u64, Error> {
         let query = format!(
-            "SELECT run, ckey FROM queue WHERE lane = 1 AND ready_at <= ?1 ORDER BY ready_at, number LIMIT ?2{}",
+            "SELECT run, ckey FROM queue WHERE place = 1 AND ready_at <= ?1 ORDER BY ready_at, number LIMIT ?2{}",
             self.sql.lock_free("queue")
         );
         let found = self.sql.rows(&query, values![now, limit]).await?;
@@ -238,15 +269,15 @@ impl Changes<'_> {
         }
         // Stable: runs of one key keep their order.
         rows.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let mut lanes = Vec::with_capacity(rows.len());
+        let mut places = Vec::with_capacity(rows.len());
         for (key, run) in rows {
             let free = match key {
                 Some(key) => self.take_concurrency(&key, run).await?,
                 None => true,
             };
-            lanes.push(values![run.as_bytes(), if free { 0_i64 } else { 2 }]);
+            places.push(values![run.as_bytes(), if free { 0_i64 } else { 2 }]);
         }
-        self.sql.each(&PROMOTE, lanes).await?;
+        self.sql.each(&PROMOTE, places).await?;
         Ok(found.len() as u64)
     }
 
@@ -258,7 +289,10 @@ impl Changes<'_> {
         let held = self.waiting(task).await?;
         for (run, key) in &held {
             self.sql
-                .change("UPDATE queue SET lane = 4 WHERE run = ?1 AND lane < 3", values![run.as_bytes()])
+                .change(
+                    "UPDATE queue SET place = 4 WHERE run = ?1 AND place < 3 AND worker IS NULL",
+                    values![run.as_bytes()],
+                )
                 .await?;
             if let Some(key) = key {
                 self.give_up_concurrency(key, *run).await?;
@@ -273,7 +307,7 @@ impl Changes<'_> {
     /// The storage's.
     pub async fn unhold(&mut self, task: TaskId) -> Result<u64, Error> {
         self.sql
-            .change("UPDATE queue SET lane = 1 WHERE task = ?1 AND lane = 4", values![task.as_bytes()])
+            .change("UPDATE queue SET place = 1 WHERE task = ?1 AND place = 4", values![task.as_bytes()])
             .await
     }
 
@@ -286,8 +320,9 @@ impl Changes<'_> {
         for (run, key) in &delayed {
             self.sql
                 .change(
-                    "UPDATE queue SET lane = 1, ready_at = CASE WHEN ready_at > ?3 THEN ready_at ELSE ?3 END + ?2, \
-                     rank = CASE WHEN ready_at > ?3 THEN rank ELSE rank + ?3 - ready_at END + ?2 WHERE run = ?1 AND lane < 3",
+                    "UPDATE queue SET place = 1, ready_at = CASE WHEN ready_at > ?3 THEN ready_at ELSE ?3 END + ?2, \
+                     rank = CASE WHEN ready_at > ?3 THEN rank ELSE rank + ?3 - ready_at END + ?2 WHERE run = ?1 AND place < 3 \
+                     AND worker IS NULL",
                     values![run.as_bytes(), micros, now],
                 )
                 .await?;
@@ -302,7 +337,8 @@ impl Changes<'_> {
     /// whose steps have begun keeps its key. In the order of the keys.
     async fn waiting(&mut self, task: TaskId) -> Result<Vec<(TaskRunId, Option<String>)>, Error> {
         let query = format!(
-            "SELECT run, CASE WHEN lane = 0 AND started_at IS NULL THEN ckey END FROM queue WHERE task = ?1 AND lane < 3 ORDER BY run{}",
+            "SELECT run, CASE WHEN place = 0 AND started_at IS NULL THEN ckey END FROM queue WHERE task = ?1 AND place < 3 \
+             AND worker IS NULL ORDER BY run{}",
             self.sql.lock()
         );
         let rows = self.sql.rows(&query, values![task.as_bytes()]).await?;
@@ -345,7 +381,7 @@ impl Changes<'_> {
     ) -> Result<Option<bool>, Error> {
         let query = format!("{ENTRY} WHERE run = ?1{}", self.sql.lock());
         let Some(row) = self.sql.row(&query, values![run.as_bytes()]).await? else { return Ok(None) };
-        if row.number(LANE)? == 3 {
+        if row.optional_text(WORKER)?.is_some() {
             self.sql
                 .change(
                     "UPDATE queue SET cancel = ?2 WHERE run = ?1 AND cancel IS NULL",
@@ -381,11 +417,12 @@ impl Changes<'_> {
     ) -> Result<(), Error> {
         let entry = claimed(row)?;
         self.sql.change("DELETE FROM queue WHERE run = ?1", values![entry.run.as_bytes()]).await?;
+        let worker = row.optional_text(WORKER)?;
         let ended = Ended {
             entry: &entry,
-            worker: row.optional_text(LANE + 1)?,
+            worker: worker.as_deref(),
             state,
-            error: Some(error.to_owned()),
+            error: Some(error),
             output: None,
             started_at: entry.started_at,
             finished_at: now,
@@ -400,11 +437,13 @@ impl Changes<'_> {
     }
 }
 
-/// An entry of the queue: the columns of [`Claimed`], then lane and worker.
+/// An entry of the queue: the columns of [`Claimed`], then who holds it, and the claim in which steps of it began last.
 pub(super) const ENTRY: &str = "SELECT run, lineage, task, owner, attempt, cause, scheduled_for, event, fence, rescues, priority, ckey, \
-                                created_at, started_at, ready_at, lane, worker FROM queue";
-/// Where [`ENTRY`] has the lane.
-const LANE: usize = 15;
+                                created_at, started_at, ready_at, worker, begun FROM queue";
+/// Where [`ENTRY`] has the worker.
+const WORKER: usize = 15;
+/// Where [`ENTRY`] has that claim.
+pub(super) const BEGUN_IN: usize = 16;
 
 pub(super) fn entry(row: &Row) -> Result<Claimed, Error> {
     claimed(row)
@@ -419,7 +458,7 @@ impl Reads<'_> {
         let rows = self
             .sql
             .rows(
-                "SELECT priority, count(*) FROM queue WHERE lane < 3 GROUP BY priority ORDER BY priority",
+                "SELECT priority, count(*) FROM queue WHERE place < 3 AND worker IS NULL GROUP BY priority ORDER BY priority",
                 Vec::new(),
             )
             .await?;
@@ -442,7 +481,7 @@ impl Reads<'_> {
     pub async fn first_delayed(&mut self) -> Result<Option<Timestamp>, Error> {
         let found = self
             .sql
-            .row("SELECT ready_at FROM queue WHERE lane = 1 ORDER BY ready_at LIMIT 1", Vec::<Value>::new())
+            .row("SELECT ready_at FROM queue WHERE place = 1 ORDER BY ready_at LIMIT 1", Vec::<Value>::new())
             .await?;
         found.map(|row| row.time(0)).transpose()
     }

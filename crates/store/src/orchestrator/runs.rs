@@ -1,6 +1,7 @@
 //! Runs as people read them: those in the queue and those that are over, in one list.
 
 use interlock_model::Timestamp;
+use interlock_model::pipeline::RunOutput;
 use interlock_model::task::{TaskId, TaskRunId, TaskRunState, Trigger};
 use serde_json::Value as Json;
 
@@ -84,10 +85,11 @@ pub struct RunFigures {
 /// An end to be stored.
 pub(super) struct Ended<'e> {
     pub(super) entry: &'e Claimed,
-    pub(super) worker: Option<String>,
+    pub(super) worker: Option<&'e str>,
     pub(super) state: TaskRunState,
-    pub(super) error: Option<String>,
-    pub(super) output: Option<Json>,
+    pub(super) error: Option<&'e str>,
+    /// As JSON text.
+    pub(super) output: Option<&'e str>,
     pub(super) started_at: Option<Timestamp>,
     pub(super) finished_at: Timestamp,
     /// Another attempt follows: this is not yet the outcome.
@@ -116,9 +118,9 @@ const PUT: Each = Each {
     ],
 };
 
-/// What a run of the queue looks like among those that are over. Its state is told by its lane.
-const OPEN: &str = "SELECT run AS id, lineage, task, owner, CASE lane WHEN 3 THEN CASE WHEN started_at IS NULL THEN 'leased' \
-                    ELSE 'running' END WHEN 5 THEN 'waiting_for_approval' ELSE 'queued' END AS state, attempt, cause, scheduled_for, \
+/// What a run of the queue looks like among those that are over. Its state is told by who holds it, and where it stands.
+const OPEN: &str = "SELECT run AS id, lineage, task, owner, CASE WHEN worker IS NOT NULL THEN CASE WHEN started_at IS NULL \
+                    THEN 'leased' ELSE 'running' END WHEN place = 5 THEN 'waiting_for_approval' ELSE 'queued' END AS state, attempt, cause, scheduled_for, \
                     worker, CAST(NULL AS TEXT) AS error, created_at, started_at, CAST(NULL AS BIGINT) AS finished_at FROM queue";
 pub(super) const OVER: &str = "SELECT id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, error, created_at, started_at, \
                     finished_at FROM task_runs";
@@ -180,9 +182,9 @@ impl Changes<'_> {
                 entry.attempt,
                 entry.trigger.as_str(),
                 entry.scheduled_for,
-                end.worker.as_deref(),
-                end.error.as_deref(),
-                end.output.as_ref().map(codec::json_text).transpose()?,
+                end.worker,
+                end.error,
+                end.output,
                 entry.created_at,
                 end.started_at,
                 end.finished_at
@@ -210,7 +212,7 @@ impl Reads<'_> {
         let output =
             self.sql.row("SELECT output FROM task_runs WHERE id = ?1", values![id.as_bytes()]).await?;
         if let Some(text) = output.map(|row| row.optional_text(0)).transpose()?.flatten() {
-            run.output = Some(codec::json(&text)?);
+            run.output = Some(RunOutput::shown(codec::json(&text)?, run.task, run.started_at));
         }
         Ok(Some(run))
     }

@@ -3,13 +3,13 @@
 //! A worker says that it lives by moving the number `beat`; others judge by their own clocks how long it has stood still, so
 //! clocks of different servers are never compared.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 
 use interlock_model::Timestamp;
 use interlock_model::task::{TaskRunId, TaskRunState};
-use serde_json::Value as Json;
 
-use super::queue::{ENTRY, entry};
+use super::queue::{BEGUN_IN, ENTRY, entry};
 use super::runs::Ended;
 use super::{Changes, Claimed, NewRun, Reads};
 use crate::Error;
@@ -33,8 +33,10 @@ pub struct Finished {
     pub state: TaskRunState,
     /// Safe text.
     pub error: Option<String>,
-    /// What the pipeline returned.
-    pub output: Option<Json>,
+    /// What the pipeline left, as JSON text.
+    pub output: Option<String>,
+    /// Whether steps of it, in this claim or before, were kept or people were asked: that goes when nobody goes on with the run.
+    pub kept: bool,
     /// When steps of it began.
     pub started_at: Timestamp,
     /// Now.
@@ -65,28 +67,28 @@ pub struct WorkerRow {
     pub started_at: Timestamp,
 }
 
-// `worker || ''` and `lane + 0` keep the indexes of lanes out of it: rows are found by their key, one by one. PostgreSQL, which
-// remembers how many rows a lane had when it last looked, would otherwise read a whole lane for each of them.
+// Rows are found by their key, one by one; no index knows who holds a run, so that a claim changes none.
 const BEGUN: Each = Each {
-    statement: "UPDATE queue SET started_at = given.at FROM {given} WHERE queue.run = given.run AND queue.lane + 0 = 3 \
-                AND queue.worker || '' = given.worker AND queue.fence = given.fence AND queue.started_at IS NULL",
+    statement: "UPDATE queue SET started_at = coalesce(started_at, given.at), begun = queue.fence FROM {given} \
+                WHERE queue.run = given.run AND queue.worker = given.worker AND queue.fence = given.fence \
+                AND coalesce(queue.begun, -1) <> queue.fence",
     given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number), ("at", Kind::Number)],
 };
 
 const TAKE_OUT: Each = Each {
-    statement: "DELETE FROM queue WHERE (run, lane + 0, worker || '', fence) IN (SELECT run, 3, worker, fence FROM {given}) RETURNING run",
+    statement: "DELETE FROM queue WHERE (run, worker, fence) IN (SELECT run, worker, fence FROM {given}) RETURNING run",
     given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number)],
 };
 
 const GIVE_BACK: Each = Each {
-    statement: "UPDATE queue SET lane = 0, worker = NULL FROM {given} WHERE queue.run = given.run AND queue.lane + 0 = 3 \
-                AND queue.worker || '' = given.worker AND queue.fence = given.fence",
+    statement: "UPDATE queue SET worker = NULL FROM {given} WHERE queue.run = given.run AND queue.worker = given.worker \
+                AND queue.fence = given.fence",
     given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number)],
 };
 
 const FREE: Each = Each {
-    statement: "UPDATE queue SET lane = 0, worker = NULL, fence = queue.fence + 1, rescues = queue.rescues + given.more FROM {given} \
-                WHERE queue.run = given.run AND queue.lane + 0 = 3",
+    statement: "UPDATE queue SET worker = NULL, fence = queue.fence + 1, rescues = queue.rescues + given.more FROM {given} \
+                WHERE queue.run = given.run AND queue.worker IS NOT NULL",
     given: &[("run", Kind::Bytes), ("more", Kind::Number)],
 };
 
@@ -105,10 +107,8 @@ impl Changes<'_> {
     /// # Errors
     /// The storage's.
     pub async fn holds(&mut self, worker: &str, run: TaskRunId, fence: i64) -> Result<bool, Error> {
-        let query = format!(
-            "SELECT 1 FROM queue WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3{}",
-            self.sql.lock()
-        );
+        let query =
+            format!("SELECT 1 FROM queue WHERE run = ?1 AND worker = ?2 AND fence = ?3{}", self.sql.lock());
         Ok(self.sql.row(&query, values![run.as_bytes(), worker, fence]).await?.is_some())
     }
 
@@ -116,7 +116,12 @@ impl Changes<'_> {
     ///
     /// # Errors
     /// The storage's.
-    pub async fn finish(&mut self, worker: &str, ends: &[Finished]) -> Result<Vec<bool>, Error> {
+    pub async fn finish(
+        &mut self,
+        worker: &str,
+        ends: &[impl Borrow<Finished> + Sync],
+    ) -> Result<Vec<bool>, Error> {
+        let ends: Vec<&Finished> = ends.iter().map(Borrow::borrow).collect();
         let rows =
             ends.iter().map(|end| values![end.entry.run.as_bytes(), worker, end.entry.fence]).collect();
         let mut taken = HashSet::new();
@@ -125,15 +130,15 @@ impl Changes<'_> {
         }
         let own: Vec<bool> = ends.iter().map(|end| taken.contains(&end.entry.run)).collect();
         let ended: Vec<&Finished> =
-            ends.iter().zip(&own).filter_map(|(end, own)| own.then_some(end)).collect();
+            ends.iter().zip(&own).filter_map(|(end, own)| own.then_some(*end)).collect();
         let rows: Vec<Ended<'_>> = ended
             .iter()
             .map(|end| Ended {
                 entry: &end.entry,
-                worker: Some(worker.to_owned()),
+                worker: Some(worker),
                 state: end.state,
-                error: end.error.clone(),
-                output: end.output.clone(),
+                error: end.error.as_deref(),
+                output: end.output.as_deref(),
                 started_at: Some(end.started_at),
                 finished_at: end.finished_at,
                 again: end.retry.is_some(),
@@ -141,7 +146,7 @@ impl Changes<'_> {
             .collect();
         self.put_ended(&rows).await?;
         let over: Vec<TaskRunId> =
-            ended.iter().filter(|end| end.retry.is_none()).map(|end| end.entry.lineage).collect();
+            ended.iter().filter(|end| end.kept && end.retry.is_none()).map(|end| end.entry.lineage).collect();
         self.forget_lineage(&over).await?;
         let mut keys: Vec<(&String, TaskRunId)> =
             ended.iter().filter_map(|end| Some((end.entry.stored_key.as_ref()?, end.entry.run))).collect();
@@ -172,13 +177,13 @@ impl Changes<'_> {
         until: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Suspended, Error> {
-        let (lane, at) = until.map_or((5_i64, None), |at| (1, Some(at)));
+        let (place, at) = until.map_or((5_i64, None), |at| (1, Some(at)));
         let held = self
             .sql
             .row(
-                "UPDATE queue SET lane = ?4, worker = NULL, ready_at = coalesce(?5, ready_at) \
-                 WHERE run = ?1 AND lane = 3 AND worker = ?2 AND fence = ?3 RETURNING cancel",
-                values![entry.run.as_bytes(), worker, entry.fence, lane, at],
+                "UPDATE queue SET place = ?4, worker = NULL, ready_at = coalesce(?5, ready_at) \
+                 WHERE run = ?1 AND worker = ?2 AND fence = ?3 RETURNING cancel",
+                values![entry.run.as_bytes(), worker, entry.fence, place, at],
             )
             .await?;
         let Some(held) = held else { return Ok(Suspended::Lost) };
@@ -241,35 +246,41 @@ impl Changes<'_> {
             .sql
             .change_one("DELETE FROM workers WHERE id = ?1 AND beat = ?2", values![dead, beat])
             .await?;
-        if gone { self.free(dead, limit, now).await.map(Some) } else { Ok(None) }
+        if gone { self.free(dead, Some(limit), now).await.map(Some) } else { Ok(None) }
     }
 
-    /// A worker ends; what it still holds is for others.
+    /// A worker ends; what it still holds is for others. With a `limit` as in [`Changes::rescue`], it ended without order.
     ///
     /// # Errors
     /// The storage's.
-    pub async fn discharge(&mut self, worker: &str, limit: u32, now: Timestamp) -> Result<u64, Error> {
+    pub async fn discharge(
+        &mut self,
+        worker: &str,
+        limit: Option<u32>,
+        now: Timestamp,
+    ) -> Result<u64, Error> {
         self.sql.change("DELETE FROM workers WHERE id = ?1", values![worker]).await?;
         self.free(worker, limit, now).await
     }
 
-    async fn free(&mut self, worker: &str, limit: u32, now: Timestamp) -> Result<u64, Error> {
-        let query = format!("{ENTRY} WHERE lane = 3 AND worker = ?1 ORDER BY ckey, run{}", self.sql.lock());
+    async fn free(&mut self, worker: &str, limit: Option<u32>, now: Timestamp) -> Result<u64, Error> {
+        let query = format!("{ENTRY} WHERE worker = ?1 ORDER BY ckey, run{}", self.sql.lock());
         let rows = self.sql.rows(&query, values![worker]).await?;
         let mut again = Vec::new();
         for row in &rows {
             let held = entry(row)?;
-            if held.rescues + 1 >= limit && held.started_at.is_some() {
+            // A claim that nothing came of is no reason to suspect the run, nor is one of a worker that ends in order.
+            let suspect = limit.is_some() && row.optional_number(BEGUN_IN)? == Some(held.fence);
+            if suspect && limit.is_some_and(|limit| held.rescues + 1 >= limit) {
                 let why = "each worker that began this run died with it";
                 self.end_entry(row, TaskRunState::Failed, why, now).await?;
             } else {
-                // A claim that nothing came of is no reason to suspect the run.
-                again.push(values![held.run.as_bytes(), i64::from(held.started_at.is_some())]);
+                again.push(values![held.run.as_bytes(), i64::from(suspect)]);
             }
         }
         self.sql.each(&FREE, again).await?;
         // Runs that somebody has cancelled meanwhile end here: their worker cannot.
-        let cancelled = format!("{ENTRY} WHERE lane = 0 AND cancel IS NOT NULL{}", self.sql.lock());
+        let cancelled = format!("{ENTRY} WHERE worker IS NULL AND cancel IS NOT NULL{}", self.sql.lock());
         for row in self.sql.rows(&cancelled, Vec::new()).await? {
             self.end_entry(&row, TaskRunState::Cancelled, "cancelled", now).await?;
         }
@@ -316,7 +327,7 @@ impl Reads<'_> {
     /// # Errors
     /// The storage's.
     pub async fn cancelled(&mut self, worker: &str) -> Result<Vec<(TaskRunId, String)>, Error> {
-        let query = "SELECT run, cancel FROM queue WHERE worker = ?1 AND lane = 3 AND cancel IS NOT NULL";
+        let query = "SELECT run, cancel FROM queue WHERE worker = ?1 AND cancel IS NOT NULL";
         let rows = self.sql.rows(query, values![worker]).await?;
         rows.iter().map(|row| Ok((TaskRunId::from_bytes(row.bytes(0)?), row.text(1)?.to_owned()))).collect()
     }

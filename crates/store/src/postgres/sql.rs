@@ -11,7 +11,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use super::error::{broken, error};
 use super::tx::PgTx;
 use crate::sql::{Each, Kind, Row, Sql, Value};
-use crate::{Error, codec};
+use crate::{Error, codec, migrations};
 
 impl ToSql for Value {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
@@ -134,6 +134,8 @@ fn over_arrays(each: &Each) -> String {
     each.statement.replace("{given}", &table)
 }
 
+const CLOCK: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
 /// A reader's connection.
 pub(super) struct Reading<'c, C>(pub(super) &'c C);
 
@@ -144,6 +146,18 @@ impl<C: GenericClient + Send + Sync> Sql for Reading<'_, C> {
     }
 
     fn share(&self) -> &'static str {
+        ""
+    }
+
+    fn clock(&self) -> Option<&'static str> {
+        Some(CLOCK)
+    }
+
+    fn known_steps(&self) -> usize {
+        migrations::POSTGRES.len()
+    }
+
+    fn keep(&self) -> &'static str {
         ""
     }
 
@@ -176,6 +190,18 @@ impl Sql for PgTx<'_> {
 
     fn share(&self) -> &'static str {
         " FOR SHARE"
+    }
+
+    fn clock(&self) -> Option<&'static str> {
+        Some(CLOCK)
+    }
+
+    fn known_steps(&self) -> usize {
+        migrations::POSTGRES.len()
+    }
+
+    fn keep(&self) -> &'static str {
+        " FOR KEY SHARE"
     }
 
     fn lock_free(&self, table: &'static str) -> &'static str {

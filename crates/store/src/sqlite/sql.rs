@@ -7,7 +7,7 @@ use rusqlite::{Connection, params_from_iter};
 use super::error::error;
 use super::tx::SqliteTx;
 use crate::sql::{Each, Row, Sql, Value};
-use crate::{Error, codec};
+use crate::{Error, codec, migrations};
 
 impl ToSql for Value {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -99,6 +99,18 @@ impl Sql for Reading<'_> {
         ""
     }
 
+    fn clock(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn known_steps(&self) -> usize {
+        migrations::SQLITE.len()
+    }
+
+    fn keep(&self) -> &'static str {
+        ""
+    }
+
     fn lock_free(&self, _: &'static str) -> &'static str {
         ""
     }
@@ -127,6 +139,18 @@ impl Sql for SqliteTx<'_> {
     }
 
     fn share(&self) -> &'static str {
+        ""
+    }
+
+    fn clock(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn known_steps(&self) -> usize {
+        migrations::SQLITE.len()
+    }
+
+    fn keep(&self) -> &'static str {
         ""
     }
 

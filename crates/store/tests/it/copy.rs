@@ -292,6 +292,28 @@ async fn a_copy_goes_from_one_backend_to_the_other_and_back() {
     fresh.drop().await;
 }
 
+/// The queue without what the sixth migration has changed of its columns.
+fn as_before_the_sixth(parts: &mut [Part]) {
+    let mut begun = None;
+    for part in parts {
+        match part {
+            Part::Table { name, columns } if name == "queue" => {
+                begun = columns.iter().position(|column| column == "begun");
+                columns.remove(begun.expect("a column of the sixth migration"));
+                let place = columns.iter_mut().find(|column| *column == "place").expect("a column");
+                "lane".clone_into(place);
+            }
+            Part::Table { .. } => begun = None,
+            Part::Rows(rows) => {
+                for (row, at) in rows.iter_mut().filter_map(|row| Some((row, begun?))) {
+                    row.remove(at);
+                }
+            }
+            Part::End => {}
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_an_earlier_version_is_brought_up_to_date() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -305,6 +327,7 @@ async fn a_copy_of_an_earlier_version_is_brought_up_to_date() {
         .filter_map(|part| if let Part::Table { name, .. } = part { Some(name) } else { None })
         .collect();
     parts.push(Part::End);
+    as_before_the_sixth(&mut parts);
 
     let path = folder.path().join("then.db");
     into_file(&path, 3, parts.clone()).await.expect("filled");

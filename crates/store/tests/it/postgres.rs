@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::FutureExt as _;
 use interlock_model::Timestamp;
+use interlock_store::orchestrator::Claimed;
 use interlock_store::postgres::Postgres;
 use interlock_store::{Error, Revocation, Store, migrations, transact};
 use tokio_postgres::NoTls;
@@ -127,15 +128,29 @@ async fn two_servers_share_one_chain_and_notice_each_other() {
     fresh.drop().await;
 }
 
+/// What a server that runs already is given of the queue.
+async fn claimed(store: &dyn Store) -> Result<Vec<Claimed>, Error> {
+    transact(store, |tx| {
+        async move {
+            tx.orchestrator().enlist("w", Timestamp::from_seconds(0)).await?;
+            tx.orchestrator().claim("w", 1).await
+        }
+        .boxed()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_newer_or_changed_schema_is_refused() {
     let fresh = Fresh::make().await;
-    fresh.open().await.close().await;
+    let running = fresh.open().await;
     let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
     let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
     tokio::spawn(connection);
 
     hand.batch_execute("INSERT INTO migrations VALUES (1000, 'future', '\\x00')").await.expect("inserted");
+    assert!(matches!(claimed(&*running).await, Err(Error::Newer { found, known }) if found == known + 1));
+    running.close().await;
     assert!(
         matches!(Postgres::connect(&fresh.url).await, Err(Error::Newer { found, known }) if found == known + 1)
     );

@@ -49,6 +49,8 @@ impl Worker {
     }
 
     async fn enlist(&self, place: &str) -> Result<u64, Error> {
+        // Before the first run: what it waits for is told by the common clock.
+        self.orchestrator.agree_on_time().await?;
         let (worker, now, prefix) = (self.id.clone(), self.orchestrator.now(), format!("{place}."));
         let proof = self.orchestrator.0.system.acting("worker.began", Some(worker.clone()));
         self.orchestrator
@@ -60,7 +62,7 @@ impl Worker {
                     let mut taken = 0;
                     for before in all.reads().workers().await? {
                         if before.id.starts_with(&prefix) && before.id != worker {
-                            taken += all.discharge(&before.id, RESCUES, now).await?;
+                            taken += all.discharge(&before.id, Some(RESCUES), now).await?;
                         }
                     }
                     all.enlist(&worker, now).await?;
@@ -81,7 +83,7 @@ impl Worker {
             .db
             .write(&proof, move |tx| {
                 Box::pin(async move {
-                    let left = tx.orchestrator().discharge(&worker, u32::MAX, now).await?;
+                    let left = tx.orchestrator().discharge(&worker, None, now).await?;
                     Ok::<_, Error>(Recorded { value: left, details: json!({ "runs_left": left }) })
                 })
             })
@@ -177,7 +179,7 @@ impl Worker {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
                     if lost {
-                        all.discharge(&worker, RESCUES, now).await?;
+                        all.discharge(&worker, Some(RESCUES), now).await?;
                         all.enlist(&worker, now).await?;
                     }
                     all.beat(&worker, now).await

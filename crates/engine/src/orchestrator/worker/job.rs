@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use interlock_model::pipeline::StepRecord;
+use interlock_model::Timestamp;
+use interlock_model::pipeline::{RunOutput, StepRecord};
 use interlock_model::task::{ApprovalId, TaskRunId, TaskRunState, TaskStatus};
 use interlock_store::Error;
 use interlock_store::orchestrator::{Claimed, Finished, NewApproval, Retry, TaskRow};
@@ -20,8 +21,6 @@ use crate::pipeline::{End, Ended, Job, execute};
 
 /// Longest error text, in characters.
 const LONGEST_ERROR: usize = 2_000;
-/// Largest output that is stored, in bytes of JSON.
-const LARGEST_OUTPUT: usize = 8 << 20;
 /// Attempts to read what a run needs.
 const READS: u32 = 5;
 
@@ -29,7 +28,7 @@ const READS: u32 = 5;
 struct Ending {
     state: TaskRunState,
     error: Option<String>,
-    output: Option<Value>,
+    output: Option<RunOutput>,
     retry: bool,
 }
 
@@ -43,7 +42,7 @@ impl Worker {
             dropped: dropped.clone(),
             reason: None,
             began: None,
-            noted: claimed.started_at.is_some(),
+            noted: false,
         };
         self.held().insert(claimed.run, held);
         let worker = Arc::clone(self);
@@ -89,15 +88,19 @@ impl Worker {
     /// `None` when it is another worker's by now.
     async fn carry_out(self: &Arc<Self>, entry: Claimed, cancel: CancellationToken) -> Option<Outcome> {
         let started_at = entry.started_at.unwrap_or_else(|| self.orchestrator.now());
+        let left = has_left(&entry);
         let (known, event, records) = match self.read(&entry).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Some(self.finished(entry, started_at, failed("the task is not known"), None)),
+            Ok(None) => {
+                let ending = failed("the task is not known");
+                return Some(self.finished(entry, (started_at, left), ending, None));
+            }
             Err(error) => {
                 tracing::warn!(run.id = %entry.run, error = &error as &dyn std::error::Error, "a run could not be read; it is given back");
                 return Some(Outcome::GivenBack(entry));
             }
         };
-        let refusal = match (&known.task.status, self.orchestrator.grants_of(&entry.owner)) {
+        let refusal = match (&known.task.status, self.orchestrator.rights_of(&entry.owner)) {
             (TaskStatus::Canceled, _) => {
                 Err(Ending { state: TaskRunState::Cancelled, ..failed("the task was canceled") })
             }
@@ -105,11 +108,11 @@ impl Worker {
             (_, Some(_)) if known.pipeline.is_none() => Err(failed(
                 "the pipeline uses something that does not exist, or that the creator of the task may not use any more",
             )),
-            (_, Some(grants)) => Ok(grants.scopes().to_vec()),
+            (_, Some(scopes)) => Ok(scopes),
         };
         let scopes = match refusal {
             Ok(scopes) => scopes,
-            Err(ending) => return Some(self.finished(entry, started_at, ending, None)),
+            Err(ending) => return Some(self.finished(entry, (started_at, left), ending, None)),
         };
         let job = Job {
             task: entry.task,
@@ -131,22 +134,17 @@ impl Worker {
         if !self.still_holds(&entry) {
             return None;
         }
+        let left = left || keep.has_written();
         let Ok(end) = carried else {
             tracing::error!(run.id = %entry.run, "carrying out a run panicked");
             let why = "the server failed while it carried out this run; its log has the cause";
             let ending = Ending { state: TaskRunState::Uncertain, ..failed(why) };
-            return Some(self.finished(entry, started_at, ending, None));
+            return Some(self.finished(entry, (started_at, left), ending, None));
         };
-        self.outcome(entry, &known.task, started_at, end)
+        self.outcome(entry, &known.task, (started_at, left), end)
     }
 
-    fn outcome(
-        &self,
-        entry: Claimed,
-        task: &TaskRow,
-        started_at: interlock_model::Timestamp,
-        end: End,
-    ) -> Option<Outcome> {
+    fn outcome(&self, entry: Claimed, task: &TaskRow, begin: (Timestamp, bool), end: End) -> Option<Outcome> {
         let now = self.orchestrator.now();
         let bad = |state, ended: Ended| Ending {
             state,
@@ -186,13 +184,14 @@ impl Worker {
                 Ending { error: Some(error), retry: false, ..bad(TaskRunState::Cancelled, ended) }
             }
         };
-        Some(self.finished(entry, started_at, ending, Some(task)))
+        Some(self.finished(entry, begin, ending, Some(task)))
     }
 
+    /// With when it began, and whether steps of it were kept.
     fn finished(
         &self,
         entry: Claimed,
-        started_at: interlock_model::Timestamp,
+        (started_at, kept): (Timestamp, bool),
         ending: Ending,
         task: Option<&TaskRow>,
     ) -> Outcome {
@@ -206,19 +205,14 @@ impl Worker {
                 let wait = task.backoff.delay(entry.attempt, u64::from_le_bytes(random), longest);
                 Retry { run: TaskRunId::new(now, &*ambient.entropy), ready_at: now.plus(wait) }
             });
-        let too_large =
-            ending.output.as_ref().is_some_and(|output| output.to_string().len() > LARGEST_OUTPUT);
         let clean =
             |text: String| -> String { text.replace('\0', "\u{fffd}").chars().take(LONGEST_ERROR).collect() };
-        Outcome::Finished(Box::new(Finished {
+        Outcome::Finished(Arc::new(Finished {
             entry,
             state: ending.state,
             error: ending.error.map(clean),
-            output: if too_large {
-                Some(serde_json::json!({ "_truncated": "the output was too large to be stored" }))
-            } else {
-                ending.output
-            },
+            output: ending.output.as_ref().map(RunOutput::kept),
+            kept,
             started_at,
             finished_at: now.max(started_at),
             retry,
@@ -244,9 +238,7 @@ impl Worker {
             return Ok(None);
         };
         let (lineage, event) = (entry.lineage, entry.event);
-        // A first attempt that was never begun has left nothing.
-        let fresh = entry.attempt == 1 && entry.started_at.is_none() && entry.rescues == 0;
-        if fresh && event.is_none() {
+        if event.is_none() && !has_left(entry) {
             return Ok(Some((known, None, Vec::new())));
         }
         let (event, steps) = self
@@ -266,6 +258,11 @@ impl Worker {
         let records = records.map_err(|error| Error::Corrupt(format!("the record of a step: {error}")))?;
         Ok(Some((known, event.as_ref().map(facts), records)))
     }
+}
+
+/// Whether steps of the run may have been kept before: a first attempt that was never begun has left nothing.
+fn has_left(entry: &Claimed) -> bool {
+    entry.attempt > 1 || entry.started_at.is_some() || entry.rescues > 0
 }
 
 /// A task, the event that made the run, and what its steps left.

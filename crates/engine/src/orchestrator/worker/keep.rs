@@ -1,6 +1,7 @@
 //! What a run asks of the storage: each write first makes sure that the run is still this worker's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +28,8 @@ pub(super) struct Keeper {
     fence: i64,
     owner: String,
     began: Timestamp,
+    /// Something of it may be in the storage.
+    written: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,13 @@ impl Keeper {
             fence: entry.fence,
             owner: entry.owner.clone(),
             began,
+            written: AtomicBool::new(false),
         }
+    }
+
+    /// Whether anything was to be kept.
+    pub(super) fn has_written(&self) -> bool {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Writes if the run is still this worker's. Tries again for half of the time for which nobody else can have it.
@@ -85,6 +94,7 @@ impl Keeper {
         audited: Option<&'static str>,
         work: Work<T>,
     ) -> Result<T, Lost> {
+        self.written.store(true, Ordering::Relaxed);
         let shared = &self.worker.orchestrator.0;
         let until = Instant::now() + shared.settings.lease / 2;
         let mut pause = Duration::from_millis(50);
