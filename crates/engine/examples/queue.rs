@@ -18,6 +18,7 @@ use interlock_engine::orchestrator::{Orchestrator, OrchestratorSettings};
 use interlock_engine::tools::{Call, Done, Failure, Tool, Toolbox};
 use interlock_model::pipeline::{Effect, Known, Misuse};
 use interlock_model::policy::OPERATOR;
+use interlock_model::schedule::Schedule;
 use interlock_model::task::{Backoff, Misfire, ScheduleKind, TaskId, TaskRunId, TaskStatus, Trigger};
 use interlock_model::{Clock, Entropy, Timestamp};
 use interlock_store::orchestrator::{NewRun, TaskRow, ask};
@@ -215,6 +216,41 @@ impl Bench {
     }
 }
 
+/// Stores scheduled tasks: the first `due` of them once, all at the same time from now; the others each New Year.
+async fn tasks(bench: &Bench, total: usize, due: usize, ahead: Duration) -> Value {
+    const PART: usize = 1_000;
+    let now = System.now();
+    let due_at = now.plus(ahead);
+    let first = u32::try_from(due).expect("few");
+    for part in (1..=u32::try_from(total).expect("few")).collect::<Vec<_>>().chunks(PART) {
+        let part = part.to_vec();
+        let made: Result<(), Error> = transact(&*bench.store, move |tx| {
+            Box::pin(async move {
+                let mut all = tx.orchestrator();
+                for number in part {
+                    let is_due = number <= first;
+                    let row = TaskRow {
+                        anchor: now,
+                        kind: if is_due { ScheduleKind::Once } else { ScheduleKind::Cron },
+                        expression: Some(if is_due { due_at.to_string() } else { "0 0 1 1 *".to_owned() }),
+                        payload: json!({ "pipeline": [{ "uses": "orchestrator.sleep", "with": { "seconds": 0 } }] }),
+                        misfire: Misfire::RunAll,
+                        ..task(number)
+                    };
+                    let schedule = Schedule::parse(row.kind, row.expression.as_deref(), "UTC", now).expect("a schedule");
+                    let due = schedule.next_after(now);
+                    all.insert_task(&row).await?;
+                    all.set_due(row.id, due).await?;
+                }
+                Ok(())
+            })
+        })
+        .await;
+        made.expect("stored");
+    }
+    json!({ "tasks": total, "due_at": due_at.micros() })
+}
+
 async fn enqueue(bench: Arc<Bench>, clients: usize, seconds: f64, batch: usize) -> Value {
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     let begun = Instant::now();
@@ -305,10 +341,13 @@ async fn main() {
                     }
                     json!({ "jobs": whole(count) })
                 }
+                ["tasks", total, due, ahead] => {
+                    tasks(&bench, whole(total), whole(due), Duration::from_secs_f64(number(ahead))).await
+                }
                 ["drain", count] => drain(&bench, whole(count)).await,
                 ["latency", rate, seconds] => latency(&bench, number(rate), number(seconds)).await,
                 _ => {
-                    json!({ "error": "commands: enqueue CLIENTS SECONDS, batch SIZE SECONDS, fill N, drain N, latency RATE SECONDS" })
+                    json!({ "error": "commands: enqueue CLIENTS SECONDS, batch SIZE SECONDS, fill N, drain N, latency RATE SECONDS, tasks TOTAL DUE SECONDS" })
                 }
             };
             tell(&told);
