@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use interlock_model::Timestamp;
-use interlock_store::orchestrator::Claimed;
+use interlock_model::task::{TaskId, TaskRunId, Trigger};
+use interlock_store::orchestrator::{Claimed, NewRun};
 use interlock_store::postgres::Postgres;
 use interlock_store::{Error, Revocation, Store, migrations, transact};
+use tokio::sync::oneshot;
 use tokio_postgres::NoTls;
 
 /// A database of its own on the test server.
@@ -160,6 +163,72 @@ async fn a_newer_or_changed_schema_is_refused() {
         .expect("changed");
     let changed = Postgres::connect(&fresh.url).await.expect_err("changed");
     assert!(matches!(&changed, Error::Corrupt(words) if words.contains("0001_first")), "{changed}");
+    fresh.drop().await;
+}
+
+/// A run would be held by somebody whom nobody watches.
+#[tokio::test]
+async fn nobody_is_declared_dead_between_a_claim_and_its_commit() {
+    let fresh = Fresh::make().await;
+    let store = fresh.open().await;
+    let now = Timestamp::from_seconds(0);
+    let run = TaskRunId::from_bytes([1; 16]);
+    let made: Result<(), Error> = transact(&*store, move |tx| {
+        async move {
+            let mut all = tx.orchestrator();
+            all.enlist("w", now).await?;
+            all.enqueue(&[NewRun {
+                run,
+                lineage: run,
+                task: TaskId::from_bytes([2; 16]),
+                owner: "ana".to_owned(),
+                attempt: 1,
+                trigger: Trigger::Manual,
+                scheduled_for: None,
+                event: None,
+                priority: 5,
+                ready_at: now,
+                concurrency_key: None,
+                created_at: now,
+            }])
+            .await
+            .map(drop)
+        }
+        .boxed()
+    })
+    .await;
+    made.expect("stored");
+    let (claimed, has_claimed) = oneshot::channel();
+    let (go_on, may_go_on) = oneshot::channel();
+    let claim = transact(&*store, |tx| {
+        async move {
+            assert_eq!(tx.orchestrator().claim("w", 1).await?.len(), 1);
+            claimed.send(()).expect("awaited");
+            may_go_on.await.expect("told");
+            Ok::<(), Error>(())
+        }
+        .boxed()
+    });
+    let bury = async {
+        has_claimed.await.expect("claimed");
+        let rescue = transact(&*store, move |tx| {
+            async move { tx.orchestrator().rescue("w", 0, 5, now).await }.boxed()
+        });
+        let mut rescue = std::pin::pin!(rescue);
+        // It is over at once, or waits for the claim.
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut rescue).await;
+        go_on.send(()).expect("awaited");
+        match early {
+            Ok(freed) => freed,
+            Err(_) => rescue.await,
+        }
+    };
+
+    let (claim, freed) = futures::join!(claim, bury);
+
+    claim.expect("committed");
+    assert_eq!(freed.expect("committed"), Some(1));
+    store.close().await;
     fresh.drop().await;
 }
 
