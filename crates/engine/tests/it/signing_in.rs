@@ -7,15 +7,12 @@ use interlock_model::secret::Secret;
 
 use crate::bench::{Bench, Scripted, fresh, origin, password};
 
+/// Programs that ask for all there is.
+const EVERYTHING: &Wanted = &Wanted { scopes: None, brief: false };
+
 async fn guesses(bench: &Bench, name: &str, count: usize) -> (usize, usize) {
     let attempts = (0..count).map(|guess| {
-        bench.identity.sign_ins.person(
-            name,
-            Secret::new(format!("guess {guess}")),
-            None,
-            &Wanted::default(),
-            &SHARED,
-        )
+        bench.identity.sign_ins.person(name, Secret::new(format!("guess {guess}")), None, EVERYTHING, &SHARED)
     });
     let answers = futures::future::join_all(attempts).await;
     let refused = answers.iter().filter(|answer| matches!(answer, Err(SignInError::Refused))).count();
@@ -39,12 +36,7 @@ async fn guesses_that_come_at_once_do_not_slip_past_the_delay() {
     // A wait that was told is a wait that ends: the right password passes afterwards.
     bench.clock.advance(Duration::from_secs(1));
     assert!(
-        bench
-            .identity
-            .sign_ins
-            .person("ana", password("ana"), None, &Wanted::default(), &origin())
-            .await
-            .is_ok()
+        bench.identity.sign_ins.person("ana", password("ana"), None, EVERYTHING, &origin()).await.is_ok()
     );
 }
 
@@ -59,7 +51,7 @@ async fn evaluated(bench: &Bench, name: &str, count: u32, networks: u32) -> usiz
             let answer = bench
                 .identity
                 .sign_ins
-                .person(name, Secret::new(format!("guess {guess}")), None, &Wanted::default(), &from)
+                .person(name, Secret::new(format!("guess {guess}")), None, EVERYTHING, &from)
                 .await;
             matches!(answer, Err(SignInError::Refused))
         })
@@ -89,7 +81,7 @@ async fn strangers_never_lock_the_owner_out_and_an_administrator_can_unlock() {
     bench.user("ana", &["operator"]).await;
     let home = Origin { client_ip: [192, 0, 2, 7].into(), ..origin() };
     let sign_in = async |from: &Origin| {
-        bench.identity.sign_ins.person("ana", password("ana"), None, &Wanted::default(), from).await
+        bench.identity.sign_ins.person("ana", password("ana"), None, EVERYTHING, from).await
     };
     sign_in(&home).await.expect("at home");
 
@@ -126,7 +118,7 @@ async fn a_hundred_failures_cost_a_quarter_of_an_hour_each() {
         match bench
             .identity
             .sign_ins
-            .person("nobody", Secret::new("guess"), None, &Wanted::default(), &origin())
+            .person("nobody", Secret::new("guess"), None, EVERYTHING, &origin())
             .await
         {
             Err(SignInError::Refused) => counted += 1,
@@ -138,11 +130,8 @@ async fn a_hundred_failures_cost_a_quarter_of_an_hour_each() {
         }
     }
 
-    let Err(SignInError::Wait(wait)) = bench
-        .identity
-        .sign_ins
-        .person("nobody", Secret::new("guess"), None, &Wanted::default(), &origin())
-        .await
+    let Err(SignInError::Wait(wait)) =
+        bench.identity.sign_ins.person("nobody", Secret::new("guess"), None, EVERYTHING, &origin()).await
     else {
         panic!("the hundred and first guess must wait");
     };
@@ -160,7 +149,7 @@ async fn a_password_that_changes_during_the_check_gives_no_living_token() {
 
     let (here, there) = (origin(), password("ana"));
     let (signed_in, changed) = tokio::join!(
-        bench.identity.sign_ins.person("ana", there, None, &Wanted::default(), &here),
+        bench.identity.sign_ins.person("ana", there, None, EVERYTHING, &here),
         console.set_password("ana", Secret::new("nine yellow burettes"))
     );
 
