@@ -220,11 +220,13 @@ impl Guard {
         if permit.is_recorded() {
             return;
         }
-        let details = match A::RECORDING {
-            Recording::Read => json!({ "status": status }),
-            Recording::Change | Recording::Act => json!({ "status": status, "changed": false }),
-        };
-        self.recorder.record(permit.draft(self.ambient.clock.now(), details));
+        let now = self.ambient.clock.now();
+        match A::RECORDING {
+            Recording::Read => self.recorder.record_read(permit.draft(now, json!({ "status": status }))),
+            Recording::Change | Recording::Act => {
+                self.recorder.record(permit.draft(now, json!({ "status": status, "changed": false })));
+            }
+        }
     }
 }
 

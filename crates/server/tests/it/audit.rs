@@ -267,3 +267,29 @@ async fn throttled_guesses_are_on_record() {
     assert_eq!(told.iter().filter(|reason| reason.is_null()).count(), 1);
     lab.assert_chain().await;
 }
+
+#[tokio::test]
+async fn every_read_is_on_record_by_its_request_also_where_reads_share_an_entry() {
+    let lab = Lab::start().await;
+    let (ana, vic) = (lab.token("ana").await, lab.token("vic").await);
+    let mut asked = Vec::new();
+    for number in 0..40 {
+        let (who, token) = if number % 4 == 0 { ("vic", &vic) } else { ("ana", &ana) };
+        let answer = lab.get("/auth/me").signed(token).send().await;
+        asked.push((who.to_owned(), answer.header("x-request-id").expect("an id").to_owned()));
+    }
+
+    let mut told = Vec::new();
+    for entry in lab.trail_of("session.read").await {
+        let actor = entry.draft.actor.expect("an actor");
+        let others = entry.draft.details["other_requests"].as_array().cloned().unwrap_or_default();
+        assert_eq!(entry.draft.details["times"].as_u64().unwrap_or(1), others.len() as u64 + 1);
+        let others = others.iter().map(|id| id.as_str().expect("an id").to_owned());
+        told.extend(entry.draft.request_id.into_iter().chain(others).map(|id| (actor.clone(), id)));
+    }
+
+    told.sort();
+    asked.sort();
+    assert_eq!(told, asked);
+    lab.assert_chain().await;
+}
