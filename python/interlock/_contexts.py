@@ -7,7 +7,7 @@ import stat
 import urllib.parse
 import warnings
 
-Target = collections.namedtuple("Target", "url ca_file username token")
+Target = collections.namedtuple("Target", "url ca_file username token client_cert")
 
 
 def contexts_path():
@@ -61,7 +61,8 @@ def find_target(base_url=None, ca_file=None, token=None, context=None):
         token = chosen.get("token")
         username = chosen.get("user")
     ca_file = ca_file or os.environ.get("INTERLOCK_CA_FILE") or chosen.get("ca_file")
-    return Target(url, ca_file, username, token)
+    client_cert = [chosen[name] for name in ("client_cert", "client_key") if chosen.get(name)]
+    return Target(url, ca_file, username, token, client_cert if chosen.get("client_cert") else None)
 
 
 def _same(one, two):

@@ -44,7 +44,7 @@ class Client:
     verify              False switches certificate verification off; only for a test
     allow_plain_http    True lets credentials travel unencrypted to another machine
     client_cert         PEM file of our TLS certificate with its key, or a pair of files; INTERLOCK_CLIENT_CERT and
-                        INTERLOCK_CLIENT_KEY when left out
+                        INTERLOCK_CLIENT_KEY when left out, and then the context's
 
     Signs in when it is first used. Raises ``LookupError`` when no server is known.
     """
@@ -58,7 +58,7 @@ class Client:
         if (username is None) != (password is None):
             raise ValueError("username and password belong together")
         transport = Transport(target.url, timeout, target.ca_file, verify, "interlock-python/%s" % __version__,
-                              allow_plain_http, client_cert or _client_cert())
+                              allow_plain_http, client_cert or _client_cert() or target.client_cert)
         self.base_url = transport.base_url
         self._session = Session(transport, username or target.username, password,
                                 None if password is not None and token is None else target.token, otp)

@@ -15,7 +15,8 @@ from support import ADMIN_PASSWORD, EXAMPLES, PASSWORD, ROOT, Case, token_parts
 PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/auth/login", "/docs", "/docs/app.js", "/docs/app.css",
           "/panel", "/openapi.json", "/metrics", "/auth/refresh", "/auth/methods", "/auth/oidc/login", "/auth/oidc/callback",
           "/auth/oidc/exchange", "/auth/oidc/logout", "/agents/auth/token", "/agents/auth/refresh", "/agents/auth/revoke", "/oauth/token",
-          "/oauth/revoke", "/oauth/device_authorization", "/auth/invitations/accept", "/auth/passkeys/begin", "/auth/passkeys/sign-in", "/device-code", "/device-code/app.js",
+          "/oauth/revoke", "/oauth/device_authorization", "/auth/invitations/accept", "/auth/passkeys/begin", "/auth/passkeys/sign-in", "/device-code",
+          "/device-code/app.js", "/auth/certificate", "/page-reports",
           "/oauth/jwks", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server",
           "/.well-known/security.txt"}
 MIX = {"r": 255, "g": 128, "b": 64, "well": "A1"}

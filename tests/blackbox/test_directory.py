@@ -274,7 +274,8 @@ class Oidc(unittest.TestCase):
 
     def test_the_ways_to_sign_in_are_told(self):
         with self.server.http() as http:
-            self.assertEqual(http.get("/auth/methods").json(), {"password": True, "directory": False, "oidc": "/auth/oidc/login", "passkey": False})
+            self.assertEqual(http.get("/auth/methods").json(), {"password": True, "directory": False, "oidc": "/auth/oidc/login", "passkey": False,
+                                                              "certificate": False})
 
 
 def free_port():

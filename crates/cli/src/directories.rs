@@ -109,6 +109,7 @@ pub(crate) fn directories(settings: &ServerSettings, ambient: &Ambient) -> anyho
         workloads: workloads.map(|workloads| {
             Arc::new(WorkloadPort { workloads, ambient: ambient.clone() }) as Arc<dyn WorkloadDirectory>
         }),
+        certificates: settings.tls_users.clone(),
         password: ldap.map(|ldap| Arc::new(LdapPort(ldap)) as Arc<dyn PasswordDirectory>),
         web: oidc.map(|oidc| {
             let back_to = settings.oidc_back_to.clone();

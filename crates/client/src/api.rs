@@ -297,6 +297,20 @@ impl Client {
         value(&self.shown, self.send_once(request).await?).await
     }
 
+    /// Signs in as the person whom this client's certificate names. The token is in the answer, is good together with the
+    /// certificate only, and this client does not take it over.
+    ///
+    /// # Errors
+    /// As [`Client::login`]; [`ClientError::Problem`] with `not_found` where certificates of people are not taken.
+    pub async fn login_by_certificate(&self, otp: Option<&Secret>) -> Result<LoginAnswer, ClientError> {
+        let body = otp.map_or_else(|| json!({}), |otp| json!({ "otp": otp.expose() }));
+        let request = self
+            .bare_request(Method::POST, &["auth", "certificate"])
+            .timeout(self.answer_timeout)
+            .json(&body);
+        value(&self.shown, self.send_once(request).await?).await
+    }
+
     /// Kills the token.
     pub async fn logout(&self) -> Result<Operation, ClientError> {
         self.post(&["auth", "logout"], &json!({})).await

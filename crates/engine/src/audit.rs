@@ -2,7 +2,7 @@
 //!
 //! Changes do not come this way: [`crate::auth::Db::write`] commits their records with them. When more arrives than can be
 //! written, the surplus is counted exactly and the count itself is recorded. Reads that say the same and are written together
-//! share an entry, which names every request (docs/adr/0032-reads-that-say-the-same-share-an-entry.md).
+//! share an entry, which names every request (docs/adr/0034-reads-that-say-the-same-share-an-entry.md).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

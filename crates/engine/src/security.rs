@@ -45,6 +45,8 @@ pub enum Event {
     RequestBlocked,
     /// A text that looks like an attack was let through.
     PatternObserved,
+    /// A browser has kept a page of ours from doing what its policy forbids.
+    PagePolicyViolated,
     /// An address was blocked.
     IpBlocked,
     /// A setting weakens security.
@@ -63,7 +65,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::SignInUnusual,
         Self::CredentialChanged,
         Self::CredentialExpiring,
@@ -82,6 +84,7 @@ impl Event {
         Self::RateLimitExceeded,
         Self::RequestBlocked,
         Self::PatternObserved,
+        Self::PagePolicyViolated,
         Self::IpBlocked,
         Self::ConfigInsecure,
         Self::AuditFailed,
@@ -112,6 +115,7 @@ impl Event {
             Self::RateLimitExceeded => "rate_limit_exceeded",
             Self::RequestBlocked => "request_blocked",
             Self::PatternObserved => "pattern_observed",
+            Self::PagePolicyViolated => "page_policy_violated",
             Self::IpBlocked => "ip_blocked",
             Self::ConfigInsecure => "config_insecure",
             Self::AuditFailed => "audit_failed",
@@ -137,6 +141,7 @@ impl Event {
             | Self::CredentialChanged
             | Self::CredentialExpiring
             | Self::AuthorizationDenied
+            | Self::PagePolicyViolated
             | Self::RateLimitExceeded => "medium",
             Self::AccountLocked
             | Self::TokenReuseDetected
@@ -153,8 +158,17 @@ impl Event {
 }
 
 /// The closed list of `details.reason` in [`Event::AuthenticationFailed`] and [`Event::AccountLocked`].
-pub const FAILURES: [&str; 24] = [
+pub const FAILURES: [&str; 35] = [
+    "certificate_encoding",
+    "certificate_malformed",
+    "certificate_name_too_long",
+    "certificate_names_nobody",
+    "certificate_names_several",
+    "certificate_of_a_machine",
+    "certificate_of_no_person",
+    "certificate_purpose",
     "credentials_in_query",
+    "credentials_in_the_clear",
     "disabled",
     "expired_token",
     "grant_not_allowed",
@@ -163,6 +177,8 @@ pub const FAILURES: [&str; 24] = [
     "missing_token",
     "name_not_allowed",
     "name_taken",
+    "no_account",
+    "no_certificate",
     "no_role",
     "no_such_agent",
     "no_such_handoff",

@@ -25,7 +25,8 @@ enum Kind {
     Form,
 }
 
-fn unsupported() -> ApiError {
+/// The body is of a kind that is not read here.
+pub(crate) fn unsupported() -> ApiError {
     ApiError::client(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
@@ -54,6 +55,16 @@ fn kind(headers: &HeaderMap) -> Result<Kind, ApiError> {
     }
 }
 
+/// Refuses a body that is not said to be JSON, absent ones among them: a browser sends what is said to be JSON to another
+/// origin only if that origin allows it.
+pub(crate) fn said_to_be_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(header::CONTENT_TYPE) && kind(headers)? == Kind::Json {
+        Ok(())
+    } else {
+        Err(unsupported())
+    }
+}
+
 /// Reads a body within the size limit and the deadline.
 async fn read(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
     let limit = state.config.max_request_size;
@@ -71,7 +82,8 @@ async fn read(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
     }
 }
 
-fn too_late() -> ApiError {
+/// The body did not arrive in its time.
+pub(crate) fn too_late() -> ApiError {
     ApiError::client(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time.")
 }
 

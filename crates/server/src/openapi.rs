@@ -27,6 +27,24 @@ const OPERATIONS: &[Entry] = &[
         "LoginRequest",
         "LoginAnswer",
     ),
+    (
+        "POST",
+        "/auth/certificate",
+        "sign_in_by_certificate",
+        "Sign-in",
+        "Sign in as the person whom the client certificate of the connection names",
+        "CertificateRequest",
+        "LoginAnswer",
+    ),
+    (
+        "POST",
+        "/page-reports",
+        "report_page",
+        "Service",
+        "What browsers report when a page tries what its policy forbids",
+        "",
+        "",
+    ),
     ("POST", "/auth/logout", "logout", "Sign-in", "End this session; the token is dead", "", "Operation"),
     ("GET", "/auth/me", "who_am_i", "Sign-in", "Who one is and which roles are in force", "", "WhoAmI"),
     (
@@ -312,6 +330,7 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
             | "/tasks",
         ) => "201",
         ("POST", "/runs/{run_id}/cancel" | "/events") => "202",
+        ("POST", "/page-reports") => "204",
         _ => "200",
     };
     let mut operation = json!({
@@ -329,6 +348,12 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
             "required": needs_body(body),
             "content": { media_type: { "schema": { "$ref": format!("#/components/schemas/{body}") } } },
         });
+    }
+    if route.path == "/page-reports" {
+        operation["requestBody"] = json!({ "required": true, "content": {
+            "application/csp-report": { "schema": { "type": "object" } },
+            "application/reports+json": { "schema": { "type": "array", "items": { "type": "object" } } },
+        }});
     }
     if let Access::Public(_) = route.access {
         operation["security"] = json!([]);

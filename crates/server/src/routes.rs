@@ -34,6 +34,8 @@ pub enum PublicReason {
     Banner,
     /// It decides by itself who may see it, as the contract has it (documents, metrics).
     DecidesItself,
+    /// What browsers report, without being signed in; it changes nothing.
+    Report,
 }
 
 /// Authority for `A`, handed to the handler.

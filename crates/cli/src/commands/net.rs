@@ -234,7 +234,7 @@ pub(super) fn warn_about(settings: &ServerSettings, config: &Config) {
         insecure("SCOPE_MODE=owner: agents act on what is their own without scopes");
     }
     if settings.tls_clients.as_ref().is_some_and(|clients| clients.revocations.is_none()) {
-        insecure("TLS_CLIENT_CA_FILE without TLS_CLIENT_CRL_FILE: no client certificate can be revoked");
+        insecure("TLS_CLIENT_CRL_FILE is not set: no client certificate can be revoked");
     }
     if settings.tls12 {
         insecure("tls.min_version=1.2");

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
-use interlock_engine::auth::{Factors, accept_password};
+use interlock_engine::auth::{CertificateSignIn, Factors, accept_password};
 use interlock_engine::orchestrator::OrchestratorSettings;
 use interlock_model::schedule::Schedule;
 use interlock_model::secret::Secret;
 use interlock_model::task::ScheduleKind;
 use interlock_server::config::{ForwardedBy, Hsts, Method, RateLimits, Screening, ScreeningMode};
 use interlock_server::perimeter::limits::WhenAway;
-use interlock_server::tls::ClientSources;
 use interlock_server::tls::acme::{Acme, Proof};
+use interlock_server::tls::{ClientSources, PeopleSources, PersonField};
 use interlock_shared::RedisConfig;
 use ipnet::IpNet;
 
@@ -153,6 +153,8 @@ pub(crate) struct ServerSettings {
     pub(crate) tls: TlsMode,
     pub(crate) tls12: bool,
     pub(crate) tls_clients: Option<ClientSources>,
+    /// What certificates of people are good for.
+    pub(crate) tls_users: Option<CertificateSignIn>,
     pub(crate) rate: RateLimits,
     pub(crate) screening: Screening,
     pub(crate) jwt_secret: Option<Secret>,
@@ -439,6 +441,7 @@ impl Config {
             tls: self.tls()?,
             tls12: self.choice("tls.min_version", &[("1.3", false), ("1.2", true)])?,
             tls_clients: self.tls_clients()?,
+            tls_users: self.tls_users()?,
             rate: self.rate()?,
             screening: self.screening()?,
             jwt_secret: self.secret("identity.jwt_secret_key"),
@@ -514,7 +517,7 @@ impl Config {
         }
         if settings.tls.is_off() && settings.tls_clients.is_some() {
             return Err(self.bad(
-                "tls.client_ca_file",
+                if settings.tls_users.is_some() { "tls.user_ca_file" } else { "tls.client_ca_file" },
                 "client certificates need TLS: give --tls-cert and --tls-key, or --tls internal",
             ));
         }
@@ -586,15 +589,49 @@ impl Config {
     fn tls_clients(&self) -> Result<Option<ClientSources>, ConfigError> {
         let required = self.choice("tls.client_auth", &[("required", true), ("optional", false)])?;
         let revocations = self.filled("tls.client_crl_file").map(PathBuf::from);
-        match self.filled("tls.client_ca_file") {
-            Some(authorities) => {
-                Ok(Some(ClientSources { authorities: authorities.into(), revocations, required }))
-            }
-            None if revocations.is_some() => {
-                Err(self.bad("tls.client_crl_file", "does nothing without tls.client_ca_file"))
-            }
-            None => Ok(None),
+        let machines = self.filled("tls.client_ca_file").map(PathBuf::from);
+        let field = self.choice(
+            "tls.user_field",
+            &[
+                ("email", PersonField::Mail),
+                ("upn", PersonField::PrincipalName),
+                ("cn", PersonField::CommonName),
+            ],
+        )?;
+        let people = self.filled("tls.user_ca_file").map(PathBuf::from);
+        let people = people.map(|authorities| PeopleSources { authorities, field });
+        if machines.is_some() || people.is_some() {
+            return Ok(Some(ClientSources { machines, people, revocations, required }));
         }
+        if revocations.is_some() {
+            let reason = "does nothing without tls.client_ca_file or tls.user_ca_file";
+            return Err(self.bad("tls.client_crl_file", reason));
+        }
+        Ok(None)
+    }
+
+    /// What certificates of people are good for.
+    fn tls_users(&self) -> Result<Option<CertificateSignIn>, ConfigError> {
+        let domain = self.filled("tls.user_domain");
+        let is_domain = |domain: &String| {
+            domain.len() <= 253
+                && domain.split('.').all(|label| {
+                    !label.is_empty() && label.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+                })
+        };
+        if !domain.as_ref().is_none_or(is_domain) {
+            return Err(self.bad("tls.user_domain", "must be a domain such as lab.example, without the @"));
+        }
+        let roles = self.list("tls.user_roles");
+        if self.filled("tls.user_ca_file").is_some() {
+            return Ok(Some(CertificateSignIn { domain, roles }));
+        }
+        for (key, set) in [("tls.user_domain", domain.is_some()), ("tls.user_roles", !roles.is_empty())] {
+            if set {
+                return Err(self.bad(key, "does nothing without tls.user_ca_file"));
+            }
+        }
+        Ok(None)
     }
 
     /// Networks that are never banned: the allow-list and the trusted proxies.
@@ -884,6 +921,11 @@ mod tests {
             [("TLS_CLIENT_CA_FILE", "ca.pem")],
             [("TLS_CLIENT_CRL_FILE", "crl.pem")],
             [("TLS_CLIENT_AUTH", "sometimes")],
+            [("TLS_USER_CA_FILE", "people.pem")],
+            [("TLS_USER_FIELD", "uid")],
+            [("TLS_USER_DOMAIN", "lab.example")],
+            [("TLS_USER_DOMAIN", "@lab.example")],
+            [("TLS_USER_ROLES", "viewer")],
             [("ACCESS_TOKEN_EXPIRE_HOURS", "0")],
             [("METRICS_TOKEN", "short")],
             [("REDIS_URL", "redis://redis.example:6379/1")],

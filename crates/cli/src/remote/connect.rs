@@ -11,7 +11,7 @@ use interlock_client::{Client, server_address};
 use interlock_model::secret::Secret;
 use interlock_model::{Clock as _, Timestamp};
 
-use super::contexts::{self, Contexts, read_ca};
+use super::contexts::{self, Contexts, Identity, read_ca};
 use super::failure::{Failure, exit};
 use super::global::{Global, Lookup, process_variable};
 use crate::ambient::SystemClock;
@@ -25,6 +25,8 @@ pub(crate) struct Target {
     tasks_url: Option<String>,
     /// The only authority to trust.
     pub(crate) ca_file: Option<PathBuf>,
+    /// The certificate that the token is bound to.
+    identity: Option<Identity>,
     /// What to sign in with.
     pub(crate) token: Option<Secret>,
     /// The context that it comes from, if any.
@@ -72,7 +74,7 @@ impl Target {
         if let Some(path) = &self.ca_file {
             builder = builder.ca_pem(read_ca(path)?);
         }
-        builder = contexts::identified(builder)?;
+        builder = contexts::identified(builder, self.identity.as_ref())?;
         if let Some(token) = &self.token {
             builder = builder.token(token.clone());
         }
@@ -146,7 +148,9 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
     let ca_file = global.ca_file.clone().or_else(|| lookup("INTERLOCK_CA_FILE").map(PathBuf::from));
     let (context, kept) = chosen.map(|(name, context)| (name.clone(), context.clone())).unzip();
     let kept = kept.unwrap_or_default();
+    let key = kept.client_key;
     Ok(Target {
+        identity: kept.client_cert.map(|certificate| Identity { certificate, key }),
         ca_file: ca_file.or(kept.ca_file),
         renewable: given.is_none() && kept.refresh_token.is_some(),
         expires_at: if given.is_some() { None } else { kept.expires_at },

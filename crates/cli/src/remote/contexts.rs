@@ -34,6 +34,11 @@ pub(crate) struct Context {
     /// PEM file of its certificate authority.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that its tokens are bound to, and of the key where that is a file of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_cert: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_key: Option<PathBuf>,
     /// Who signed in.
     #[serde(default)]
     pub(crate) user: Option<String>,
@@ -185,13 +190,37 @@ pub(crate) async fn sign_in_to_both_and_save(
     save(name, context, true)
 }
 
+/// As [`sign_in_and_save`], by the certificate in a file; the key may be in the same one.
+pub(crate) async fn sign_in_by_certificate_and_save(
+    name: &str,
+    url: &str,
+    ca_file: Option<&Path>,
+    identity: &Identity,
+    otp: Option<&Secret>,
+) -> Result<LoginAnswer, Failure> {
+    check_name(name)?;
+    let mut builder = Client::builder(url);
+    if let Some(path) = ca_file {
+        builder = builder.ca_pem(read_ca(path)?);
+    }
+    let client = identity.shown_by(builder)?.build()?;
+    let answer = client.login_by_certificate(otp).await?;
+    let mut context = of(&client, ca_file, &answer.user);
+    let whole = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    context.client_cert = Some(whole(&identity.certificate));
+    context.client_key = identity.key.as_ref().map(whole);
+    context.take(&answer);
+    save(name, context, true)?;
+    Ok(answer)
+}
+
 /// A client for an address that is no context yet.
 pub(crate) fn client(url: &str, ca_file: Option<&Path>, token: Option<&Secret>) -> Result<Client, Failure> {
     let mut builder = Client::builder(url);
     if let Some(path) = ca_file {
         builder = builder.ca_pem(read_ca(path)?);
     }
-    builder = identified(builder)?;
+    builder = identified(builder, None)?;
     if let Some(token) = token {
         builder = builder.token(token.clone());
     }
@@ -234,21 +263,43 @@ pub(crate) fn renew(name: &str, answer: &LoginAnswer) -> Result<(), Failure> {
     })
 }
 
-/// Shows the client certificate that `INTERLOCK_CLIENT_CERT` and `INTERLOCK_CLIENT_KEY` name, to servers that ask for one.
-pub(crate) fn identified(builder: Builder) -> Result<Builder, Failure> {
-    let Some(certificate) = process_variable("INTERLOCK_CLIENT_CERT").map(PathBuf::from) else {
-        return Ok(builder);
-    };
-    let read = |path: &Path, name: &str| {
-        fs::read(path).map_err(|error| Failure::file("cannot read", path, &error, format!("check {name}")))
-    };
-    let mut text = read(&certificate, "INTERLOCK_CLIENT_CERT")?;
-    // Many tools keep both in one file.
-    if let Some(key) = process_variable("INTERLOCK_CLIENT_KEY").map(PathBuf::from) {
-        text.push(b'\n');
-        text.extend(read(&key, "INTERLOCK_CLIENT_KEY")?);
+/// A client certificate in PEM files.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    /// The certificate; many tools keep the key in the same file.
+    pub(crate) certificate: PathBuf,
+    /// The key.
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Identity {
+    /// What `INTERLOCK_CLIENT_CERT` and `INTERLOCK_CLIENT_KEY` name.
+    fn of_process() -> Option<Self> {
+        let file = |name| process_variable(name).map(PathBuf::from);
+        Some(Self { certificate: file("INTERLOCK_CLIENT_CERT")?, key: file("INTERLOCK_CLIENT_KEY") })
     }
-    Ok(builder.identity_pem(text))
+
+    /// Shows it to servers that ask for one.
+    fn shown_by(&self, builder: Builder) -> Result<Builder, Failure> {
+        let read = |path: &Path| {
+            let hint = "check the file of the client certificate: --cert and --key, or INTERLOCK_CLIENT_CERT and INTERLOCK_CLIENT_KEY";
+            fs::read(path).map_err(|error| Failure::file("cannot read", path, &error, hint))
+        };
+        let mut text = read(&self.certificate)?;
+        if let Some(key) = &self.key {
+            text.push(b'\n');
+            text.extend(read(key)?);
+        }
+        Ok(builder.identity_pem(text))
+    }
+}
+
+/// Shows the client certificate of this process, or else the one that the tokens of a context are bound to.
+pub(crate) fn identified(builder: Builder, kept: Option<&Identity>) -> Result<Builder, Failure> {
+    match Identity::of_process().as_ref().or(kept) {
+        Some(identity) => identity.shown_by(builder),
+        None => Ok(builder),
+    }
 }
 
 /// Keeps the certificate of an authority that was confirmed, beside the contexts.

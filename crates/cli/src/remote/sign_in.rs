@@ -1,15 +1,16 @@
 //! `interlock login`, `logout`, `whoami`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use interlock_client::{ClientError, Polled, server_address};
 use interlock_model::secret::Secret;
+use interlock_model::wire::LoginAnswer;
 use serde_json::json;
 
 use super::connect::{Session, Target};
-use super::contexts;
+use super::contexts::{self, Identity};
 use super::failure::{Failure, exit};
 use super::global::{Global, process_variable};
 use super::terminal::{Signals, ask, ask_password, interrupted, secret_from_stdin};
@@ -29,6 +30,12 @@ pub(crate) struct LoginArgs {
     /// Show a code that you approve elsewhere: no password is typed here
     #[arg(long, conflicts_with_all = ["user", "password_stdin", "otp"])]
     device: bool,
+    /// Sign in by this client certificate, a PEM file; later commands show it too
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "password_stdin", "device"])]
+    cert: Option<PathBuf>,
+    /// Its key, if that is not in the same file
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// Read the password from standard input instead of asking
     #[arg(long)]
     password_stdin: bool,
@@ -65,6 +72,19 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
     if args.device {
         return by_code(ui, &name, &url, ca_file.as_deref(), scope).await;
     }
+    let ca = ca_file.as_deref();
+    let otp = args.otp.map(Secret::new);
+    if let Some(certificate) = args.cert {
+        let identity = Identity { certificate, key: args.key };
+        let answer = with_second_factor(ui, otp, async |otp| {
+            contexts::sign_in_by_certificate_and_save(&name, &url, ca, &identity, otp).await
+        });
+        let answer = answer.await.map_err(|failure| {
+            let hint = "check that the certificate is yours and has not ended; an administrator sees the reason: interlock audit list --action device.login";
+            refused(failure, hint)
+        })?;
+        return told(ui, &name, &url, &answer);
+    }
     let user = match args.user.or_else(|| known.as_ref().and_then(|target| target.user.clone())) {
         Some(user) => user,
         None => ask(ui, &format!("Name at {}", line(&url)), "interlock login --user NAME").await?,
@@ -75,24 +95,44 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         ask_password(ui, &format!("Password of {}", line(&user)), "interlock login --password-stdin < FILE")
             .await?
     };
-    let ca = ca_file.as_deref();
-    let mut otp = args.otp.map(Secret::new);
-    let mut signed_in =
-        contexts::sign_in_and_save(&name, &url, ca, &user, &password, (otp.as_ref(), scope)).await;
-    if signed_in.as_ref().is_err_and(wants_second_factor) && otp.is_none() {
-        let question = "Code of your second factor, or a recovery code";
-        otp = Some(Secret::new(ask(ui, question, "interlock login --otp CODE").await?));
-        signed_in =
-            contexts::sign_in_and_save(&name, &url, ca, &user, &password, (otp.as_ref(), scope)).await;
-    }
-    let answer = signed_in.map_err(|failure| match failure.code {
-        exit::SIGN_IN if !wants_second_factor(&failure) => {
-            let mut refused = failure.hint("check the name and the password; an administrator can set a new one: interlock user passwd NAME");
-            "the server does not let you in".clone_into(&mut refused.error);
-            refused
-        }
-        _ => failure,
+    let answer = with_second_factor(ui, otp, async |otp| {
+        contexts::sign_in_and_save(&name, &url, ca, &user, &password, (otp, scope)).await
+    });
+    let answer = answer.await.map_err(|failure| {
+        let hint =
+            "check the name and the password; an administrator can set a new one: interlock user passwd NAME";
+        refused(failure, hint)
     })?;
+    told(ui, &name, &url, &answer)
+}
+
+/// Signs in, and once more with the code of the second factor where the server wants one.
+async fn with_second_factor(
+    ui: &Ui,
+    given: Option<Secret>,
+    sign_in: impl AsyncFn(Option<&Secret>) -> Result<LoginAnswer, Failure>,
+) -> Result<LoginAnswer, Failure> {
+    let signed_in = sign_in(given.as_ref()).await;
+    if given.is_none() && signed_in.as_ref().is_err_and(wants_second_factor) {
+        let question = "Code of your second factor, or a recovery code";
+        let code = Secret::new(ask(ui, question, "interlock login --otp CODE").await?);
+        return sign_in(Some(&code)).await;
+    }
+    signed_in
+}
+
+/// A failure to sign in, in other words where the server has said no.
+fn refused(failure: Failure, hint: &str) -> Failure {
+    if failure.code != exit::SIGN_IN || wants_second_factor(&failure) {
+        return failure;
+    }
+    let mut refused = failure.hint(hint);
+    "the server does not let you in".clone_into(&mut refused.error);
+    refused
+}
+
+/// Tells how it stands after a sign-in.
+fn told(ui: &Ui, name: &str, url: &str, answer: &LoginAnswer) -> Result<(), Failure> {
     for variable in ["INTERLOCK_TOKEN", "INTERLOCK_TOKEN_FILE"] {
         if process_variable(variable).is_some() {
             ui.warn(&format!("{variable} is set and comes before the new token"));
@@ -106,9 +146,9 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
         Facts::new()
             .with("signed in as", &answer.user)
             .with("roles", answer.roles.join(", "))
-            .with("context", &name)
+            .with("context", name)
     };
-    ui.one(&document, facts, &name)
+    ui.one(&document, facts, name)
 }
 
 /// Shows a code and waits until somebody has decided about it.

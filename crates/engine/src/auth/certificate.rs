@@ -1,7 +1,7 @@
 //! Client certificates: whom one names, and what is bound to it (RFC 8705).
 //!
 //! The server has verified it by the time it comes here. It proves an agent that has registered one of its names
-//! (`tls_client_auth`, section 2.1); and whoever signs in over a connection with one gets tokens that are good together with
+//! (`tls_client_auth`, section 2.1), or a person ([`super::certificate_sign_in`]), never both; and whoever signs in over a connection with one gets tokens that are good together with
 //! it alone (section 3), so that a stolen token is worth nothing.
 
 use base64::Engine as _;
@@ -19,6 +19,18 @@ const LONGEST: usize = 255;
 pub struct ClientCertificate {
     bound: Bound,
     expires_at: Timestamp,
+    person: NamedPerson,
+}
+
+/// Whether a certificate names a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedPerson {
+    /// It is of no authority for people.
+    Nobody,
+    /// It is, and cannot be read in one way only: why, for log and audit.
+    Unclear(&'static str),
+    /// What stands in the field that names people, unchanged.
+    Named(String),
 }
 
 /// What a session keeps of the certificate that it was opened with.
@@ -44,7 +56,18 @@ impl ClientCertificate {
         names.sort_unstable();
         let digest = Sha256::digest(certificate);
         let thumbprint = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
-        Self { bound: Bound { thumbprint, names }, expires_at }
+        Self { bound: Bound { thumbprint, names }, expires_at, person: NamedPerson::Nobody }
+    }
+
+    /// The same certificate, of an authority for people.
+    #[must_use]
+    pub fn naming(self, person: NamedPerson) -> Self {
+        Self { person, ..self }
+    }
+
+    /// The person whom it names.
+    pub fn person(&self) -> &NamedPerson {
+        &self.person
     }
 
     /// SHA-256 of the certificate, in base64url.

@@ -22,7 +22,10 @@ use super::opening::Opening;
 use super::refreshing::LONGEST_ELSEWHERE;
 use super::sealing::MasterKey;
 use super::sessions::Issued;
-use super::{Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit, WorkloadDirectory};
+use super::{
+    CertificateSignIn, Db, Origin, Principals, Recorded, Sessions, SignInError, SystemPermit,
+    WorkloadDirectory,
+};
 use crate::Ambient;
 use crate::audit::Recorder;
 use crate::security::{self, Event};
@@ -49,7 +52,7 @@ pub struct External {
     pub name: String,
     /// What its groups give here.
     pub roles: Vec<String>,
-    /// `ldap` or `oidc`.
+    /// `ldap`, `oidc` or `certificate`.
     pub method: &'static str,
 }
 
@@ -126,13 +129,18 @@ pub struct Directories {
     pub web: Option<Arc<dyn WebDirectory>>,
     /// For programs.
     pub workloads: Option<Arc<dyn WorkloadDirectory>>,
+    /// For people with certificates.
+    pub certificates: Option<CertificateSignIn>,
 }
 
 impl std::fmt::Debug for Directories {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { password, web, workloads } = self;
+        let Self { password, web, workloads, certificates } = self;
         let (password, web, workloads) = (password.is_some(), web.is_some(), workloads.is_some());
-        write!(f, "Directories(password: {password}, web: {web}, workloads: {workloads})")
+        write!(
+            f,
+            "Directories(password: {password}, web: {web}, workloads: {workloads}, certificates: {certificates:?})"
+        )
     }
 }
 
@@ -279,6 +287,11 @@ impl Arrivals {
     /// Whether passwords are checked elsewhere too, and whether browsers can sign in elsewhere.
     pub fn offers(&self) -> (bool, bool) {
         (self.directories.password.is_some(), self.directories.web.is_some())
+    }
+
+    /// What certificates of people are good for, if they are good for anything.
+    pub fn certificates(&self) -> Option<&CertificateSignIn> {
+        self.directories.certificates.as_ref()
     }
 
     pub(super) fn workloads(&self) -> Option<&Arc<dyn WorkloadDirectory>> {

@@ -77,7 +77,9 @@ impl Notice {
             HALF_SIGN_IN if text("second_factor") == "wrong" => {
                 "Somebody with your password gave a wrong second factor".to_owned()
             }
-            HALF_SIGN_IN => "Somebody with your password did not give the second factor".to_owned(),
+            HALF_SIGN_IN => {
+                "Somebody with your password or certificate did not give the second factor".to_owned()
+            }
             WEAK_PASSWORD => "Your password is one that is guessed early; choose another".to_owned(),
             EXPIRING => format!(
                 "The credential {} of {} ends at {}; renew it with: {}",

@@ -155,7 +155,7 @@ impl SignIns {
         let amr = if is_emergency {
             self.break_glass(&user, origin).await?
         } else {
-            self.check_second_factor(&user, code, origin).await?
+            by_password(self.check_second_factor(&user, code, origin).await?)
         };
         let factors = if self.principals.has_second_factor(&user.name) {
             super::Factors::Beside
@@ -202,20 +202,21 @@ impl SignIns {
         Err(SignInError::Refused)
     }
 
-    /// The factors of a proof whose password was right. A missing or wrong code leaves the guess counted.
-    async fn check_second_factor(
+    /// Whether a second factor was shown, of somebody who has proved the first. Those who have one must; a missing or wrong code
+    /// leaves the guess counted.
+    pub(super) async fn check_second_factor(
         &self,
         user: &UserRow,
         code: Option<Secret>,
         origin: &Origin,
-    ) -> Result<&'static [&'static str], SignInError> {
+    ) -> Result<bool, SignInError> {
         if !self.principals.has_second_factor(&user.name) {
-            return Ok(&["pwd"]);
+            return Ok(false);
         }
         let (reason, wrong) = match code.filter(|code| !code.expose().is_empty()) {
             None => ("second_factor_missing", false),
             Some(code) => match self.spend_code(&user.name, &code, origin).await {
-                Ok(()) => return Ok(&["pwd", "otp"]),
+                Ok(()) => return Ok(true),
                 Err(FactorError::Store(error)) => return Err(error.into()),
                 Err(_) => ("second_factor_wrong", true),
             },
@@ -390,7 +391,7 @@ impl SignIns {
         match directory.authenticate(username, &password).await {
             Ok(external) => {
                 let user = self.arrivals.account(&external, origin).await?;
-                let amr = self.check_second_factor(&user, code, origin).await?;
+                let amr = by_password(self.check_second_factor(&user, code, origin).await?);
                 let now = self.ambient.clock.now();
                 let roles = self.principals.roles();
                 let opening = limited(Opening::user(&user, &roles, external.method, amr, origin), wanted)?;
@@ -470,6 +471,11 @@ fn limited<'a>(mut opening: Opening<'a>, wanted: &Wanted) -> Result<Opening<'a>,
     }
     opening.with_refresh &= !wanted.brief;
     Ok(opening)
+}
+
+/// What was proved beside a password.
+const fn by_password(second_factor: bool) -> &'static [&'static str] {
+    if second_factor { &["pwd", "otp"] } else { &["pwd"] }
 }
 
 /// The account that a guess counts against. That for emergencies is another at each address: whatever limits an account as a

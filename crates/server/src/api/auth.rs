@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
-use interlock_engine::auth::{Issued, Origin, Wanted};
+use interlock_engine::auth::{Issued, Origin, SignedIn, Wanted};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{LogOut, WhoAmI};
 use interlock_model::scope;
@@ -25,6 +25,7 @@ use crate::routes::{ApiRouter, Granted, PublicReason};
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::POST, "/auth/login", PublicReason::SignIn, login)
+        .public(Method::POST, "/auth/certificate", PublicReason::SignIn, by_certificate)
         .public(Method::POST, "/auth/refresh", PublicReason::SignIn, refresh)
         .route(Method::POST, "/auth/logout", logout)
         .route(Method::GET, "/auth/me", who_am_i)
@@ -44,8 +45,36 @@ async fn login(
     });
     let wanted = Wanted { scopes: scopes.transpose()?, brief: refresh == Some(false) };
     let session = identity.sign_ins.person(&username, password, otp, &wanted, &origin).await?;
+    signed_in(&identity, session).await
+}
+
+async fn signed_in(identity: &Identity, session: SignedIn) -> Result<Response, ApiError> {
     let notices = Some(identity.notices.unread(&session.user).await?).filter(|count| *count > 0);
     Ok(no_store(Json(LoginAnswer { notices, ..answer_of(session.issued) })))
+}
+
+#[derive(Debug, Deserialize)]
+struct CertificateRequest {
+    /// Of the second factor, for those who have one.
+    #[serde(default)]
+    otp: Option<Secret>,
+}
+
+impl Screened for CertificateRequest {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
+}
+
+/// The body must be said to be JSON: then no page of another origin can have a browser sign in with the certificate it holds
+/// unless that origin is listed.
+async fn by_certificate(
+    State(identity): State<Identity>,
+    Extension(origin): Extension<Arc<Origin>>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<CertificateRequest>,
+) -> Result<Response, ApiError> {
+    crate::body::said_to_be_json(&headers)?;
+    let session = identity.sign_ins.certificate(body.otp, &origin).await?;
+    signed_in(&identity, session).await
 }
 
 #[derive(Debug, Deserialize)]

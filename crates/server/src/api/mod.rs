@@ -16,6 +16,7 @@ mod notices;
 mod oauth;
 mod orchestrator;
 mod passkeys;
+pub(crate) mod reports;
 mod resets;
 mod roles;
 mod runs;
@@ -56,6 +57,7 @@ pub fn routes(state: AppState) -> ApiRouter {
     let api = invitations::routes(api);
     let api = resets::routes(api);
     let api = service::routes(api);
+    let api = reports::routes(api);
     if has_device {
         let api = execute::routes(api);
         let api = runs::routes(api);

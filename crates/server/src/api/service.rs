@@ -13,13 +13,14 @@ use interlock_engine::devices::Devices;
 use interlock_model::action::{Action, Installation, ListActions, ReadDocs, ReadMetrics};
 use serde_json::{Value, json};
 
+use super::reports;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{ApiRouter, PublicReason, bearer};
 use crate::state::AppState;
 
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
-                           form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
+                           form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; report-uri /page-reports; report-to pages";
 
 pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.public(Method::GET, "/health/live", PublicReason::Liveness, live)
@@ -207,6 +208,7 @@ fn page() -> Response {
 pub(super) fn page_of(html: &'static str) -> Response {
     let mut response = asset("text/html; charset=utf-8", html);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    response.headers_mut().insert(reports::ENDPOINTS, HeaderValue::from_static(reports::PLACE));
     response
 }
 

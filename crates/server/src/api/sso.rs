@@ -35,9 +35,10 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 
 async fn sign_in_methods(State(identity): State<Identity>) -> Json<Value> {
     let (directory, web) = identity.arrivals.offers();
-    Json(
-        json!({ "password": true, "directory": directory, "oidc": web.then_some("/auth/oidc/login"), "passkey": identity.passkeys.is_offered() }),
-    )
+    Json(json!({
+        "password": true, "directory": directory, "oidc": web.then_some("/auth/oidc/login"),
+        "passkey": identity.passkeys.is_offered(), "certificate": identity.arrivals.certificates().is_some(),
+    }))
 }
 
 /// `__Host-` keeps other hosts and plain HTTP from setting it; over plain HTTP on loopback browsers refuse that prefix.

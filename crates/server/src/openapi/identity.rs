@@ -487,6 +487,7 @@ pub(super) const SHAPES: &[Shape] = &[
     ("Enrolment", &[("id", "string"), ("secret", "string"), ("uri", "string")], &[]),
     ("NewPasskey", &[], &[("name", "string")]),
     ("Challenge", &[("state", "string"), ("options", "object")], &[]),
+    ("CertificateRequest", &[], &[("otp", "string")]),
     ("PasskeyAnswer", &[("state", "string"), ("credential", "object")], &[]),
     ("Code", &[("code", "string")], &[]),
     ("Confirmed", &[("id", "string"), ("recovery_codes", "[string]")], &[]),

@@ -1,14 +1,19 @@
 //! Which names are answered, and which other origins may call from a browser.
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use interlock_engine::auth::Origin;
+use interlock_engine::security::{self, Event};
+use serde_json::json;
 
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 
 const HEADERS: &str =
     "authorization, content-type, idempotency-key, prefer, interlock-simulate, last-event-id, x-request-id";
+/// Headers that hold a credential.
+const CREDENTIALS: [HeaderName; 3] = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE];
 const EXPOSED: &str = "x-request-id, retry-after, interlock-run, idempotency-replayed, location";
 
 fn refused(reason: &'static str) -> ApiError {
@@ -63,9 +68,18 @@ pub(super) fn check(request: &Request, allowed: &[String]) -> Result<(), ApiErro
     }
 }
 
-/// Plain HTTP: safe methods are sent to HTTPS, anything else is refused, because a secret may be in it.
-pub(super) fn to_https(request: &Request) -> Result<Response, ApiError> {
+/// Plain HTTP: safe methods are sent to HTTPS, anything else is refused, because a secret may be in it. Where one is, the
+/// request is refused too and on record: were it sent on, nobody would ever notice that the secret crosses the network in the
+/// clear (docs/adr/0035-what-carries-a-secret-is-not-sent-on-to-https.md).
+pub(super) fn to_https(request: &Request, origin: &Origin) -> Result<Response, ApiError> {
     metrics::counter!("orchestrator_blocked_requests_total", "reason" => "https_required").increment(1);
+    if CREDENTIALS.iter().any(|name| request.headers().contains_key(name)) {
+        let details = json!({ "reason": "credentials_in_the_clear" });
+        security::event(Event::AuthenticationFailed, None, Some(origin), details);
+        let text = "Use HTTPS. The credential of this request crossed the network in the clear: change it.";
+        return Err(ApiError::client(StatusCode::FORBIDDEN, "forbidden", text));
+    }
+    crate::query::refuse_credentials(request.uri(), origin)?;
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).map(host_of);
     let target = host.and_then(|host| {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());

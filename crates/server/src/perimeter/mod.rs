@@ -15,7 +15,7 @@ pub(crate) mod screening;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Extension, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -153,9 +153,13 @@ pub async fn inside(State(state): State<AppState>, mut request: Request, next: N
 }
 
 /// Where HTTPS is served, for whoever asks over plain HTTP beside it.
-pub(crate) async fn elsewhere(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn elsewhere(
+    State(state): State<AppState>,
+    Extension(origin): Extension<Arc<Origin>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     hosts::check(&request, &state.config.allowed_hosts)?;
-    hosts::to_https(&request)
+    hosts::to_https(&request, &origin)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -210,7 +214,7 @@ fn enter(state: &AppState, met: &Met<'_>, origin: &Origin, request: &Request) ->
     hosts::check(request, &state.config.allowed_hosts)?;
     // Plain HTTP where it is not wanted, then cross-origin preflight.
     if state.config.force_https && !met.client.secure {
-        return hosts::to_https(request).map(Entered::Answered);
+        return hosts::to_https(request, origin).map(Entered::Answered);
     }
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
         return hosts::preflight(request.headers(), &state.config).map(Entered::Answered);

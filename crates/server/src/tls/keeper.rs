@@ -12,11 +12,11 @@ use arc_swap::ArcSwap;
 use interlock_model::{Clock, Timestamp};
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
-use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use super::acme::Challenges;
+use super::clients::Judge;
 use super::{
     ClientSources, Internal, One, TlsError, certified, check_validity, internal, protocols, provider, read,
     validity, versions,
@@ -110,7 +110,7 @@ impl Span {
 struct Loaded {
     digest: [u8; 32],
     config: Arc<ServerConfig>,
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    judge: Option<Judge>,
     /// Counts loads.
     generation: u64,
     /// The server's own first.
@@ -187,9 +187,13 @@ impl Keeper {
     }
 
     /// What judges client certificates, and the generation of that.
-    pub(super) fn verifier(&self) -> (u64, Option<Arc<dyn ClientCertVerifier>>) {
+    pub(super) fn judge(&self) -> (u64, Option<Judge>) {
         let loaded = self.loaded.load();
-        (loaded.generation, loaded.verifier.clone())
+        (loaded.generation, loaded.judge.clone())
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Whether client certificates are taken.
@@ -294,10 +298,7 @@ fn renew(sources: &Sources, now: Timestamp) -> Result<(), TlsError> {
 }
 
 fn files(sources: &Sources) -> impl Iterator<Item = &PathBuf> {
-    let clients = sources
-        .clients
-        .iter()
-        .flat_map(|clients| std::iter::once(&clients.authorities).chain(clients.revocations.as_ref()));
+    let clients = sources.clients.iter().flat_map(ClientSources::files);
     [&sources.certificate, &sources.key].into_iter().chain(clients)
 }
 
@@ -317,7 +318,7 @@ fn load(sources: &Sources, clock: &Arc<dyn Clock>, generation: u64) -> Result<Lo
     let (starts, ends) = validity(&sources.certificate, &certified.cert[0])?;
     let mut spans = vec![Span { what: "server", starts, ends }];
     let clients = match &sources.clients {
-        Some(clients) => Some(clients.load(Arc::clone(&provider))?),
+        Some(clients) => Some(clients.load(&provider)?),
         None => None,
     };
     if let Some(clients) = &clients {
@@ -328,17 +329,17 @@ fn load(sources: &Sources, clock: &Arc<dyn Clock>, generation: u64) -> Result<Lo
     let builder = ServerConfig::builder_with_details(provider, Arc::new(Now(Arc::clone(clock))))
         .with_protocol_versions(versions(sources.tls12))
         .map_err(|error| TlsError::Issue(error.to_string()))?;
-    let verifier = clients.map(|clients| clients.verifier);
-    let builder = match &verifier {
-        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+    let judge = clients.map(|clients| clients.judge);
+    let builder = match &judge {
+        Some(judge) => builder.with_client_cert_verifier(Arc::clone(&judge.any)),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(One(Arc::new(certified))));
     config.alpn_protocols = protocols();
-    if verifier.is_some() {
+    if judge.is_some() {
         // A resumed session takes the client's certificate as it was: with revocation there is none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Loaded { digest, config: Arc::new(config), verifier, generation, spans })
+    Ok(Loaded { digest, config: Arc::new(config), judge, generation, spans })
 }

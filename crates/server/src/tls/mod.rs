@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 pub(crate) use clients::why_refused;
-pub use clients::{ClientSources, Presented};
+pub use clients::{ClientSources, PeopleSources, PersonField, Presented};
 pub use internal::{Internal, internal};
 pub use keeper::{Condition, Keeper, Sources};
 
@@ -326,7 +326,8 @@ mod tests {
         let files = issued(folder.path(), now());
         let with = |authorities: &Path, revocations: Option<&Path>| {
             let clients = ClientSources {
-                authorities: authorities.to_owned(),
+                machines: Some(authorities.to_owned()),
+                people: None,
                 revocations: revocations.map(Path::to_owned),
                 required: true,
             };

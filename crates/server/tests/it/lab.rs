@@ -125,6 +125,7 @@ struct Ground {
     key: SigningKey,
     seed: u64,
     rules: AccessRules,
+    directories: Directories,
 }
 
 /// The settings that tests start from: everything on, limits off.
@@ -191,7 +192,15 @@ impl Lab {
         let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
         let clock = Arc::new(TestClock::at(epoch()));
         Self::over(
-            Ground { folder, store, clock, key, seed: 7, rules: AccessRules::default() },
+            Ground {
+                folder,
+                store,
+                clock,
+                key,
+                seed: 7,
+                rules: AccessRules::default(),
+                directories: Directories::default(),
+            },
             FakeDevice::new(),
             Vec::new(),
             change,
@@ -220,7 +229,8 @@ impl Lab {
         self.store.close().await;
         let store = Flaky::new(Arc::new(Sqlite::open_in(self.folder.path()).expect("the database")));
         let Self { folder, clock, key, seed, .. } = self;
-        let ground = Ground { folder, store, clock, key, seed: seed + 1, rules };
+        let ground =
+            Ground { folder, store, clock, key, seed: seed + 1, rules, directories: Directories::default() };
         Self::over(ground, FakeDevice::new(), Vec::new(), change).await
     }
 
@@ -233,6 +243,7 @@ impl Lab {
             key,
             seed: self.seed + 1000,
             rules: self.rules.clone(),
+            directories: Directories::default(),
         };
         Self::over(ground, FakeDevice::new(), Vec::new(), |_| {}).await
     }
@@ -261,8 +272,19 @@ impl Lab {
             key: SigningKey::Secret(SECRET),
             seed: 7,
             rules: AccessRules::default(),
+            directories: Directories::default(),
         };
         Self::over(ground, FakeDevice::new(), allow, change).await
+    }
+
+    /// A server that lets people of these directories in.
+    pub(crate) async fn knowing(directories: Directories) -> Self {
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+        let store = Flaky::new(Arc::new(Sqlite::open_in(folder.path()).expect("a new database")));
+        let clock = Arc::new(TestClock::at(epoch()));
+        let (key, rules) = (SigningKey::Secret(SECRET), AccessRules::default());
+        let ground = Ground { folder, store, clock, key, seed: 7, rules, directories };
+        Self::over(ground, FakeDevice::new(), Vec::new(), |_| {}).await
     }
 
     async fn over(
@@ -271,7 +293,7 @@ impl Lab {
         ban_allow: Vec<ipnet::IpNet>,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Self {
-        let Ground { folder, store, clock, key, seed, rules } = ground;
+        let Ground { folder, store, clock, key, seed, rules, directories } = ground;
         let mut config = config();
         change(&mut config);
         let entropy = Arc::new(TestEntropy::seeded(seed));
@@ -295,7 +317,7 @@ impl Lab {
             recorder: &recorder,
             rules: rules.clone(),
             system: root,
-            directories: Directories::default(),
+            directories,
             ceremonies: None,
         });
         let system = SystemPermit::root("system");

@@ -180,6 +180,7 @@ async fn limits_can_be_switched_off() {
 async fn every_place_where_credentials_are_tried_has_the_smaller_budget() {
     for path in [
         "/auth/login",
+        "/auth/certificate",
         "/auth/refresh",
         "/agents/auth/token",
         "/agents/auth/refresh",

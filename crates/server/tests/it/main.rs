@@ -7,6 +7,7 @@ mod assertions;
 mod audit;
 mod bans;
 mod bodies;
+mod certificates;
 mod execute;
 mod factors;
 mod fake;

@@ -4,6 +4,8 @@ use axum::http::Method;
 use interlock_server::config::Hsts;
 use serde_json::json;
 
+use tower::ServiceExt as _;
+
 use crate::lab::{Answer, Lab};
 
 const API_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
@@ -205,6 +207,90 @@ async fn plain_http_is_sent_to_https_or_refused() {
     let answer = lab.post("/auth/login").json(&login).send().await;
     answer.refused(403, "forbidden");
     lab.post("/auth/login").encrypted().json(&login).send().await.ok();
+    for page in ["/", "/panel", "/docs"] {
+        assert_eq!(lab.get(page).send().await.status.as_u16(), 308, "{page}");
+    }
+}
+
+#[tokio::test]
+async fn what_carries_a_secret_over_plain_http_is_refused_and_on_record() {
+    let lab = Lab::with(|config| config.force_https = true).await;
+    let logged = crate::service::Capture::default();
+    let _guard = logged.install();
+    let challenges = interlock_server::challenge_router(lab.app.clone());
+
+    for path in ["/tasks", "/panel", "/"] {
+        for method in [Method::GET, Method::HEAD] {
+            for (name, value) in
+                [("authorization", "Bearer x"), ("cookie", "a=b"), ("proxy-authorization", "Basic eA==")]
+            {
+                let answer = lab.ask(method.clone(), path).header(name, value).send().await;
+                assert_eq!(answer.status.as_u16(), 403, "{method} {path} {name}");
+                assert_eq!(answer.header("location"), None);
+            }
+        }
+        let answer = lab.get(&format!("{path}?access_token=x")).send().await;
+        answer.refused(400, "invalid_request");
+    }
+    let request =
+        axum::extract::Request::get("/tasks").header("host", "localhost").header("authorization", "Bearer x");
+    let answer = challenges
+        .oneshot(request.body(axum::body::Body::empty()).expect("a request"))
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status().as_u16(), 403, "beside ACME");
+    let told = logged.text();
+    assert_eq!(told.matches("credentials_in_the_clear").count(), 19);
+    assert!(!told.contains("Bearer"));
+}
+
+#[tokio::test]
+async fn what_browsers_report_of_our_pages_is_on_record_bounded_and_counted_apart() {
+    let lab = Lab::with(|config| {
+        config.rate.enabled = true;
+        config.max_request_size = 1024 * 1024;
+    })
+    .await;
+    let logged = crate::service::Capture::default();
+    let _guard = logged.install();
+    let page = lab.get("/panel").send().await;
+    assert!(
+        page.header("content-security-policy")
+            .expect("a policy")
+            .ends_with("report-uri /page-reports; report-to pages")
+    );
+    assert_eq!(page.header("reporting-endpoints"), Some("pages=\"/page-reports\""));
+    let old = r#"{"csp-report":{"document-uri":"https://localhost/panel","effective-directive":"script-src-elem",
+        "blocked-uri":"https://evil.example/secret.js","script-sample":"secret"}}"#;
+    let new = r#"[{"type":"csp-violation","body":{"documentURL":"https://localhost/docs","effectiveDirective":"style-src-attr",
+        "blockedURL":"inline"}}]"#;
+    let send = |kind: &'static str, body: &str| lab.post("/page-reports").typed(kind, body.to_owned()).send();
+
+    assert_eq!(send("application/csp-report", old).await.status.as_u16(), 204);
+    assert_eq!(send("application/reports+json; charset=utf-8", new).await.status.as_u16(), 204);
+    for (kind, body, status) in [
+        ("application/json", old, 415),
+        ("text/plain", old, 415),
+        ("application/reports+json", old, 422),
+        ("application/csp-report", new, 422),
+        ("application/csp-report", "{", 422),
+        ("application/csp-report", &format!("{{\"x\":\"{}\"}}", "x".repeat(20_000)), 413),
+    ] {
+        assert_eq!(send(kind, body).await.status.as_u16(), status, "{kind}");
+    }
+    let told = logged.text();
+    assert_eq!(told.matches("page_policy_violated").count(), 2, "{told}");
+    for word in ["script-src-elem", "evil.example", "/panel", "style-src-attr", "inline"] {
+        assert!(told.contains(word), "{word}");
+    }
+    assert!(!told.contains("secret"), "{told}");
+    let mut last = 0;
+    for _ in 0..3 {
+        last = send("application/csp-report", old).await.status.as_u16();
+    }
+    assert_eq!(last, 429, "ten a minute");
+    lab.get("/panel").send().await;
+    assert_eq!(lab.get("/nothing").send().await.status.as_u16(), 404, "its owner goes on");
 }
 
 #[tokio::test]

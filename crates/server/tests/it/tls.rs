@@ -8,8 +8,8 @@ use interlock_model::Clock as _;
 use interlock_server::tls::{ClientSources, Condition, Keeper, Sources};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
-    CrlIssuingDistributionPoint, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    CrlIssuingDistributionPoint, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -24,22 +24,22 @@ use crate::lab::{Lab, PATIENCE, epoch};
 use crate::wire::{Epoch, Reply, Served, listen, replies};
 
 const DAY: i64 = 86_400;
-const MIXER: &str = "mixer.lab.example";
+pub(crate) const MIXER: &str = "mixer.lab.example";
 
-fn date(days: i64) -> time::OffsetDateTime {
+pub(crate) fn date(days: i64) -> time::OffsetDateTime {
     time::OffsetDateTime::from_unix_timestamp(epoch().seconds() + days * DAY).expect("a date")
 }
 
 /// An authority for clients and for servers.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 /// A certificate with its key, PEM.
-struct Issued {
-    chain: String,
-    key: String,
+pub(crate) struct Issued {
+    pub(crate) chain: String,
+    pub(crate) key: String,
 }
 
 /// What a certificate says.
@@ -65,31 +65,55 @@ impl Default for Wanted {
 
 impl Authority {
     fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
+        Self::named("rcgen self signed cert")
+    }
+
+    fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         (params.not_before, params.not_after) = (date(-1), date(3650));
+        params
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        let (key, params) = (KeyPair::generate().expect("a key"), Self::params(name));
         let pem = params.self_signed(&key).expect("an authority").pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn issue(&self, wanted: Wanted) -> Issued {
+    /// An authority below this one.
+    pub(crate) fn certifies(&self, name: &str) -> Self {
+        let (key, params) = (KeyPair::generate().expect("a key"), Self::params(name));
+        let pem = params.signed_by(&key, &self.issuer).expect("an authority").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    pub(crate) fn issue_with(&self, change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.subject_alt_names = wanted.names;
-        params.extended_key_usages = vec![wanted.purpose];
-        params.serial_number = Some(SerialNumber::from(wanted.serial));
+        params.distinguished_name = DistinguishedName::new();
         params.use_authority_key_identifier_extension = true;
-        params.crl_distribution_points =
-            wanted.lists.into_iter().map(|uri| CrlDistributionPoint { uris: vec![uri] }).collect();
-        (params.not_before, params.not_after) = (date(-2), date(wanted.ends));
+        (params.not_before, params.not_after) = (date(-2), date(30));
+        change(&mut params);
         let chain = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
         Issued { chain, key: key.serialize_pem() }
     }
 
+    fn issue(&self, wanted: Wanted) -> Issued {
+        self.issue_with(|params| {
+            params.subject_alt_names = wanted.names;
+            params.extended_key_usages = vec![wanted.purpose];
+            params.serial_number = Some(SerialNumber::from(wanted.serial));
+            params.crl_distribution_points =
+                wanted.lists.into_iter().map(|uri| CrlDistributionPoint { uris: vec![uri] }).collect();
+            params.not_after = date(wanted.ends);
+        })
+    }
+
     /// A client's certificate with this name and serial number.
-    fn client(&self, name: &str, serial: u64) -> Issued {
+    pub(crate) fn client(&self, name: &str, serial: u64) -> Issued {
         let names = vec![SanType::DnsName(name.try_into().expect("a name"))];
         self.issue(Wanted { names, serial, ..Wanted::default() })
     }
@@ -100,7 +124,7 @@ impl Authority {
     }
 
     /// The revocation list with these serial numbers, and the place that it says it is for.
-    fn revokes(&self, serials: &[u64], place: Option<&str>) -> String {
+    pub(crate) fn revokes(&self, serials: &[u64], place: Option<&str>) -> String {
         let revoked = |&serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date(-1),
@@ -123,14 +147,14 @@ impl Authority {
 }
 
 /// The files of a server.
-struct Files {
+pub(crate) struct Files {
     folder: TempDir,
-    authority: Authority,
+    pub(crate) authority: Authority,
 }
 
 impl Files {
     /// A server's certificate, its authority for clients, and an empty revocation list.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files = Self { folder: tempfile::tempdir().expect("a folder"), authority: Authority::new() };
         files.put_server(&files.authority.server());
         files.write("clients.pem", &files.authority.pem);
@@ -138,11 +162,11 @@ impl Files {
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("written");
     }
 
@@ -151,39 +175,42 @@ impl Files {
         self.write("server.key", &issued.key);
     }
 
-    fn sources(&self) -> Sources {
+    pub(crate) fn sources(&self) -> Sources {
         Sources::files(self.path("server.pem"), self.path("server.key"))
     }
 
     fn mutual(&self, required: bool) -> Sources {
         let (authorities, revocations) = (self.path("clients.pem"), Some(self.path("clients.crl")));
-        Sources { clients: Some(ClientSources { authorities, revocations, required }), ..self.sources() }
+        Sources {
+            clients: Some(ClientSources { machines: Some(authorities), people: None, revocations, required }),
+            ..self.sources()
+        }
     }
 
     /// A lab behind these files.
-    async fn serve(&self, lab: &Lab, sources: Sources) -> (Served, Arc<Keeper>) {
+    pub(crate) async fn serve(&self, lab: &Lab, sources: Sources) -> (Served, Arc<Keeper>) {
         let keeper = Keeper::open(sources, Arc::clone(&lab.clock) as _).expect("certificates");
         (listen(lab, Some(Arc::clone(&keeper))).await, keeper)
     }
 
-    fn dialler(&self) -> Dialler {
+    pub(crate) fn dialler(&self) -> Dialler {
         Dialler { authority: self.authority.pem.clone(), shows: None, versions: None }
     }
 
-    fn showing(&self, issued: &Issued) -> Dialler {
+    pub(crate) fn showing(&self, issued: &Issued) -> Dialler {
         Dialler { shows: Some((issued.chain.clone(), issued.key.clone())), ..self.dialler() }
     }
 }
 
 /// How a client connects.
-struct Dialler {
+pub(crate) struct Dialler {
     authority: String,
     shows: Option<(String, String)>,
     versions: Option<&'static rustls::SupportedProtocolVersion>,
 }
 
 impl Dialler {
-    async fn dial(&self, served: &Served) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn dial(&self, served: &Served) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.as_bytes()).expect("PEM")).expect("a root");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -208,12 +235,12 @@ impl Dialler {
     }
 
     /// One request over a connection of its own.
-    async fn ask(&self, served: &Served, head: &str, body: &str) -> std::io::Result<Reply> {
+    pub(crate) async fn ask(&self, served: &Served, head: &str, body: &str) -> std::io::Result<Reply> {
         let mut stream = self.dial(served).await?;
         ask(&mut stream, &format!("{head}\r\nConnection: close"), body).await
     }
 
-    async fn is_served(&self, served: &Served) -> bool {
+    pub(crate) async fn is_served(&self, served: &Served) -> bool {
         match self.ask(served, "GET /health/live HTTP/1.1", "").await {
             // The files may have changed between the handshake and the request.
             Ok(reply) => {
@@ -224,19 +251,19 @@ impl Dialler {
         }
     }
 
-    async fn me(&self, served: &Served, token: &str) -> u16 {
+    pub(crate) async fn me(&self, served: &Served, token: &str) -> u16 {
         let head = format!("GET /auth/me HTTP/1.1\r\nAuthorization: Bearer {token}");
         self.ask(served, &head, "").await.expect("an answer").status
     }
 
-    async fn oauth(&self, served: &Served, form: &str) -> Reply {
+    pub(crate) async fn oauth(&self, served: &Served, form: &str) -> Reply {
         let head = "POST /oauth/token HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded";
         self.ask(served, head, form).await.expect("an answer")
     }
 }
 
 /// One request over a connection that stays.
-async fn ask(stream: &mut TlsStream<TcpStream>, head: &str, body: &str) -> std::io::Result<Reply> {
+pub(crate) async fn ask(stream: &mut TlsStream<TcpStream>, head: &str, body: &str) -> std::io::Result<Reply> {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     stream.write_all(format!("{head}\r\nHost: localhost\r\n{length}\r\n{body}").as_bytes()).await?;
     let mut bytes = Vec::new();
@@ -259,7 +286,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>, head: &str, body: &str) -> std::
 }
 
 /// An agent whose certificates hold this name.
-async fn agent_named(lab: &Lab, name: &str) -> String {
+pub(crate) async fn agent_named(lab: &Lab, name: &str) -> String {
     let (id, _) = lab.agent(&["runs:read"]).await;
     let admin = lab.sign_in("zoe").await;
     let body = json!({ "names": [format!("dns:{name}")] });
@@ -270,7 +297,7 @@ async fn agent_named(lab: &Lab, name: &str) -> String {
     id
 }
 
-fn claims(token: &str) -> Value {
+pub(crate) fn claims(token: &str) -> Value {
     use base64::Engine as _;
     let payload = token.split('.').nth(1).expect("three parts");
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).expect("base64url");

@@ -1,7 +1,7 @@
 //! Rate limits and load shedding.
 //!
 //! Each address (an IPv6 /64 counts as one) and each principal has two windows that open with their first request: a minute
-//! and an hour. `/health` and `/device` have their own, signing in a smaller one. Whoever keeps hammering is banned by `bans`. Probes,
+//! and an hour. `/health` and `/device` have their own, signing in and reports of browsers smaller ones. Whoever keeps hammering is banned by `bans`. Probes,
 //! metrics and the emergency stop are never limited.
 //!
 //! This process counts in memory. Where several servers share counters ([`SharedCounters`]) both must admit: nobody gets more
@@ -35,6 +35,8 @@ const MAX_CLIENTS: usize = 200_000;
 const PRUNING: u64 = 1_000;
 /// Sign-ins a minute from one address.
 const SIGN_INS: u32 = 10;
+/// Reports of browsers a minute from one address.
+const REPORTS: u32 = 10;
 /// Refusals within a minute after which a client is told from one that waits.
 const HAMMERING: u32 = 600;
 /// A client that no request comes from (RFC 5737, TEST-NET-1): the start-up check counts by it.
@@ -50,6 +52,8 @@ enum Key {
     /// Watching a device must not use up what acting on it needs.
     Status(IpAddr),
     SignIn(IpAddr),
+    /// What a browser reports must not use up what its owner needs.
+    Report(IpAddr),
     Principal(String),
     /// Everybody for whom there is no room.
     Crowd,
@@ -63,6 +67,7 @@ impl Key {
             Self::Health(address) => format!("health:{address}"),
             Self::Status(address) => format!("status:{address}"),
             Self::SignIn(address) => format!("sign-in:{address}"),
+            Self::Report(address) => format!("report:{address}"),
             Self::Principal(name) => format!("principal:{name}"),
             Self::Crowd => "crowd:".to_owned(),
         }
@@ -75,6 +80,7 @@ impl Key {
             "health" => Self::Health,
             "status" => Self::Status,
             "sign-in" => Self::SignIn,
+            "report" => Self::Report,
             "principal" => return Some(Self::Principal(rest.to_owned())),
             _ => return None,
         };
@@ -168,6 +174,7 @@ fn is_sign_in(path: &str) -> bool {
     matches!(
         path,
         "/auth/login"
+            | "/auth/certificate"
             | "/auth/refresh"
             | "/agents/auth/token"
             | "/agents/auth/refresh"
@@ -229,6 +236,9 @@ impl Limiter {
             "/health" => Key::Health(address),
             "/device" => Key::Status(address),
             path if is_sign_in(path) => Key::SignIn(address),
+            path if path.strip_suffix('/').unwrap_or(path) == crate::api::reports::PATH => {
+                Key::Report(address)
+            }
             _ => Key::Address(address),
         }
     }
@@ -236,6 +246,7 @@ impl Limiter {
     fn limits_of(&self, key: &Key) -> Limits {
         let minute = match key {
             Key::SignIn(_) => SIGN_INS.min(self.limits.per_minute),
+            Key::Report(_) => REPORTS.min(self.limits.per_minute),
             _ => self.limits.per_minute,
         };
         Limits { minute, hour: self.limits.per_hour }
