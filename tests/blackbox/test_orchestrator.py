@@ -396,7 +396,7 @@ class Runs(WithServer):
 
         with self.server.agent() as client, client.stream("GET", "/runs/%s/events" % run) as response:
             self.assertEqual(response.headers["content-type"], "text/event-stream")
-            states = [data["state"] for _, _, data in events_of(response)]
+            states = [data["state"] for _, name, data in events_of(response) if name == "state"]
 
         self.assertEqual(states[-1], "succeeded")
         self.assertIn("running", states)

@@ -8,7 +8,7 @@ use interlock_client::{Client, ClientError, Submission};
 use interlock_model::RunId;
 use interlock_model::device::ActionSpec;
 use interlock_model::secret::Secret;
-use interlock_model::wire::RunView;
+use interlock_model::wire::{RunEventView, RunView};
 use interlock_tools::device::Link;
 use tokio::sync::Mutex;
 
@@ -62,6 +62,15 @@ impl Link for OwnDevice {
 
     async fn run(&self, run: RunId) -> Result<RunView, ClientError> {
         self.ask(|client| async move { Link::run(&client, run).await }).await
+    }
+
+    async fn follow(
+        &self,
+        run: RunId,
+        after: u64,
+        heard: &(dyn Fn(RunEventView) + Send + Sync),
+    ) -> Result<(), ClientError> {
+        self.ask(|client| async move { Link::follow(&client, run, after, heard).await }).await
     }
 
     async fn cancel(&self, run: RunId, reason: &str) -> Result<(), ClientError> {

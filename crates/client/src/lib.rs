@@ -15,6 +15,7 @@ mod follow;
 mod identity;
 mod renewal;
 mod sse;
+mod stream;
 pub mod trust;
 
 pub use account::{
@@ -32,3 +33,4 @@ pub use identity::{
     Revoke, WebhookSecretAnswer,
 };
 pub use renewal::{TokenPair, TokenStore};
+pub use stream::{Stream, StreamEvent, Told};

@@ -309,7 +309,7 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
             entry["schema"]["minimum"] = 1.into();
             parameters.push(entry);
         }
-        ("GET", "/runs/{run_id}/events") => {
+        ("GET", "/runs/{run_id}/events" | "/runs/{run_id}/log") => {
             let mut limit = query("limit");
             limit["schema"]["maximum"] = 1000.into();
             parameters.extend([query("after"), limit]);

@@ -8,6 +8,7 @@ pub mod bans;
 pub mod deliveries;
 pub mod identity;
 pub mod keys;
+pub mod notes;
 pub mod orchestrator;
 pub mod runs;
 pub mod users;
@@ -93,6 +94,7 @@ macro_rules! conformance_suite {
             deliveries::an_outcome_and_that_it_is_told_are_one_write,
             deliveries::a_delivery_is_tried_by_one_at_a_time,
             deliveries::an_outcome_that_was_told_is_at_rest,
+            notes::what_a_run_told_is_read_on_from_anywhere,
             writes::a_rolled_back_write_leaves_no_trace,
             writes::a_repeatable_write_that_is_undone_takes_nobody_with_it,
             writes::a_failed_statement_cannot_be_committed,

@@ -34,6 +34,7 @@ pub const SQLITE: &[Step] = &[
     Step { name: "0004_seals", sql: include_str!("../migrations/sqlite/0004_seals.sql") },
     Step { name: "0005_webhooks", sql: include_str!("../migrations/sqlite/0005_webhooks.sql") },
     Step { name: "0006_held", sql: include_str!("../migrations/sqlite/0006_held.sql") },
+    Step { name: "0007_run_notes", sql: include_str!("../migrations/sqlite/0007_run_notes.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -45,6 +46,7 @@ pub const POSTGRES: &[Step] = &[
     Step { name: "0004_seals", sql: include_str!("../migrations/postgres/0004_seals.sql") },
     Step { name: "0005_webhooks", sql: include_str!("../migrations/postgres/0005_webhooks.sql") },
     Step { name: "0006_held", sql: include_str!("../migrations/postgres/0006_held.sql") },
+    Step { name: "0007_run_notes", sql: include_str!("../migrations/postgres/0007_run_notes.sql") },
 ];
 
 /// What is recorded for a step.

@@ -6,18 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use interlock_client::{Client, ClientError, Submission};
+use interlock_client::{Client, ClientError, News, Submission};
+use interlock_engine::pipeline::Note;
 use interlock_engine::tools::{Call, Done, Failure, Tool, Toolbox};
 use interlock_model::RunId;
-use interlock_model::device::ActionSpec;
+use interlock_model::device::{ActionSpec, EventKind};
 use interlock_model::pipeline::{Effect, Known, Misuse};
 use interlock_model::run::RunState;
-use interlock_model::wire::RunView;
-use serde_json::json;
+use interlock_model::wire::{RunEventView, RunView};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 /// How long a device has to end a call by itself: its cancel ladder and its safe state.
@@ -26,6 +28,8 @@ const STOPPING: Duration = Duration::from_secs(30);
 const REMEMBERS: Duration = Duration::from_hours(23);
 /// First and longest pause between two looks at a run.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How long a run is followed without an answer before it is asked how it is.
+const AWAY: Duration = Duration::from_secs(10);
 /// How often the lists of actions are fetched.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -47,6 +51,16 @@ pub trait Link: Send + Sync + 'static {
     /// # Errors
     /// It cannot be reached, or refuses.
     async fn run(&self, run: RunId) -> Result<RunView, ClientError>;
+    /// Gives `heard` what a run reports behind event `after`, as it happens; returns when the run is over.
+    ///
+    /// # Errors
+    /// It cannot be reached any more, or refuses. What was heard until then was heard.
+    async fn follow(
+        &self,
+        run: RunId,
+        after: u64,
+        heard: &(dyn Fn(RunEventView) + Send + Sync),
+    ) -> Result<(), ClientError>;
     /// Asks a run to end.
     ///
     /// # Errors
@@ -66,6 +80,21 @@ impl Link for Client {
 
     async fn run(&self, run: RunId) -> Result<RunView, ClientError> {
         Client::run(self, run).await
+    }
+
+    async fn follow(
+        &self,
+        run: RunId,
+        after: u64,
+        heard: &(dyn Fn(RunEventView) + Send + Sync),
+    ) -> Result<(), ClientError> {
+        let mut following = Client::follow(self, run, after).give_up_after(AWAY);
+        while let Some(news) = following.next().await? {
+            if let News::Event(event) = news {
+                heard(event);
+            }
+        }
+        Ok(())
     }
 
     async fn cancel(&self, run: RunId, reason: &str) -> Result<(), ClientError> {
@@ -208,14 +237,16 @@ impl Tool for Action {
                 () = tokio::time::sleep(call.timeout) => (true, "the time limit of the step has passed"),
             }
         };
+        // Number of the last event that was passed on.
+        let heard = AtomicU64::new(0);
         let ended = tokio::select! {
-            ended = self.wait(run) => return self.told(&ended, false),
+            ended = self.wait(run, &call, &heard) => return self.told(&ended, false),
             (overdue, reason) = stop => {
                 // The ladder on the device ends it; what is asked here is how.
                 if let Err(error) = link.cancel(run, reason).await {
                     tracing::warn!(target: "tools", device = self.device.name, %run, %error, "a run could not be cancelled");
                 }
-                (self.wait(run).await, overdue)
+                (self.wait(run, &call, &heard).await, overdue)
             }
         };
         self.told(&ended.0, ended.1)
@@ -223,10 +254,21 @@ impl Tool for Action {
 }
 
 impl Action {
-    /// How the run ends. Whoever does not want to wait for ever has to drop it.
-    async fn wait(&self, run: RunId) -> Result<RunView, ClientError> {
+    /// How the run ends; what it reports meanwhile is passed on. Whoever does not want to wait for ever has to drop it.
+    async fn wait(&self, run: RunId, call: &Call<'_>, last: &AtomicU64) -> Result<RunView, ClientError> {
         let mut pause = LOOKS.0;
+        let heard = |event: RunEventView| {
+            if last.fetch_max(event.seq, Ordering::Relaxed) < event.seq
+                && let Some(note) = self.note(call.step, &event)
+            {
+                call.host.tell(note);
+            }
+        };
         loop {
+            // One request however long the device moves. Whatever breaks it, the run itself is asked how it is.
+            if let Err(error) = self.device.link.follow(run, last.load(Ordering::Relaxed), &heard).await {
+                tracing::debug!(target: "tools", device = self.device.name, %run, %error, "a run cannot be followed");
+            }
             match self.device.link.run(run).await {
                 Ok(view) if view.state.is_final() => return Ok(view),
                 Ok(_) => {}
@@ -236,6 +278,24 @@ impl Action {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOKS.1);
         }
+    }
+
+    /// What those who follow the run of the task see of an event of the device's run.
+    fn note(&self, step: u32, event: &RunEventView) -> Option<Note> {
+        let kind = match &event.kind {
+            // The step tells how it stands.
+            EventKind::State { .. } => return None,
+            EventKind::Progress { .. } => "progress",
+            EventKind::Log { .. } => "log",
+            EventKind::Metric { .. } => "metric",
+            EventKind::Artifact { .. } => "artifact",
+            EventKind::Rung { .. } => "rung",
+        };
+        let mut said = serde_json::to_value(&event.kind).ok()?;
+        let Value::Object(mut data) = said["data"].take() else { return None };
+        data.insert("step".to_owned(), step.into());
+        data.insert("device".to_owned(), self.device.name.as_str().into());
+        Some(Note { kind, data, outside: true })
     }
 
     fn told(&self, ended: &Result<RunView, ClientError>, overdue: bool) -> Result<Done, Failure> {

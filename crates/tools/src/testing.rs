@@ -1,9 +1,10 @@
 //! What the tests of the tools share: a call from nowhere, and small servers.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use interlock_engine::pipeline::{Decision, Lost, PublishError, RunHost};
+use interlock_engine::pipeline::{Decision, Lost, Note, PublishError, RunHost};
 use interlock_engine::tools::{Call, Done, Failure, Tool, Toolbox};
 use interlock_model::Timestamp;
 use interlock_model::pipeline::{Effect, Known, Misuse, StepRecord};
@@ -14,17 +15,28 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// A host that is never asked by these tools.
-pub(crate) struct NoHost;
+/// A host that is told something by these tools, and never asked.
+#[derive(Default)]
+pub(crate) struct Listener(Mutex<Vec<Note>>);
+
+impl Listener {
+    pub(crate) fn told(&self) -> Vec<Note> {
+        self.0.lock().expect("notes").clone()
+    }
+}
 
 #[async_trait]
-impl RunHost for NoHost {
+impl RunHost for Listener {
     async fn keep(&self, _: &StepRecord) -> Result<(), Lost> {
         Err(Lost)
     }
 
     async fn decision(&self, _: u32, _: &str) -> Result<Option<Decision>, Lost> {
         Err(Lost)
+    }
+
+    fn tell(&self, note: Note) {
+        self.0.lock().expect("notes").push(note);
     }
 
     async fn publish(&self, _: u32, _: &str, _: Map<String, Value>) -> Result<EventId, PublishError> {
@@ -54,6 +66,7 @@ pub(crate) struct Bench {
     pub(crate) clock: TestClock,
     pub(crate) cancel: CancellationToken,
     pub(crate) timeout: Duration,
+    pub(crate) host: Listener,
 }
 
 impl Default for Bench {
@@ -62,6 +75,7 @@ impl Default for Bench {
             clock: TestClock::at(Timestamp::from_seconds(1_768_471_200)),
             cancel: CancellationToken::new(),
             timeout: Duration::from_secs(30),
+            host: Listener::default(),
         }
     }
 }
@@ -90,7 +104,7 @@ impl Bench {
             until: None,
             timeout: self.timeout,
             cancel: self.cancel.clone(),
-            host: &NoHost,
+            host: &self.host,
             following: &|| json!([]),
             clock: &self.clock,
         };

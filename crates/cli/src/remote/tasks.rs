@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use interlock_client::Client;
+use interlock_client::{Client, Told};
 use interlock_model::task::{ApprovalId, TaskId, TaskRunId};
 use serde_json::{Value, json};
 
 use super::connect::Session;
 use super::failure::{Failure, exit};
-use super::global::Global;
+use super::global::{Global, Output};
 use super::task_runs;
+use super::terminal::Signals;
 use super::text::{duration, line};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 
 /// Tasks: what is to be done, when, and how it went.
 #[derive(Debug, Subcommand)]
@@ -141,6 +142,18 @@ pub(crate) enum EventCommand {
         /// At most so many, 1 to 1000
         #[arg(long, default_value_t = 50)]
         count: u32,
+    },
+    /// Show events as they are published, until Ctrl-C
+    Follow {
+        /// From behind this position; from now on if left out
+        #[arg(long, value_name = "POSITION")]
+        after: Option<String>,
+        /// Only this topic
+        #[arg(long)]
+        topic: Option<String>,
+        /// End after so many
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
     },
     /// List topics that active tasks wait for
     Topics,
@@ -369,6 +382,9 @@ pub(crate) async fn event(ui: &Ui, global: &Global, command: EventCommand) -> Re
                 json!({ "topic": topic, "payload": payload, "source_agent_id": client.me().await?.user });
             tell(ui, &ask(&client, "POST", "/events", Some(body)).await?, OPERATION)
         }
+        EventCommand::Follow { after, topic, count } => {
+            follow_events(ui, &client, after, topic.as_deref(), count).await
+        }
         EventCommand::List { count } => {
             let found = ask(&client, "GET", &format!("/events/stream/recent?count={count}"), None).await?;
             let table = |events: &[Value]| {
@@ -394,6 +410,49 @@ pub(crate) async fn event(ui: &Ui, global: &Global, command: EventCommand) -> Re
             ui.list(&items(&found, "topics"), table, |topic| text(topic, "topic").to_owned())
         }
     }
+}
+
+async fn follow_events(
+    ui: &Ui,
+    client: &Client,
+    after: Option<String>,
+    topic: Option<&str>,
+    mut left: Option<u64>,
+) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut stream = client.stream(&["events", "stream"], after);
+    while left != Some(0) {
+        let told = tokio::select! {
+            told = stream.next() => told?,
+            _ = signals.next() => {
+                let hint = format!("to go on from here: interlock event follow --after {}", stream.place().unwrap_or("0-0"));
+                return Err(Failure::new(exit::INTERRUPTED, "events go on without you", hint));
+            }
+        };
+        match told {
+            Told::Event(event) => {
+                let Ok(event) = serde_json::from_str::<Value>(&event.data) else { continue };
+                if topic.is_some_and(|topic| text(&event, "topic") != topic) {
+                    continue;
+                }
+                match ui.output {
+                    Output::Table => {
+                        let [at, topic] = ["published_at", "topic"].map(|name| line(text(&event, name)));
+                        ui.out(&format!("{at}  {topic}  {}", line(&event["payload"].to_string())))?;
+                    }
+                    Output::Name => ui.out(&line(text(&event, "event_id")))?,
+                    // There is no end, so both forms have one document on each line.
+                    Output::Json | Output::Jsonl => ui.out(&json_text(&event, false))?,
+                }
+                left = left.map(|left| left - 1);
+            }
+            Told::Cut { reason, .. } => {
+                ui.note(&format!("connection lost ({}); trying again", line(&reason)));
+            }
+            Told::Back => ui.note("connected again"),
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn tool(ui: &Ui, global: &Global, command: ToolCommand) -> Result<(), Failure> {

@@ -36,10 +36,10 @@ use crate::tools::{Allowed, Toolbox};
 pub use self::approvals::{ApprovalError, Verdict};
 pub use self::deliveries::{Courier, DeliveryError, Message, Undelivered};
 pub use self::events::{EventError, NewEvent, Published, Subscription};
-pub use self::runs::{RunFollowing, RunsError, Stats};
+pub use self::runs::{RunFact, RunFollowing, RunNews, RunsError, Stats};
 pub use self::tasks::{Cancelled, Keyed, NewTask, Preview, Snoozed, StatusChange, TaskChange, TaskError};
 pub use interlock_store::orchestrator::{
-    ApprovalRow, DeliveryRow, DeliveryState, EventRow, RunsFilter, TaskRunRow, TasksFilter, Topic,
+    ApprovalRow, DeliveryRow, DeliveryState, EventRow, RunNote, RunsFilter, TaskRunRow, TasksFilter, Topic,
 };
 
 /// How this server does its part.

@@ -55,11 +55,12 @@ impl Orchestrator {
                     let runs = all.delete_runs(before, BATCH).await?;
                     let events = all.delete_events(before, BATCH).await?;
                     let settled = all.delete_settled(before, now, BATCH).await?;
-                    if runs + events + settled == 0 {
+                    let notes = all.delete_notes(before, BATCH).await?;
+                    if runs + events + settled + notes == 0 {
                         return Err(Forgotten::Nothing);
                     }
-                    let details = json!({ "runs": runs, "events": events, "questions_and_answers": settled });
-                    Ok(Recorded { value: runs + events + settled, details })
+                    let details = json!({ "runs": runs, "events": events, "questions_and_answers": settled, "notes": notes });
+                    Ok(Recorded { value: runs + events + settled + notes, details })
                 })
             })
             .await;

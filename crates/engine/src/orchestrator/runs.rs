@@ -7,7 +7,7 @@ use interlock_model::action::{
     CancelTaskRun, ListRuns, ReadTaskRun, ReadTaskRuns, TaskRunTarget, TaskTarget,
 };
 use interlock_model::task::{TaskId, TaskRunId, TaskRunState};
-use interlock_store::orchestrator::{RunFigures, RunsFilter, TaskRunRow};
+use interlock_store::orchestrator::{RunFigures, RunNote, RunsFilter, TaskRunRow};
 use interlock_store::{Error, Page, Paged};
 use serde_json::json;
 
@@ -212,34 +212,92 @@ impl Orchestrator {
         self.visible_run(permit.caller(), id).await
     }
 
-    /// Follows a run: each change of its state, until it is over.
+    /// What a run told behind number `after`, at most `limit`, and whether that is all there will be.
     ///
     /// # Errors
     /// [`RunsError`].
-    pub async fn follow_run(&self, permit: &Permit<ReadTaskRun>) -> Result<RunFollowing, RunsError> {
+    pub async fn run_log(
+        &self,
+        permit: &Permit<ReadTaskRun>,
+        after: u64,
+        limit: u32,
+    ) -> Result<(Vec<RunNote>, bool), RunsError> {
+        let run = self.visible_run(permit.caller(), Self::run_id(permit.target())?).await?;
+        let notes = self
+            .ask(move |mut reads| Box::pin(async move { reads.notes(run.id, after, limit).await }))
+            .await?;
+        let all = run.state.is_final() && notes.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok((notes, all))
+    }
+
+    /// Follows a run until it is over: each change of its state, and what it tells meanwhile. `from` is where a follower that comes
+    /// back was ([`RunNews::id`]).
+    ///
+    /// # Errors
+    /// [`RunsError`].
+    pub async fn follow_run(
+        &self,
+        permit: &Permit<ReadTaskRun>,
+        from: Option<&str>,
+    ) -> Result<RunFollowing, RunsError> {
         let id = Self::run_id(permit.target())?;
         let place = std::sync::Arc::clone(&self.0.followers)
             .try_acquire_owned()
             .map_err(|_| RunsError::TooManyFollowers)?;
         let happened = self.0.happened.subscribe();
-        let run = self.visible_run(permit.caller(), id).await?;
+        self.visible_run(permit.caller(), id).await?;
+        let (after, told) = from.map(place_of).unwrap_or_default();
         Ok(RunFollowing {
             orchestrator: self.clone(),
+            run: id,
             until: permit.caller().expires_at(),
-            told: None,
-            next: Some(run),
+            after,
+            told,
             happened,
             _place: place,
         })
     }
 }
 
-/// Somebody who follows a run.
+/// Notes that a follower is given at once.
+const PAGE: u32 = 200;
+
+/// What a follower of a run is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunFact {
+    /// The run in another state.
+    State(Box<TaskRunRow>),
+    /// Something that it reported.
+    Note(RunNote),
+}
+
+/// A fact with the place in the stream behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunNews {
+    /// Number of the last note and the last state, as in `12.running`: nothing is kept for followers, who come back with it.
+    pub id: String,
+    /// The fact.
+    pub fact: RunFact,
+}
+
+/// What stands in [`RunNews::id`]. What cannot be read is the beginning.
+fn place_of(id: &str) -> (u64, Option<TaskRunState>) {
+    let (number, state) = match id.split_once('.') {
+        Some(both) => both,
+        None if id.starts_with(|c: char| c.is_ascii_digit()) => (id, ""),
+        None => ("", id),
+    };
+    // No run has that many notes; the bound keeps absurd numbers out of arithmetic.
+    (number.parse().map_or(0, |number: u64| number.min(u64::from(u32::MAX))), TaskRunState::parse(state))
+}
+
+/// Somebody who follows a run. Nothing is kept in memory for them: they read on from where they are.
 pub struct RunFollowing {
     orchestrator: Orchestrator,
+    run: TaskRunId,
     until: Timestamp,
-    told: Option<(TaskRunId, TaskRunState)>,
-    next: Option<TaskRunRow>,
+    after: u64,
+    told: Option<TaskRunState>,
     happened: tokio::sync::watch::Receiver<u64>,
     _place: tokio::sync::OwnedSemaphorePermit,
 }
@@ -251,28 +309,28 @@ impl std::fmt::Debug for RunFollowing {
 }
 
 impl RunFollowing {
-    /// The run in its next state; `None` after its end, or when the credential has ended.
+    /// What happens next, at least one fact; `None` after the end of the run, or when the credential has ended.
     ///
     /// # Errors
     /// The storage's.
-    pub async fn next(&mut self) -> Result<Option<TaskRunRow>, Error> {
+    pub async fn next(&mut self) -> Result<Option<Vec<RunNews>>, Error> {
         loop {
-            let id = match (&self.next, self.told) {
-                (Some(run), _) => run.id,
-                (None, Some((_, state))) if state.is_final() => return Ok(None),
-                (None, Some((id, _))) => id,
-                (None, None) => return Ok(None),
-            };
-            let run = if let Some(run) = self.next.take() {
-                Some(run)
-            } else {
-                self.happened.mark_unchanged();
-                self.orchestrator.ask(move |mut reads| Box::pin(async move { reads.run(id).await })).await?
-            };
-            let Some(run) = run else { return Ok(None) };
-            if self.told != Some((id, run.state)) {
-                self.told = Some((id, run.state));
-                return Ok(Some(run));
+            if self.told.is_some_and(TaskRunState::is_final) {
+                return Ok(None);
+            }
+            self.happened.mark_unchanged();
+            let (id, after) = (self.run, self.after);
+            // The run first: what is told of one that is over was told before.
+            let found = self.orchestrator.ask(move |mut reads| {
+                Box::pin(async move {
+                    let run = reads.run(id).await?;
+                    Ok((run, reads.notes(id, after, PAGE).await?))
+                })
+            });
+            let (Some(run), notes) = found.await? else { return Ok(None) };
+            let news = self.news(run, notes);
+            if !news.is_empty() {
+                return Ok(Some(news));
             }
             if self.orchestrator.now() >= self.until {
                 return Ok(None);
@@ -281,6 +339,47 @@ impl RunFollowing {
             if let Ok(Err(_)) = tokio::time::timeout(poll, self.happened.changed()).await {
                 return Ok(None);
             }
+        }
+    }
+
+    /// A state that is new comes before what the run told in it, the last one comes at the end.
+    fn news(&mut self, run: TaskRunRow, notes: Vec<RunNote>) -> Vec<RunNews> {
+        let more = notes.len() >= PAGE as usize;
+        let mut run = Some(run).filter(|run| self.told != Some(run.state));
+        let mut news = Vec::with_capacity(notes.len() + 1);
+        if let Some(run) = run.take_if(|run| !run.state.is_final()) {
+            self.told = Some(run.state);
+            news.push(RunNews { id: self.id(), fact: RunFact::State(Box::new(run)) });
+        }
+        for note in notes {
+            self.after = note.seq;
+            news.push(RunNews { id: self.id(), fact: RunFact::Note(note) });
+        }
+        if let Some(run) = run.filter(|_| !more) {
+            self.told = Some(run.state);
+            news.push(RunNews { id: self.id(), fact: RunFact::State(Box::new(run)) });
+        }
+        news
+    }
+
+    fn id(&self) -> String {
+        format!("{}.{}", self.after, self.told.map_or("", TaskRunState::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_comes_back_to_where_it_was() {
+        assert_eq!(place_of("12.running"), (12, Some(TaskRunState::Running)));
+        assert_eq!(place_of("3."), (3, None));
+        assert_eq!(place_of("7"), (7, None));
+        assert_eq!(place_of("leased"), (0, Some(TaskRunState::Leased)));
+        assert_eq!(place_of("99999999999999.queued").0, u64::from(u32::MAX));
+        for odd in ["", "x", "-1", "1.2.3", "9999999999999999999999999", "é.running2"] {
+            assert_eq!(place_of(odd).1, None, "{odd}");
         }
     }
 }

@@ -7,9 +7,10 @@
 mod heart;
 mod job;
 mod keep;
+mod telling;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use interlock_model::Timestamp;
@@ -74,6 +75,8 @@ struct Worker {
     orchestrator: Orchestrator,
     id: String,
     held: Mutex<HashMap<TaskRunId, Held>>,
+    /// Runs that may have something to tell.
+    telling: Mutex<Vec<Weak<keep::Keeper>>>,
     places: Semaphore,
     outcomes: mpsc::Sender<Outcome>,
     tasks: TaskTracker,
@@ -97,6 +100,7 @@ impl Orchestrator {
             orchestrator: self,
             id: format!("{place}.{name}"),
             held: Mutex::default(),
+            telling: Mutex::default(),
             places: Semaphore::new(concurrency),
             outcomes,
             tasks: TaskTracker::new(),
@@ -109,6 +113,7 @@ impl Orchestrator {
         background.spawn(Arc::clone(&worker).beat(over.clone()));
         background.spawn(Arc::clone(&worker).watch(over.clone()));
         background.spawn(Arc::clone(&worker).note(over.clone()));
+        background.spawn(Arc::clone(&worker).tell_followers(over.clone()));
         background.close();
         worker.pump(ended, slots, drain, &stop).await;
         over.cancel();
@@ -135,6 +140,10 @@ enum TurnError {
 impl Worker {
     fn held(&self) -> MutexGuard<'_, HashMap<TaskRunId, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn telling(&self) -> MutexGuard<'_, Vec<Weak<keep::Keeper>>> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Claims, starts and stores until `stop` and everything that runs has ended, or `drain` is over.

@@ -80,6 +80,9 @@ pub trait RunHost: Send + Sync {
     /// [`Lost`].
     async fn decision(&self, step: u32, digest: &str) -> Result<Option<Decision>, Lost>;
 
+    /// Tells those who follow the run something that happens during it. Never waits and never fails: what is too much is counted.
+    fn tell(&self, note: Note);
+
     /// Publishes an event for the owner of the task: once for each step of the run, whatever crashes.
     ///
     /// # Errors
@@ -90,6 +93,17 @@ pub trait RunHost: Send + Sync {
         topic: &str,
         payload: Map<String, Value>,
     ) -> Result<EventId, PublishError>;
+}
+
+/// Something that happens during a run, for those who follow it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Note {
+    /// `step progress log metric artifact rung`.
+    pub kind: &'static str,
+    /// What; `step` is the place of the step, from 0.
+    pub data: Map<String, Value>,
+    /// It comes from what the step uses, such as a device: worth keeping even if the run is over within a moment.
+    pub outside: bool,
 }
 
 /// A run to carry out.
@@ -284,6 +298,7 @@ impl Walk<'_> {
         // One that waits has been asked already, and has begun.
         if !waiting && !step.applies(&self.context).map_err(|error| failed(error.to_string()))? {
             self.tally.skipped += 1;
+            self.told(step, "skipped", None);
             record.state = StepState::Skipped;
             record.finished_at = Some(now);
             if !self.is_last(step) {
@@ -308,6 +323,20 @@ impl Walk<'_> {
             Some(name) => self.context.save(name, output).map_err(|error| failed(error.to_string())),
             None => Ok(()),
         }
+    }
+
+    /// Tells how a step stands.
+    fn told(&self, step: &Step, state: &str, error: Option<&str>) {
+        let mut data = Map::new();
+        data.insert("step".to_owned(), step.index.into());
+        data.insert("of".to_owned(), self.pipeline.steps().len().into());
+        data.insert("id".to_owned(), json!(step.id));
+        data.insert("uses".to_owned(), json!(step.uses));
+        data.insert("state".to_owned(), json!(state));
+        if let Some(error) = error {
+            data.insert("error".to_owned(), json!(error));
+        }
+        self.host.tell(Note { kind: "step", data, outside: false });
     }
 
     fn is_last(&self, step: &Step) -> bool {
@@ -366,6 +395,7 @@ impl Walk<'_> {
         if effect != Effect::None {
             self.host.keep(record).await?;
         }
+        self.told(step, "started", None);
         let following = || self.following(step);
         let call = Call {
             input,
@@ -429,6 +459,7 @@ impl Walk<'_> {
                     record.finished_at = Some(now);
                     record.output = Some(output.clone());
                     record.error = None;
+                    self.told(step, "finished", None);
                     // The end of the run is stored next; only what must not be done twice is kept before.
                     if !self.is_last(step) || record.effect == Effect::Once {
                         self.host.keep(record).await?;
@@ -438,12 +469,14 @@ impl Walk<'_> {
                 Err(error) => (Kind::Failed, format!("it ended well, and {error}"), false),
             },
             Ok(Done::Wait(until)) => {
+                self.told(step, "waiting", None);
                 record.state = StepState::Waiting;
                 record.until = Some(until);
                 self.host.keep(record).await?;
                 return Err(Stop::Later(until));
             }
             Ok(Done::Ask(question)) => {
+                self.told(step, "waiting", None);
                 record.state = StepState::Waiting;
                 record.until = Some(question.expires_at);
                 self.host.keep(record).await?;
@@ -452,6 +485,7 @@ impl Walk<'_> {
             Err(Failure::Lost) => return Err(Stop::Lost),
             Err(Failure::Unknown(message)) if record.effect == Effect::Once => {
                 // What was kept says "begun", and stays.
+                self.told(step, "uncertain", Some(&message));
                 return Err(Stop::Bad(Kind::Uncertain, message, false));
             }
             Err(Failure::Refused(message)) => (Kind::Failed, message, false),
@@ -462,6 +496,7 @@ impl Walk<'_> {
             Err(Failure::TimedOut(message)) => (Kind::TimedOut, message, record.effect != Effect::Once),
             Err(Failure::Cancelled) => (Kind::Cancelled, Failure::Cancelled.to_string(), false),
         };
+        self.told(step, "failed", Some(&message));
         record.state = StepState::Failed;
         record.finished_at = Some(now);
         record.error = Some(message.clone());

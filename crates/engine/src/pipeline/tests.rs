@@ -38,6 +38,7 @@ struct Host {
     records: Mutex<BTreeMap<u32, StepRecord>>,
     decisions: Mutex<BTreeMap<(u32, String), Decision>>,
     published: Mutex<BTreeMap<u32, (EventId, String)>>,
+    told: Mutex<Vec<Note>>,
     lost: std::sync::atomic::AtomicBool,
 }
 
@@ -58,6 +59,10 @@ impl RunHost for Host {
 
     async fn decision(&self, step: u32, digest: &str) -> Result<Option<Decision>, Lost> {
         Ok(self.decisions.lock().expect("decisions").get(&(step, digest.to_owned())).cloned())
+    }
+
+    fn tell(&self, note: Note) {
+        self.told.lock().expect("told").push(note);
     }
 
     async fn publish(&self, step: u32, topic: &str, _: Map<String, Value>) -> Result<EventId, PublishError> {

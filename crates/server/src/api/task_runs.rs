@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::Stream;
 use interlock_engine::Paged;
-use interlock_engine::orchestrator::{Orchestrator, RunsError, RunsFilter, Stats, TaskRunRow};
+use interlock_engine::orchestrator::{
+    Orchestrator, RunFact, RunNews, RunNote, RunsError, RunsFilter, Stats, TaskRunRow,
+};
 use interlock_model::Timestamp;
 use interlock_model::action::{CancelTaskRun, ListRuns, ReadTaskRun, ReadTaskRuns};
 use interlock_model::task::{TaskId, TaskRunState};
@@ -31,6 +33,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
     api.route(Method::GET, "/runs", list_task_runs)
         .route(Method::GET, "/runs/{run_id}", show_task_run)
         .route(Method::GET, "/runs/{run_id}/events", follow_task_run)
+        .route(Method::GET, "/runs/{run_id}/log", task_run_log)
         .route(Method::POST, "/runs/{run_id}/cancel", cancel_task_run)
         .route(Method::GET, "/runs/task/{task_id}/latest", latest_task_run)
         .route(Method::GET, "/runs/task/{task_id}/stats", task_stats)
@@ -197,18 +200,36 @@ where
     response
 }
 
+/// A note as streams and lists tell it: the form of the events of a device's run.
+fn note_view(note: &RunNote) -> Value {
+    json!({ "seq": note.seq, "at": note.at, "kind": note.data["kind"], "data": note.data["data"] })
+}
+
+/// Kinds of notes. A stream tells no others, whatever is stored.
+const KINDS: [&str; 6] = ["step", "progress", "log", "metric", "artifact", "rung"];
+
+fn event(news: &RunNews) -> Event {
+    let (name, text) = match &news.fact {
+        RunFact::State(run) => ("state", view(run, true).to_string()),
+        RunFact::Note(note) => {
+            let kind = note.data["kind"].as_str();
+            let name = KINDS.into_iter().find(|known| kind == Some(known)).unwrap_or("note");
+            (name, note_view(note).to_string())
+        }
+    };
+    Event::default().id(&news.id).event(name).data(text)
+}
+
 async fn follow_task_run(
     grant: Granted<ReadTaskRun>,
     State(orchestrator): State<Orchestrator>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let following = orchestrator.follow_run(&grant).await?;
-    let states = futures::stream::unfold(following, |mut following| async move {
+    let from = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let following = orchestrator.follow_run(&grant, from).await?;
+    let batches = futures::stream::unfold(following, |mut following| async move {
         match following.next().await {
-            Ok(Some(run)) => {
-                let event =
-                    Event::default().id(run.state.as_str()).event("state").data(view(&run, true).to_string());
-                Some((Ok(event), following))
-            }
+            Ok(Some(news)) => Some((news, following)),
             Ok(None) => None,
             Err(error) => {
                 // The client asks again.
@@ -217,5 +238,32 @@ async fn follow_task_run(
             }
         }
     });
-    Ok(streamed(states))
+    let events = futures::StreamExt::flat_map(batches, |news| {
+        futures::stream::iter(news.into_iter().map(|news| Ok(event(&news))))
+    });
+    Ok(streamed(events))
+}
+
+#[derive(Debug, Deserialize)]
+struct LogQuery {
+    after: Option<String>,
+    limit: Option<String>,
+}
+
+async fn task_run_log(
+    grant: Granted<ReadTaskRun>,
+    State(orchestrator): State<Orchestrator>,
+    Query(query): Query<LogQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let after = query_word("after", query.after.as_ref(), |text| text.parse::<u32>().ok())?.unwrap_or(0);
+    let good = |text: &str| text.parse().ok().filter(|limit| (1..=1_000).contains(limit));
+    let limit = match &query.limit {
+        None => 200,
+        Some(text) => good(text)
+            .ok_or_else(|| ApiError::field(&["query", "limit"], "range", "'limit' must be 1 to 1000"))?,
+    };
+    let (notes, done) = orchestrator.run_log(&grant, after.into(), limit).await?;
+    let next = notes.last().map_or(u64::from(after), |note| note.seq);
+    let items: Vec<Value> = notes.iter().map(note_view).collect();
+    Ok(Json(json!({ "items": items, "next_after": next, "done": done })))
 }

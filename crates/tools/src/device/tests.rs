@@ -20,6 +20,8 @@ struct Server {
     /// What becomes of new runs.
     becomes: Mutex<Option<RunState>>,
     away: Mutex<bool>,
+    /// What every run reports, before the connection breaks.
+    events: Mutex<Vec<RunEventView>>,
 }
 
 fn unreachable(sent: bool) -> ClientError {
@@ -81,6 +83,19 @@ impl Link for Server {
         })
     }
 
+    async fn follow(
+        &self,
+        _: RunId,
+        after: u64,
+        heard: &(dyn Fn(RunEventView) + Send + Sync),
+    ) -> Result<(), ClientError> {
+        let events = self.events.lock().expect("events").clone();
+        for event in events.into_iter().filter(|event| event.seq > after) {
+            heard(event);
+        }
+        Err(unreachable(true))
+    }
+
     async fn cancel(&self, wanted: RunId, reason: &str) -> Result<(), ClientError> {
         self.cancelled.lock().expect("cancelled").push(reason.to_owned());
         for (run, state) in self.runs.lock().expect("runs").values_mut() {
@@ -108,6 +123,37 @@ async fn an_action_is_done_once_however_often_its_step_is_called() {
         assert_eq!((&result["result"], &result["duration_seconds"]), (&json!({ "well": "A1" }), &json!(1.5)));
     }
     assert_eq!(*server.done.lock().expect("done"), ["mix"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_device_reports_is_passed_on_once_also_while_it_is_stopped() {
+    let (server, devices) = devices().await;
+    *server.becomes.lock().expect("state") = Some(RunState::Running);
+    let kinds = [
+        json!({ "kind": "state", "data": { "state": "running" } }),
+        json!({ "kind": "progress", "data": { "current": 1.0, "total": 3.0, "message": "red" } }),
+        json!({ "kind": "log", "data": { "level": "info", "message": "tip on" } }),
+    ];
+    *server.events.lock().expect("events") = kinds
+        .into_iter()
+        .zip(1..)
+        .map(|(kind, seq)| {
+            let kind = serde_json::from_value(kind).expect("an event");
+            RunEventView { seq, at: Timestamp::from_seconds(1), kind }
+        })
+        .collect();
+    let bench = Bench { timeout: Duration::from_secs(5), ..Bench::default() };
+
+    bench.call(&devices, "device.ot2.mix", &json!({})).await.expect_err("overdue");
+
+    let told = bench.host.told();
+    assert_eq!(told.iter().map(|note| note.kind).collect::<Vec<_>>(), ["progress", "log"]);
+    assert_eq!(
+        Value::Object(told[0].data.clone()),
+        json!({
+            "current": 1.0, "total": 3.0, "message": "red", "step": 0, "device": "ot2",
+        })
+    );
 }
 
 #[tokio::test(start_paused = true)]

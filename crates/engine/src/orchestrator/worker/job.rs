@@ -127,14 +127,17 @@ impl Worker {
             cancel,
         };
         let keep = Keeper::new(Arc::clone(self), &entry, started_at);
+        self.telling().push(Arc::downgrade(&keep));
         let shared = &self.orchestrator.0;
         let Some(pipeline) = &known.pipeline else { return None };
-        let carried = AssertUnwindSafe(execute(pipeline, job, &keep, &*shared.toolbox, &shared.ambient));
+        let carried = AssertUnwindSafe(execute(pipeline, job, &*keep, &*shared.toolbox, &shared.ambient));
         let carried = carried.catch_unwind().await;
         if !self.still_holds(&entry) {
             return None;
         }
         let left = left || keep.has_written();
+        // Whoever hears of the end has heard the rest.
+        keep.say(|telling| telling.rest(self.orchestrator.now())).await;
         let Ok(end) = carried else {
             tracing::error!(run.id = %entry.run, "carrying out a run panicked");
             let why = "the server failed while it carried out this run; its log has the cause";

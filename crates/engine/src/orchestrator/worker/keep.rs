@@ -16,9 +16,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::Worker;
+use super::telling::Telling;
 use crate::auth::Recorded;
 use crate::orchestrator::events::ids;
-use crate::pipeline::{Decision, Lost, PublishError, RunHost};
+use crate::pipeline::{Decision, Lost, Note, PublishError, RunHost};
 
 /// The storage's side of one run.
 pub(super) struct Keeper {
@@ -30,6 +31,9 @@ pub(super) struct Keeper {
     began: Timestamp,
     /// Something of it may be in the storage.
     written: AtomicBool,
+    telling: Telling,
+    /// Held by whoever writes what was told, so that it stays in order.
+    saying: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +75,8 @@ impl Keeper {
         Claim { worker: self.worker.id.clone(), run: self.run, fence: self.fence, began: self.began }
     }
 
-    pub(super) fn new(worker: Arc<Worker>, entry: &Claimed, began: Timestamp) -> Self {
-        Self {
+    pub(super) fn new(worker: Arc<Worker>, entry: &Claimed, began: Timestamp) -> Arc<Self> {
+        Arc::new(Self {
             worker,
             run: entry.run,
             lineage: entry.lineage,
@@ -80,6 +84,30 @@ impl Keeper {
             owner: entry.owner.clone(),
             began,
             written: AtomicBool::new(false),
+            telling: Telling::default(),
+            saying: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Writes what `choose` takes, once: what cannot be written is lost.
+    pub(super) async fn say(&self, choose: impl FnOnce(&Telling) -> Vec<(Timestamp, Value)>) {
+        let _order = self.saying.lock().await;
+        let notes = Arc::new(choose(&self.telling));
+        if notes.is_empty() {
+            return;
+        }
+        let (claim, run, shared) = (self.claim(), self.run, &self.worker.orchestrator.0);
+        let work: Work<()> = Arc::new(move |all| {
+            let notes = Arc::clone(&notes);
+            Box::pin(async move { all.put_notes(run, &notes).await.map(|()| ((), Value::Null)) })
+        });
+        match shared.db.count_as(move |tx| Box::pin(held(tx, claim, work))).await {
+            Ok(()) => shared.happened.send_modify(|count| *count = count.wrapping_add(1)),
+            // Whoever has the run now tells what happens.
+            Err(KeepError::Lost) => {}
+            Err(KeepError::Store(error)) => {
+                tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "what a run told could not be kept");
+            }
         }
     }
 
@@ -162,6 +190,10 @@ impl RunHost for Keeper {
             note: row.note,
             at: row.decided_at,
         }))
+    }
+
+    fn tell(&self, note: Note) {
+        self.telling.push(self.worker.orchestrator.now(), note);
     }
 
     async fn publish(
