@@ -7,7 +7,8 @@ import stat
 import urllib.parse
 import warnings
 
-Target = collections.namedtuple("Target", "url ca_file username token client_cert")
+Target = collections.namedtuple("Target", "url ca_file username token client_cert tasks_url")
+"""``tasks_url``: where the orchestrator of the same installation is, if that is another address."""
 
 
 def contexts_path():
@@ -54,15 +55,23 @@ def find_target(base_url=None, ca_file=None, token=None, context=None):
     username = None
     if token is None and environment_token and (environment_url is None or _same(environment_url, url)):
         token = environment_token
-    if not _same(chosen.get("url"), url):
-        matching = [one for one in contexts.values() if _same(one.get("url"), url)]
+    # Whoever names the address of a device means it for everything.
+    named = base_url is not None or (context is None and environment_url is not None)
+    tasks_url = None if named else chosen.get("tasks_url")
+    if not _is_of(chosen, url):
+        matching = [one for one in contexts.values() if _is_of(one, url)]
         chosen = matching[0] if matching else {}
     if token is None:
         token = chosen.get("token")
         username = chosen.get("user")
     ca_file = ca_file or os.environ.get("INTERLOCK_CA_FILE") or chosen.get("ca_file")
     client_cert = [chosen[name] for name in ("client_cert", "client_key") if chosen.get(name)]
-    return Target(url, ca_file, username, token, client_cert if chosen.get("client_cert") else None)
+    return Target(url, ca_file, username, token, client_cert if chosen.get("client_cert") else None, tasks_url)
+
+
+def _is_of(context, url):
+    """True when ``url`` is an address of the context."""
+    return _same(context.get("url"), url) or _same(context.get("tasks_url"), url)
 
 
 def _same(one, two):

@@ -18,6 +18,8 @@ _BY_CODE = {
     "run_uncertain": errors.RunUncertain,
     "run_not_started": errors.RunNotStarted,
     "task_failed": errors.TaskFailed,
+    "task_canceled": errors.TaskCanceled,
+    "duplicate_dedupe_key": errors.DuplicateTask,
     "second_factor_required": errors.SecondFactorRequired,
     "step_up_required": errors.StepUpRequired,
     "worker_crashed": errors.TaskFailed,

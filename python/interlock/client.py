@@ -17,6 +17,7 @@ from ._http import Transport
 from ._runs import Run, RunSet
 from ._session import Session, new_key, quote
 from ._wire import to_wire
+from .tasks import Tasking
 
 _TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "array": list, "object": dict}
 _MAX_LISTED = 12
@@ -29,8 +30,8 @@ def _client_cert():
     return files if os.environ.get("INTERLOCK_CLIENT_CERT") else None
 
 
-class Client:
-    """A connection to a device server.
+class Client(Tasking):
+    """A connection to a device server, or to an orchestrator: :attr:`tasks`, :attr:`task_runs`, :attr:`events`, :attr:`approvals`.
 
     base_url            address; INTERLOCK_URL or the CLI's current context when left out
     ca_file             PEM file of a private authority; INTERLOCK_CA_FILE or the context's when left out
@@ -57,11 +58,16 @@ class Client:
         password = password or os.environ.get("INTERLOCK_PASSWORD") or None
         if (username is None) != (password is None):
             raise ValueError("username and password belong together")
-        transport = Transport(target.url, timeout, target.ca_file, verify, "interlock-python/%s" % __version__,
-                              allow_plain_http, client_cert or _client_cert() or target.client_cert)
+        agent = "interlock-python/%s" % __version__
+        certificate = client_cert or _client_cert() or target.client_cert
+        transport = Transport(target.url, timeout, target.ca_file, verify, agent, allow_plain_http, certificate)
+        credentials = (username or target.username, password, None if password is not None and token is None else target.token, otp)
         self.base_url = transport.base_url
-        self._session = Session(transport, username or target.username, password,
-                                None if password is not None and token is None else target.token, otp)
+        self._session = Session(transport, *credentials)
+        self._beside = None
+        if target.tasks_url:
+            transport = Transport(target.tasks_url, timeout, target.ca_file, verify, agent, allow_plain_http, certificate)
+            self._beside = Session(transport, *credentials)
 
     def __enter__(self):
         return self
@@ -75,6 +81,11 @@ class Client:
     def close(self):
         """Close the connection and forget the credentials."""
         self._session.close()
+        if self._beside is not None:
+            self._beside.close()
+
+    def _tasks_session(self):
+        return self._beside or self._session
 
     def step_up(self, otp=None, password=None):
         """Prove again who is there, for acts that want a fresh proof: with a code of the second factor, or with the password

@@ -162,6 +162,18 @@ class RunNotStarted(Conflict):
     default_advice = "Nothing happened; call again."
 
 
+class TaskCanceled(Conflict):
+    """``task_canceled``: the task was canceled, which is final."""
+
+    default_advice = "Make a new task."
+
+
+class DuplicateTask(Conflict):
+    """``duplicate_dedupe_key``: another task of the same creator has this key and is not canceled."""
+
+    default_advice = "Use the task that there is, or cancel it first."
+
+
 class RateLimited(RequestError):
     """429: too many requests. ``retry_after`` says how many seconds to wait."""
 

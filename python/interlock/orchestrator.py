@@ -5,11 +5,12 @@ import os
 from ._http import Transport
 from ._session import Session, new_key, quote
 from .errors import AuthenticationError, ProtocolError
+from .tasks import Tasking
 
 USER_AGENT = "OT2-Orchestrator/1.0"
 
 
-class OrchestratorClient:
+class OrchestratorClient(Tasking):
     """A signed-in connection to a device server::
 
         with OrchestratorClient("https://ot2.lab:8000", ca_file="lab-ca.pem") as client:
@@ -22,6 +23,8 @@ class OrchestratorClient:
     ca_file             PEM file of a private certificate authority
     verify              False switches certificate verification off; only for a test
     allow_plain_http    True lets credentials travel unencrypted to another machine
+
+    On an orchestrator it has ``tasks``, ``task_runs``, ``events`` and ``approvals``, as :class:`interlock.Client` has.
 
     Signs in on construction. Raises :class:`interlock.errors.AuthenticationError` when that is refused and
     :class:`interlock.errors.ConnectionFailed` when there is no server.
