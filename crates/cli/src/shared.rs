@@ -7,10 +7,12 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use interlock_engine::Ambient;
 use interlock_engine::news::News;
+use interlock_engine::orchestrator::{EventMirror, EventRow, MirrorError};
 use interlock_engine::security::{self, Event};
 use interlock_model::rate::{Limits, Verdict};
+use interlock_model::task::StreamId;
 use interlock_server::perimeter::limits::{Away, SharedCounters};
-use interlock_shared::{Link, RedisConfig};
+use interlock_shared::{Entry, Link, RedisConfig, Stream};
 use interlock_store::postgres;
 use serde_json::json;
 use tokio::sync::watch;
@@ -156,6 +158,50 @@ impl News for Heralds {
 
     fn subscribe(&self) -> watch::Receiver<u64> {
         self.heard.subscribe()
+    }
+}
+
+/// A Redis Stream into which events are copied.
+pub(crate) struct Mirror(Stream);
+
+impl Mirror {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// What of the settings cannot be used.
+    pub(crate) fn new(config: &RedisConfig, name: &str, length: u64) -> anyhow::Result<Self> {
+        Ok(Self(Stream::new(config, name, length).context("EVENTS_MIRROR_STREAM")?))
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> MirrorError {
+    MirrorError(error.to_string())
+}
+
+#[async_trait]
+impl EventMirror for Mirror {
+    async fn last(&self) -> Result<StreamId, MirrorError> {
+        let (millis, number) = self.0.last().await.map_err(failed)?;
+        let signed = |part: u64| i64::try_from(part).unwrap_or(i64::MAX);
+        Ok(StreamId { millis: signed(millis), number: signed(number) })
+    }
+
+    async fn add(&self, events: &[EventRow]) -> Result<(), MirrorError> {
+        let entry = |event: &EventRow| {
+            let StreamId { millis, number } = event.position;
+            let id = (u64::try_from(millis).map_err(failed)?, u64::try_from(number).map_err(failed)?);
+            let fields = vec![
+                ("event_id", event.id.to_string()),
+                ("topic", event.topic.clone()),
+                ("payload", event.payload.to_string()),
+                ("source_agent_id", event.source.clone()),
+                ("published_by", event.published_by.clone()),
+                ("published_at", event.published_at.to_string()),
+            ];
+            Ok(Entry { id, fields })
+        };
+        let entries: Vec<Entry> = events.iter().map(entry).collect::<Result<_, MirrorError>>()?;
+        self.0.add(&entries).await.map_err(failed)
     }
 }
 

@@ -9,14 +9,14 @@ use anyhow::{Context as _, bail};
 use interlock_engine::agents::Agents;
 use interlock_engine::auth::SystemPermit;
 use interlock_engine::news::News;
-use interlock_engine::orchestrator::Orchestrator;
+use interlock_engine::orchestrator::{EventMirror, Orchestrator};
 use interlock_tools::device::Link;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::ServerSettings;
 use crate::installation::{self, Parts};
-use crate::shared::WorkHerald;
+use crate::shared::{Mirror, WorkHerald};
 use crate::tools::{self, Made};
 
 /// File in the state folder whose lock says that a server uses it.
@@ -28,6 +28,7 @@ const PLACE: &str = "server-id";
 pub(crate) struct Orchestrating {
     pub(crate) orchestrator: Orchestrator,
     tools: Made,
+    mirror: Option<Arc<Mirror>>,
     place: String,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -63,6 +64,10 @@ impl Orchestrating {
             bail!("{PLACE} in the state folder is damaged; delete it");
         }
         let tools = tools::make(settings, own)?;
+        let mirror = match (&settings.redis, &settings.events_mirror) {
+            (Some(redis), Some((name, length))) => Some(Arc::new(Mirror::new(redis, name, *length)?)),
+            _ => None,
+        };
         let news = parts.told.as_ref().map(|told| Arc::new(WorkHerald(told.work.clone())) as Arc<dyn News>);
         let orchestrator = Orchestrator::new(
             parts.db.clone(),
@@ -78,6 +83,7 @@ impl Orchestrating {
         Ok(Self {
             orchestrator,
             tools,
+            mirror,
             place,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -100,6 +106,10 @@ impl Orchestrating {
         let (orchestrator, place, stopping) = (one(), self.place.clone(), stop());
         let courier = Arc::clone(&self.tools.courier);
         self.tasks.spawn(async move { orchestrator.tell_outcomes(agents, courier, &place, stopping).await });
+        if let Some(mirror) = &self.mirror {
+            let mirror: Arc<dyn EventMirror> = Arc::clone(mirror) as _;
+            self.tasks.spawn(one().mirror(mirror, stop()));
+        }
         self.tools.begin(&self.tasks, &self.stop);
         self.tasks.close();
     }

@@ -637,6 +637,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Longest wait of a request for Redis in milliseconds, 1 to 1000; three misses in a row count as away.",
     ),
     setting(
+        "events.mirror_stream",
+        &["EVENTS_MIRROR_STREAM"],
+        Kind::Text,
+        "",
+        "Name of a Redis Stream at REDIS_URL into which published events are copied in order, at least once; empty: none.",
+    ),
+    setting(
+        "events.mirror_length",
+        &["EVENTS_MIRROR_LENGTH"],
+        Kind::Integer,
+        "100000",
+        "About how many events the Redis Stream keeps, 1 to 100000000.",
+    ),
+    setting(
         "limits.redis_down",
         &["RATE_LIMIT_REDIS_DOWN"],
         Kind::Text,

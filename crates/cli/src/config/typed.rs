@@ -189,6 +189,8 @@ pub(crate) struct ServerSettings {
     pub(crate) database_url: Option<Secret>,
     pub(crate) redis: Option<RedisConfig>,
     pub(crate) redis_down: WhenAway,
+    /// Name and length of the Redis Stream into which events are copied.
+    pub(crate) events_mirror: Option<(String, u64)>,
     pub(crate) metrics_token: Option<Secret>,
     pub(crate) ldap: Option<LdapConfig>,
     /// Programs that may come with a token of their surroundings.
@@ -353,6 +355,25 @@ impl Config {
     }
 
     /// The Redis that servers share, if one is set.
+    fn events_mirror(&self) -> Result<Option<(String, u64)>, ConfigError> {
+        let key = "events.mirror_stream";
+        let length = self.integer("events.mirror_length", 1, 100_000_000)?;
+        let name = self.text(key).to_owned();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if name.len() > 200 || name.chars().any(char::is_control) {
+            return Err(self.bad(key, "a name of at most 200 bytes without control characters"));
+        }
+        if name.starts_with("interlock:") {
+            return Err(self.bad(key, "names that begin with interlock: are for the servers themselves"));
+        }
+        if self.secret("redis.url").is_none() {
+            return Err(self.bad(key, "REDIS_URL must say which Redis"));
+        }
+        Ok(Some((name, length)))
+    }
+
     fn redis(&self) -> Result<Option<RedisConfig>, ConfigError> {
         let (ca_pem, plaintext) = (self.pem("redis.ca_file")?, self.flag("redis.insecure_plaintext")?);
         let deadline = Duration::from_millis(self.integer("redis.deadline_ms", 1, 1_000)?);
@@ -476,6 +497,7 @@ impl Config {
             )?),
             database_url: self.database_url()?,
             redis: self.redis()?,
+            events_mirror: self.events_mirror()?,
             redis_down: self.choice(
                 "limits.redis_down",
                 &[("local", WhenAway::Local), ("deny", WhenAway::Deny), ("allow", WhenAway::Allow)],

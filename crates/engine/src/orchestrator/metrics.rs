@@ -81,6 +81,13 @@ pub fn describe(tools: &[String]) {
     for result in ["delivered", "again", "failed"] {
         counter!("orchestrator_webhook_deliveries_total", "result" => result).absolute(0);
     }
+    describe_counter!(
+        "orchestrator_events_mirrored_total",
+        "Events copied to a Redis Stream, and attempts that failed."
+    );
+    for result in ["copied", "failed"] {
+        counter!("orchestrator_events_mirrored_total", "result" => result).absolute(0);
+    }
     describe_counter!("orchestrator_worker_heartbeat_total", "Heartbeats of this server's worker.");
     counter!("orchestrator_worker_heartbeat_total").absolute(0);
 }

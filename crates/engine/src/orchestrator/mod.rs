@@ -9,6 +9,7 @@ mod clock;
 mod deliveries;
 mod events;
 pub mod metrics;
+mod mirror;
 mod retention;
 mod runs;
 pub mod scheduler;
@@ -36,6 +37,7 @@ use crate::tools::{Allowed, Toolbox};
 pub use self::approvals::{ApprovalError, Verdict};
 pub use self::deliveries::{Courier, DeliveryError, Message, Undelivered};
 pub use self::events::{EventError, NewEvent, Published, Subscription};
+pub use self::mirror::{EventMirror, MirrorError};
 pub use self::runs::{RunFact, RunFollowing, RunNews, RunsError, Stats};
 pub use self::tasks::{Cancelled, Keyed, NewTask, Preview, Snoozed, StatusChange, TaskChange, TaskError};
 pub use interlock_store::orchestrator::{
