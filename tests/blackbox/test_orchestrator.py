@@ -250,6 +250,48 @@ class Tasks(WithServer):
         for change in ({"count": 0}, {"count": 101}, {"timezone": "Nowhere"}, {"schedule_expr": "x"}, {"schedule_kind": "x"}, {"from": "x"}):
             self.assertProblem(self.ask("POST", "/schedules/preview", dict(body, **change)), 422)
 
+    def test_schedules_mean_what_their_standards_say(self):
+        def times(kind, expression, zone="UTC"):
+            body = {"schedule_kind": kind, "schedule_expr": expression, "timezone": zone, "from": "2026-03-01T00:00:00Z", "count": 3}
+            answer = self.ask("POST", "/schedules/preview", body)
+            self.assertEqual(answer.status_code, 200, answer.text)
+            return answer.json()["times"]
+
+        sundays = ["2026-03-01T09:00:00.000000Z", "2026-03-08T09:00:00.000000Z", "2026-03-15T09:00:00.000000Z"]
+        for day in ("0", "7", "SUN"):
+            self.assertEqual(times("cron", "0 9 * * " + day), sundays)
+        self.assertEqual(times("rrule", "FREQ=DAILY;COUNT=2"), times("rrule", "RRULE:FREQ=DAILY;COUNT=2"))
+        # Three hours behind, all year.
+        self.assertEqual(times("cron", "0 9 * * *", "America/Argentina/Buenos_Aires")[0], "2026-03-01T12:00:00.000000Z")
+        # Without an offset a time is one of the zone; the clocks go forward on March 29.
+        self.assertEqual(times("once", "2026-03-28T12:00:00", "Europe/Berlin"), ["2026-03-28T11:00:00.000000Z"])
+        self.assertEqual(times("once", "2026-03-29T12:00:00", "Europe/Berlin"), ["2026-03-29T10:00:00.000000Z"])
+        self.assertEqual(times("once", "2026-03-29T12:00:00+05:00", "Europe/Berlin"), ["2026-03-29T07:00:00.000000Z"])
+
+    def test_running_now_tells_the_work_and_every_change_is_in_the_answer(self):
+        task = self.server.task()
+        details = self.ask("POST", "/tasks/%s/run_now" % task).json()["details"]
+        self.assertEqual(details["task_id"], task)
+        self.assertIsInstance(details["due_work_id"], int)
+        self.server.over(details["run_id"])
+        changes = {"description": "Other", "payload": {"pipeline": [NAP], "params": {"n": 1}}, "timezone": "Asia/Kolkata", "max_retries": 0,
+                   "backoff_strategy": "linear", "concurrency_key": "bench", "dedupe_key": "changed", "dedupe_window_seconds": 5}
+        changed = self.ask("PUT", "/tasks/" + task, changes)
+        self.assertEqual(changed.status_code, 200, changed.text)
+        self.assertEqual({name: changed.json()[name] for name in changes}, changes)
+        self.assertEqual(self.ask("PUT", "/tasks/" + task, {"status": "paused"}).json()["status"], "paused")
+
+    def test_each_bad_step_is_named_with_its_place(self):
+        nap = lambda **members: dict(NAP, **members)
+        for steps, place in [([{}], "uses"), ([{"uses": ""}], "uses"), ([nap(id="a"), nap(id="a")], "id"), ([nap(save_as="")], "save_as"),
+                             ([nap(**{"with": []})], "with"), ([nap(**{"if": "params.["})], "if"), ([nap(timeout_seconds=0)], "timeout_seconds"),
+                             ([nap(timeout_seconds="soon")], "timeout_seconds"), ([nap(**{"with": {"seconds": "${params.[}"}})], "with"), (["x"], "0")]:
+            with self.subTest(steps=str(steps)[:80]):
+                answer = self.ask("POST", "/tasks", self.server.body(pipeline=steps))
+                self.assertProblem(answer, 422, "invalid_request")
+                places = [error["loc"] for error in answer.json()["errors"]]
+                self.assertTrue([one for one in places if one[:3] == ["body", "payload", "pipeline"] and place in one], places)
+
     def test_titles_with_markup_are_refused_and_prose_is_kept(self):
         text = "<script>alert(1)</script>"
 
@@ -295,6 +337,24 @@ class Runs(WithServer):
         summary = output["_execution_summary"]
         self.assertEqual((summary["success"], summary["total_steps"], summary["executed_steps"], summary["skipped_steps"]), (True, 1, 1, 0))
         self.assertEqual(self.ask("GET", "/runs/task/%s/latest" % task).json(), run)
+
+    def test_templates_render_as_the_contract_says(self):
+        told = {"text": "${params.none} ${params.yes} ${params.list} ${params.map}", "typed": {"$expr": "params.list[1]"}, "later": "${now+24h}",
+                "earlier": "${now-90m}", "of": "${steps.first.topic}"}
+        pipeline = [{"uses": "event.publish", "with": {"topic": "rendered"}, "save_as": "first"},
+                    {"uses": "orchestrator.sleep", "with": {"seconds": 0}, "if": "params.none", "save_as": "skipped"},
+                    {"uses": "event.publish", "with": {"topic": "rendered", "payload": told}}]
+        payload = {"params": {"none": None, "yes": True, "list": [1, 2.5], "map": {"a": "b"}}, "pipeline": pipeline}
+        run = self.server.carried_out(pipeline, payload=payload)
+
+        self.assertEqual(run["state"], "succeeded", run)
+        newest = self.ask("GET", "/events/stream/recent", params={"count": 1}).json()["events"][0]["payload"]
+        self.assertEqual((newest["text"], newest["typed"], newest["of"]), ('null true [1,2.5] {"a":"b"}', 2.5, "rendered"))
+        now = _seconds(run["output"]["now"])
+        self.assertEqual((_seconds(newest["later"]) - now, now - _seconds(newest["earlier"])), (86_400, 5_400))
+        summary = run["output"]["_execution_summary"]
+        self.assertEqual((summary["executed_steps"], summary["skipped_steps"]), (2, 1))
+        self.assertNotIn("skipped", run["output"]["steps"])
 
     def test_a_task_without_runs_has_no_latest_and_empty_figures(self):
         task = self.server.task()
@@ -606,6 +666,22 @@ class Service(WithServer):
                          {"status": "ready", "api": True, "database": True, "redis": True, "workers": True})
         inside = {check["name"]: check["details"] for check in self.ask("GET", "/health").json()["checks"]}
         self.assertEqual(inside["workers"]["workers"], 1)
+
+    def test_what_the_earlier_system_offered_to_anybody_is_not_there(self):
+        with self.server.http() as client:
+            for path in ("/extensions", "/extensions/x", "/ext/x/publish", "/ext/x/tools/call"):
+                for method in ("GET", "POST"):
+                    self.assertEqual(client.request(method, path).status_code, 404, path)
+
+    def test_the_audit_trail_is_a_page_with_filters(self):
+        agent = self.server.new_agent("audited")
+        task = self.server.task(agent)
+        page = self.ask("GET", "/audit", params={"action": "task.created", "actor": agent, "subject": task, "since": soon(-60), "until": soon(60)}).json()
+        self.assertEqual((page["total"], page["items"][0]["subject_id"], page["items"][0]["actor_agent_id"]), (1, task, agent))
+        self.assertLessEqual({"id", "at", "actor_agent_id", "action", "subject_id", "details", "client_ip", "request_id"}, set(page["items"][0]))
+        for query in ({"actor": "nobody"}, {"since": soon(60)}, {"until": soon(-3600)}, {"subject": NOBODY}):
+            self.assertEqual(self.ask("GET", "/audit", params=dict({"action": "task.created", "subject": task}, **query)).json()["total"], 0, query)
+        self.assertProblem(self.ask("GET", "/audit", agent=agent), 403, "forbidden")
 
     def test_tools_are_those_that_the_caller_may_use(self):
         few = self.server.new_agent("few", ["tasks:read"])
