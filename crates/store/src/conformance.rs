@@ -79,6 +79,7 @@ macro_rules! conformance_suite {
             orchestrator::a_late_finish_is_fenced_off,
             orchestrator::a_dead_workers_runs_are_rescued,
             orchestrator::the_dead_claim_nothing,
+            orchestrator::a_worker_that_comes_back_acquits_its_runs,
             orchestrator::a_run_is_suspected_only_by_workers_that_went_on_with_it,
             orchestrator::a_failed_run_is_tried_again,
             orchestrator::a_run_that_was_cancelled_does_not_wait,

@@ -77,6 +77,8 @@ struct Worker {
     held: Mutex<HashMap<TaskRunId, Held>>,
     /// Runs that may have something to tell.
     telling: Mutex<Vec<Weak<keep::Keeper>>>,
+    /// Runs whose steps were under way here, with their fences, when it could not show that it lives; none while it can.
+    begun: Mutex<Vec<(TaskRunId, i64)>>,
     places: Semaphore,
     outcomes: mpsc::Sender<Outcome>,
     tasks: TaskTracker,
@@ -101,6 +103,7 @@ impl Orchestrator {
             id: format!("{place}.{name}"),
             held: Mutex::default(),
             telling: Mutex::default(),
+            begun: Mutex::default(),
             places: Semaphore::new(concurrency),
             outcomes,
             tasks: TaskTracker::new(),
@@ -144,6 +147,10 @@ impl Worker {
 
     fn telling(&self) -> MutexGuard<'_, Vec<Weak<keep::Keeper>>> {
         self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<(TaskRunId, i64)>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Claims, starts and stores until `stop` and everything that runs has ended, or `drain` is over.

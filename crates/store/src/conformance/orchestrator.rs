@@ -427,6 +427,36 @@ pub async fn a_run_is_suspected_only_by_workers_that_went_on_with_it(store: Arc<
     assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::Failed));
 }
 
+/// A worker that was declared dead and lives is no reason to suspect what it had begun; one that nobody declared dead changes nothing.
+pub async fn a_worker_that_comes_back_acquits_its_runs(store: Arc<dyn Store>) {
+    line_up(&*store, vec![new_run(1)]).await;
+    for (is_buried, comes_back, rescues) in [(true, false, 1), (true, true, 1), (false, true, 1)] {
+        let held = claim(&*store, "w", 1).await.remove(0);
+        put(&*store, move |tx| {
+            async move {
+                let mut all = tx.orchestrator();
+                all.begun("w", &[(held.run, held.fence, NOW)]).await?;
+                if is_buried {
+                    assert_eq!(all.rescue("w", 0, 5, NOW).await?, Some(1));
+                }
+                if comes_back {
+                    all.come_back("w", &[(held.run, held.fence)], NOW).await?;
+                    assert!(all.beat("w", NOW).await?);
+                }
+                all.discharge("w", None, NOW).await
+            }
+            .boxed()
+        })
+        .await;
+        let after = claim(&*store, "v", 1).await.remove(0);
+        assert_eq!(after.rescues, rescues);
+        put(&*store, move |tx| {
+            async move { tx.orchestrator().give_back("v", &[(after.run, after.fence)]).await }.boxed()
+        })
+        .await;
+    }
+}
+
 /// Another attempt lines up after its wait, in the same lineage.
 pub async fn a_failed_run_is_tried_again(store: Arc<dyn Store>) {
     line_up(&*store, vec![new_run(1)]).await;

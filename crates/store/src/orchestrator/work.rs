@@ -86,6 +86,12 @@ const GIVE_BACK: Each = Each {
     given: &[("run", Kind::Bytes), ("worker", Kind::Text), ("fence", Kind::Number)],
 };
 
+const ACQUIT: Each = Each {
+    statement: "UPDATE queue SET rescues = queue.rescues - 1 FROM {given} WHERE queue.run = given.run AND queue.begun = given.fence \
+                AND queue.rescues > 0",
+    given: &[("run", Kind::Bytes), ("fence", Kind::Number)],
+};
+
 const FREE: Each = Each {
     statement: "UPDATE queue SET worker = NULL, fence = queue.fence + 1, rescues = queue.rescues + given.more FROM {given} \
                 WHERE queue.run = given.run AND queue.worker IS NOT NULL",
@@ -261,6 +267,25 @@ impl Changes<'_> {
     ) -> Result<u64, Error> {
         self.sql.change("DELETE FROM workers WHERE id = ?1", values![worker]).await?;
         self.free(worker, limit, now).await
+    }
+
+    /// A worker that could not show that it lives begins anew; what it still holds is for others. If it was declared dead meanwhile,
+    /// that is not held against the runs `begun` (with their fences), whose steps were under way there: it lives.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn come_back(
+        &mut self,
+        worker: &str,
+        begun: &[(TaskRunId, i64)],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if !self.sql.change_one("DELETE FROM workers WHERE id = ?1", values![worker]).await? {
+            let rows = begun.iter().map(|(run, fence)| values![run.as_bytes(), *fence]).collect();
+            self.sql.each(&ACQUIT, rows).await?;
+        }
+        self.free(worker, None, now).await?;
+        self.enlist(worker, now).await
     }
 
     async fn free(&mut self, worker: &str, limit: Option<u32>, now: Timestamp) -> Result<u64, Error> {

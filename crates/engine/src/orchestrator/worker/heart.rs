@@ -109,7 +109,13 @@ impl Worker {
 
     fn drop_all(&self) -> usize {
         let mut held = self.held();
-        held.drain().map(|(_, held)| held.dropped.cancel()).count()
+        let mut begun = self.begun();
+        held.drain()
+            .map(|(run, held)| {
+                held.dropped.cancel();
+                begun.extend(held.began.map(|_| (run, held.fence)));
+            })
+            .count()
     }
 
     /// Beats until `over`. Judged by this process's own clock: when the storage has not answered for three quarters of the time
@@ -171,6 +177,7 @@ impl Worker {
     /// `true` if it lives. One that was `lost` begins anew: what it held before is for everybody.
     async fn beat_once(&self, lost: bool) -> Result<bool, Error> {
         let (worker, now) = (self.id.clone(), self.orchestrator.now());
+        let begun = if lost { self.begun().clone() } else { Vec::new() };
         let alive = self
             .orchestrator
             .0
@@ -179,14 +186,14 @@ impl Worker {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
                     if lost {
-                        all.discharge(&worker, Some(RESCUES), now).await?;
-                        all.enlist(&worker, now).await?;
+                        all.come_back(&worker, &begun, now).await?;
                     }
                     all.beat(&worker, now).await
                 })
             })
             .await?;
         if alive {
+            self.begun().clear();
             self.look_for_cancelled().await;
         }
         Ok(alive)
