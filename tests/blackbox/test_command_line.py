@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
+import threading
 import unittest
 
 from lab import LAB
@@ -35,6 +37,33 @@ class CommandLine(unittest.TestCase):
     def login(self):
         self.cli("login", "--url", self.server.url, "--ca-file", self.server.ready["ca_file"], "--user", "admin", "--password-stdin",
                  stdin=ADMIN_PASSWORD + "\n")
+
+    def test_the_trail_is_watched_while_it_grows(self):
+        self.login()
+        self.cli("run", "later")
+        variables = {"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}
+        tail = subprocess.Popen([program(), "-o", "jsonl", "audit", "tail", "-n", "3", "--every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True, env=variables)
+        self.addCleanup(tail.stderr.close)
+        self.addCleanup(tail.stdout.close)
+        self.addCleanup(tail.wait, 10)
+        self.addCleanup(tail.kill)
+        # Reading has an end, too.
+        given_up = threading.Timer(30, tail.kill)
+        given_up.start()
+        self.addCleanup(given_up.cancel)
+        first = json.loads(tail.stdout.readline())
+        self.cli("run", "mix", "volume=7")
+        seen = [first["id"]]
+        while True:
+            entry = json.loads(tail.stdout.readline())
+            seen.append(entry["id"])
+            self.assertNotEqual(entry["action"], "audit.read")
+            if entry["action"] == "device.executed" and entry["subject_id"] == "mix" and entry["details"].get("status") == "succeeded":
+                break
+        self.assertEqual(seen, sorted(set(seen)))
+        tail.send_signal(signal.SIGINT)
+        self.assertEqual(tail.wait(10), 0, tail.stderr.read())
 
     def test_the_steps_of_the_readme(self):
         self.login()

@@ -2,6 +2,7 @@
 
 import glob
 import gzip
+import json
 import os
 import re
 import secrets
@@ -103,6 +104,11 @@ class Package(unittest.TestCase):
                 self.assertIn(".TH interlock 1", opened.read())
             bash = os.path.join(root, "usr", "share", "bash-completion", "completions", "interlock")
             self.assertIn("backup", run("bash", "-c", 'source "$1"; COMP_WORDS=(interlock ba); COMP_CWORD=1; _interlock interlock ba interlock; echo "${COMPREPLY[@]}"', "-", bash))
+            with open(os.path.join(root, "usr", "share", "doc", "interlock", "sbom.cdx.json"), encoding="utf-8") as opened:
+                bill = json.load(opened)
+            self.assertEqual((bill["bomFormat"], bill["specVersion"], bill["metadata"]["component"]["name"]), ("CycloneDX", "1.6", "interlock"))
+            self.assertLessEqual({"rustls", "tokio", "interlock-server"}, {part["name"] for part in bill["components"]})
+            self.log_folder(root, folder)
             for script in ("postinst", "prerm", "postrm"):
                 run("sh", "-n", os.path.join(root, "DEBIAN", script))
             self.assertEqual(os.stat(os.path.join(root, "etc", "interlock", "secrets")).st_mode & 0o777, 0o700)
@@ -121,6 +127,41 @@ class Package(unittest.TestCase):
             finally:
                 started.terminate()
                 started.communicate(timeout=30)
+
+
+    def log_folder(self, root, folder):
+        """The units write where the jail of fail2ban reads, and a log that is rotated goes on."""
+        kept = os.path.join(root, "var", "log", "interlock")
+        self.assertEqual(os.stat(kept).st_mode & 0o777, 0o750)
+        for unit in ("interlock.service", "interlock-device@.service"):
+            with open(os.path.join(root, "lib", "systemd", "system", unit), encoding="utf-8") as opened:
+                self.assertIn("StandardError=append:/var/log/interlock/%N.log", opened.read())
+        with open(os.path.join(DEPLOY, "fail2ban", "jail.d", "interlock.conf"), encoding="utf-8") as opened:
+            self.assertIn("logpath = /var/log/interlock/*.log", opened.read())
+        log, state = os.path.join(kept, "interlock.log"), os.path.join(folder, "logs-state")
+        ready = os.path.join(folder, "logs-ready.json")
+        with open(log, "ab") as opened:
+            server = subprocess.Popen([os.path.join(root, "usr", "bin", "interlock"), "server", "--state", state, "--listen", "127.0.0.1:0", "--ready-file", ready],
+                                      env={"PATH": os.environ["PATH"], "HOME": folder}, stdout=subprocess.DEVNULL, stderr=opened)
+        try:
+            wait_for(lambda: os.path.exists(ready) or server.poll() is not None, "a start", 30)
+            with open(ready, encoding="utf-8") as opened:
+                url = json.load(opened)["url"]
+            with open(os.path.join(root, "etc", "logrotate.d", "interlock"), encoding="utf-8") as opened:
+                rules = opened.read().replace("/var/log/interlock", kept)
+            rotation = os.path.join(folder, "rotation")
+            with open(rotation, "w", encoding="utf-8") as opened:
+                opened.write(rules)
+            os.chmod(rotation, 0o644)
+            for word, path in (("authentication_failed", "/auth/login"), ("request_blocked", "/runs?q=1%27%20UNION%20SELECT%20password%20FROM%20users--")):
+                run("sh", "-c", 'curl --silent --output /dev/null --noproxy "*" "$@"', "-", url + path, *(["--data", "username=eve&password=wrong-wrong-wrong"] if "login" in path else []))
+                wait_for(lambda word=word: subprocess.run("grep %s %s/*.log" % (word, kept), shell=True, stdout=subprocess.PIPE).stdout, "the line that operators search for")
+                run(tool("logrotate"), "--force", "--state", os.path.join(folder, "rotated"), rotation)
+                self.assertEqual(os.path.getsize(log), 0)
+            self.assertTrue([name for name in os.listdir(kept) if name.startswith("interlock.log.")])
+        finally:
+            server.terminate()
+            server.communicate(timeout=30)
 
 
 class Containers(unittest.TestCase):

@@ -181,6 +181,61 @@ class MutualTls(unittest.TestCase):
         self.assertNotEqual(run([sys.executable, "-c", source], {})[0], 0)
 
 
+class LetsEncrypt(unittest.TestCase):
+    """The files as certbot leaves them: links in live/ to numbered files in archive/, changed together at a renewal."""
+
+    NAME = "robot.lab.example"
+
+    def lay(self, folder, number, kind):
+        """What certbot does when it gets a certificate: new files, then the links."""
+        archive, live = (os.path.join(folder, "letsencrypt", part, self.NAME) for part in ("archive", "live"))
+        for made in (archive, live):
+            os.makedirs(made, exist_ok=True)
+        at = lambda name: os.path.join(archive, "%s%d.pem" % (name, number))
+        root, root_key = os.path.join(folder, "root.pem"), os.path.join(folder, "root.key")
+        if number == 1:
+            openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", root_key, "-out", root, "-subj", "/CN=Root", "-days", "30")
+        with open(os.path.join(folder, "ext"), "w", encoding="utf-8") as opened:
+            opened.write("[between]\nbasicConstraints=critical,CA:TRUE\n[leaf]\nsubjectAltName=DNS:%s,DNS:localhost\n" % self.NAME)
+        between, between_key, request = (os.path.join(folder, name) for name in ("between.pem", "between.key", "request"))
+        for key, subject, new, issuer, section, out in ((between_key, "/CN=E5", ["ec", "-pkeyopt", "ec_paramgen_curve:P-384"], (root, root_key), "between", between),
+                                                       (at("privkey"), "/CN=" + self.NAME, kind, (between, between_key), "leaf", at("cert"))):
+            openssl("req", "-new", "-newkey", *new, "-nodes", "-keyout", key, "-out", request, "-subj", subject)
+            openssl("x509", "-req", "-in", request, "-CA", issuer[0], "-CAkey", issuer[1], "-CAcreateserial", "-days", "7", "-extfile",
+                    os.path.join(folder, "ext"), "-extensions", section, "-out", out)
+        with open(at("fullchain"), "w", encoding="utf-8") as chain:
+            for name in (at("cert"), between):
+                with open(name, encoding="utf-8") as part:
+                    chain.write(part.read())
+        for name in ("fullchain", "privkey"):
+            link = os.path.join(live, name + ".pem")
+            os.symlink(os.path.relpath(at(name), live), link + ".new")
+            os.replace(link + ".new", link)
+        return os.path.join(live, "fullchain.pem"), os.path.join(live, "privkey.pem"), root
+
+    def test_links_are_followed_also_after_a_renewal_with_another_kind_of_key(self):
+        server = Server(LAB)
+        self.addCleanup(server.close)
+        chain, key, root = self.lay(server.folder, 1, ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        server.options = ["--tls-cert", chain, "--tls-key", key]
+        server.start()
+
+        def shown():
+            """The leaf that a client sees which trusts the root alone: the certificate between is sent along."""
+            context = ssl.create_default_context(cafile=root)
+            with socket.create_connection(server.address, timeout=10) as plain, context.wrap_socket(plain, server_hostname=self.NAME) as tls:
+                return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)).split()
+
+        def first():
+            with open(chain, encoding="utf-8") as opened:
+                return opened.read().partition("-----END CERTIFICATE-----")[0].split()
+
+        self.assertEqual(shown(), first() + ["-----END", "CERTIFICATE-----"])
+        self.lay(server.folder, 2, ["rsa:2048"])
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: shown() == first() + ["-----END", "CERTIFICATE-----"], "the renewed certificate")
+
+
 class Trust(Case):
     """The installation's own authority, from the server to a machine that has never heard of it."""
 

@@ -29,6 +29,8 @@ pub struct Submission {
     pub key: String,
     /// Execute with the device's simulator.
     pub simulated: bool,
+    /// Where the call stands in a trace.
+    pub traceparent: Option<String>,
 }
 
 /// A run that is on record.
@@ -86,7 +88,7 @@ impl Client {
         submission: &Submission,
         key: &HeaderValue,
     ) -> Result<Submitted, ClientError> {
-        let request = self
+        let mut request = self
             .request(Method::POST, &["execute", &submission.action], &[])
             .timeout(self.answer_timeout())
             .header(HeaderName::from_static("idempotency-key"), key.clone())
@@ -96,6 +98,9 @@ impl Client {
                 HeaderValue::from_static(if submission.simulated { "true" } else { "false" }),
             )
             .json(&submission.parameters);
+        if let Some(trace) = &submission.traceparent {
+            request = request.header(HeaderName::from_static("traceparent"), trace);
+        }
         let response = accept(self.url(), self.send(request).await?).await?;
         let replayed = text_header(response.headers(), "idempotency-replayed").as_deref() == Some("true");
         let run = match run_header(response.headers()) {

@@ -13,6 +13,8 @@ mod environment;
 mod error;
 mod escaped;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod journal;
 mod lines;

@@ -10,6 +10,8 @@
 
 mod error;
 mod federation;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ldap;
 pub mod oidc;
 mod roles;

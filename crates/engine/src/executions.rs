@@ -12,6 +12,7 @@ use futures::FutureExt as _;
 use interlock_model::action::{CancelRun, CheckAction, ExecuteAction};
 use interlock_model::device::{Call, EventKind, Journaled, NotStarted, Outcome, ParameterError};
 use interlock_model::run::{RunState, conclude};
+use interlock_model::trace::{Span, SpanKind};
 use interlock_model::{RunId, Timestamp};
 use interlock_store::{Error, KeyRow, RunEnd, RunRow, StoredEvent};
 use serde_json::{Map, Value, json};
@@ -24,6 +25,7 @@ use crate::auth::{Db, Permit, Proof, Recorded, SystemPermit};
 use crate::devices::Device;
 use crate::runs::{Hub, LiveRun, ended};
 use crate::security::{self, Event};
+use crate::spans;
 
 /// An idempotency key is remembered this long.
 const KEY_LIFETIME: Duration = Duration::from_hours(24);
@@ -463,6 +465,7 @@ impl Inner {
         }
         let end = Arc::clone(&ending.end);
         drop(ending);
+        self.tell_span(&row, &end, permit.caller().origin());
         if stored {
             self.hub.end(&live, Arc::clone(&end));
         } else {
@@ -518,6 +521,28 @@ impl Inner {
             drop(forgettable);
             self.device.forget(&batch);
         }
+    }
+
+    /// The run as a span of the request that asked for it.
+    fn tell_span(&self, row: &RunRow, end: &RunEnd, origin: &crate::auth::Origin) {
+        let Some(request) = origin.trace else { return };
+        let mut span = [0; 8];
+        self.ambient.entropy.fill(&mut span);
+        spans::ended(Span {
+            context: request.beside(span),
+            parent: Some(request.span),
+            name: format!("run {}", row.action),
+            kind: SpanKind::Internal,
+            began: end.started_at.unwrap_or(row.created_at),
+            ended: end.finished_at,
+            failed: end.state != RunState::Succeeded,
+            attributes: vec![
+                ("interlock.run_id", json!(row.id)),
+                ("interlock.device", json!(row.device)),
+                ("interlock.state", json!(end.state.as_str())),
+                ("interlock.request_id", json!(row.request_id)),
+            ],
+        });
     }
 
     fn log_failure(&self, row: &RunRow, outcome: &Outcome, origin: &crate::auth::Origin) {

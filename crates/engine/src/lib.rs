@@ -25,6 +25,7 @@ pub mod resets;
 pub mod revocations;
 pub mod runs;
 pub mod security;
+pub mod spans;
 pub mod tools;
 pub mod users;
 

@@ -95,6 +95,8 @@ pub fn describe() {
     ] {
         counter!("orchestrator_blocked_requests_total", "reason" => reason).absolute(0);
     }
+    describe_counter!("interlock_spans_dropped_total", "Spans of traces that reached no collector.");
+    counter!("interlock_spans_dropped_total").absolute(0);
     describe_counter!("interlock_tls_reloads_total", "Certificates and lists read again.");
     describe_counter!("interlock_acme_orders_total", "Orders of a certificate by ACME.");
     for result in ["done", "failed"] {

@@ -24,6 +24,7 @@ pub mod secret;
 pub mod strict_json;
 pub mod task;
 pub mod time;
+pub mod trace;
 pub mod unit;
 pub mod wire;
 

@@ -280,7 +280,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for FormBody<T> {
     }
 }
 
-fn form(bytes: Bytes) -> Result<Map<String, Value>, ApiError> {
+pub(crate) fn form(bytes: Bytes) -> Result<Map<String, Value>, ApiError> {
     let pairs: Vec<(String, String)> = axum::extract::RawForm(bytes).pairs()?;
     let mut object = Map::new();
     for (name, text) in pairs {

@@ -7,6 +7,8 @@ mod body;
 pub mod config;
 mod connection;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 pub mod listener;
 pub mod openapi;

@@ -221,6 +221,7 @@ impl Tool for Action {
             action: self.name.clone(),
             parameters: call.input.clone(),
             key: call.key.clone(),
+            traceparent: call.traceparent(),
             simulated: false,
         };
         let link = &self.device.link;

@@ -295,7 +295,7 @@ impl Tool for HttpRequest {
             Misuse::Unknown => Failure::Refused("the tool is gone".to_owned()),
         })?;
         let begun = tokio::time::Instant::now();
-        let ended = self.follow(&mut plan, &call.key).await;
+        let ended = self.follow(&mut plan, &call.key, call.traceparent().as_deref()).await;
         let status =
             ended.as_ref().map_or("none".to_owned(), |(response, _)| response.status().as_u16().to_string());
         metrics::counter!("orchestrator_external_tool_calls_total", "tool_address" => "http.request", "status_code" => status)
@@ -309,7 +309,12 @@ impl Tool for HttpRequest {
 }
 
 impl HttpRequest {
-    async fn follow(&self, plan: &mut Plan, key: &str) -> Result<(Response, usize), Failure> {
+    async fn follow(
+        &self,
+        plan: &mut Plan,
+        key: &str,
+        trace: Option<&str>,
+    ) -> Result<(Response, usize), Failure> {
         let mut redirects = 0;
         loop {
             self.reach.check(&plan.url).map_err(|refused| Failure::Refused(refused.to_string()))?;
@@ -317,6 +322,9 @@ impl HttpRequest {
                 self.client.request(plan.method.clone(), plan.url.clone()).headers(plan.headers.clone());
             if plan.effect != Effect::None {
                 request = request.header("idempotency-key", key);
+            }
+            if let Some(trace) = trace {
+                request = request.header("traceparent", trace);
             }
             if let Some(body) = &plan.body {
                 request = request.body(body.clone());

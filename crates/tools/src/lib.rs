@@ -8,6 +8,7 @@ pub mod http;
 pub mod limits;
 pub mod mcp;
 pub mod net;
+pub mod telemetry;
 pub mod webhook;
 
 use std::collections::BTreeMap;

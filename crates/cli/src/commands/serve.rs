@@ -219,6 +219,12 @@ where
         .install_recorder()
         .context("start the metrics")?;
     interlock_engine::metrics::describe();
+    if let Some(collector) = settings.collector.clone()
+        && let Some(exporting) =
+            interlock_tools::telemetry::export(collector).context("set up the export of traces")?
+    {
+        tokio::spawn(exporting);
+    }
     net::warn_about(&settings, &config);
 
     let scheme = if certificates.is_some() { "https" } else { "http" };

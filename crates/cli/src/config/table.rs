@@ -664,6 +664,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Lets a monitoring system read /metrics as a bearer token; at least 16 bytes.",
     ),
+    setting(
+        "telemetry.otlp_endpoint",
+        &["OTEL_EXPORTER_OTLP_ENDPOINT"],
+        Kind::Text,
+        "",
+        "Address of an OpenTelemetry collector (OTLP over HTTP, JSON), such as https://otel.lab.example:4318; /v1/traces is added. Plain http only to this machine. Empty: no traces.",
+    ),
+    setting(
+        "telemetry.otlp_headers",
+        &["OTEL_EXPORTER_OTLP_HEADERS"],
+        Kind::Secret,
+        "",
+        "Headers for the collector: name=value,name=value.",
+    ),
+    setting(
+        "telemetry.service_name",
+        &["OTEL_SERVICE_NAME"],
+        Kind::Text,
+        "interlock",
+        "What this server is called in traces.",
+    ),
     setting("log.level", &["LOG_LEVEL"], Kind::Text, "info", "error, warning, info, debug."),
     setting(
         "tasks.default_timezone",

@@ -15,6 +15,7 @@ use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::acme::{Acme, Proof};
 use interlock_server::tls::{ClientSources, PeopleSources, PersonField};
 use interlock_shared::RedisConfig;
+use interlock_tools::telemetry::{BadCollector, Collector};
 use ipnet::IpNet;
 
 use super::{Config, ConfigError};
@@ -192,6 +193,8 @@ pub(crate) struct ServerSettings {
     /// Name and length of the Redis Stream into which events are copied.
     pub(crate) events_mirror: Option<(String, u64)>,
     pub(crate) metrics_token: Option<Secret>,
+    /// Where traces go.
+    pub(crate) collector: Option<Collector>,
     pub(crate) ldap: Option<LdapConfig>,
     /// Programs that may come with a token of their surroundings.
     pub(crate) workloads: Vec<WorkloadTrust>,
@@ -235,6 +238,22 @@ impl Config {
             prefetch: concurrency,
             retention: Duration::from_hours(24 * self.integer("tasks.retention_days", 1, 3_650)?),
             default_zone,
+        })
+    }
+
+    /// Where traces go.
+    fn collector(&self) -> Result<Option<Collector>, ConfigError> {
+        const KEY: &str = "telemetry.otlp_endpoint";
+        let text = self.text(KEY).trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let headers = self.secret("telemetry.otlp_headers");
+        let headers = headers.as_ref().map_or("", Secret::expose);
+        let made = Collector::new(text, headers, self.text("telemetry.service_name"));
+        made.map(Some).map_err(|error| match error {
+            BadCollector::Endpoint => self.bad(KEY, error.to_string()),
+            BadCollector::Headers => self.bad("telemetry.otlp_headers", error.to_string()),
         })
     }
 
@@ -503,6 +522,7 @@ impl Config {
                 &[("local", WhenAway::Local), ("deny", WhenAway::Deny), ("allow", WhenAway::Allow)],
             )?,
             metrics_token: self.secret("metrics.token"),
+            collector: self.collector()?,
             ldap: self.ldap()?,
             workloads: self.workloads()?,
             breached_passwords: self.filled("identity.breached_passwords_file").map(PathBuf::from),

@@ -14,6 +14,7 @@ use interlock_model::wire::{AuditCount, AuditView, parse_hash};
 use serde_json::json;
 
 use super::audit_forms::{Form, Receiver, line};
+use super::audit_tail::{TailArgs, tail};
 use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::Global;
@@ -33,6 +34,8 @@ const LOOKS: u32 = 5;
 pub(crate) enum AuditCommand {
     /// List entries, newest first
     List(ListArgs),
+    /// Print the newest entries, then each new one as it is written, until interrupted
+    Tail(TailArgs),
     /// Count entries by a value, the most frequent first: where guesses and attacks come from
     Top(TopArgs),
     /// Check that nobody has changed the trail: every entry, the chain, and with --state every signature
@@ -161,7 +164,7 @@ pub(crate) struct WhichArgs {
 }
 
 impl WhichArgs {
-    fn query(&self) -> AuditQuery {
+    pub(super) fn query(&self) -> AuditQuery {
         AuditQuery {
             action: self.action.clone(),
             actor: self.actor.clone(),
@@ -201,6 +204,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) async fn audit(ui: &Ui, global: &Global, command: AuditCommand) -> Result<(), Failure> {
     match command {
         AuditCommand::List(args) => list(ui, global, args).await,
+        AuditCommand::Tail(args) => tail(ui, global, &args).await,
         AuditCommand::Top(args) => top(ui, global, &args).await,
         AuditCommand::Verify(VerifyArgs { state: Some(state), noted, anchors, key }) => {
             let notes = anchors.as_deref().map(crate::anchors::notes).transpose();

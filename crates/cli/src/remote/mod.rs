@@ -12,6 +12,7 @@ mod api;
 mod attention;
 mod audit;
 mod audit_forms;
+mod audit_tail;
 mod backup;
 mod bans;
 mod connect;

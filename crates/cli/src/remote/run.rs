@@ -84,7 +84,13 @@ pub(crate) async fn run(ui: &Ui, global: &Global, args: RunArgs) -> Result<(), F
     }
     let key =
         args.idempotency_key.clone().unwrap_or_else(|| format!("cli-{}", random_hex(&SystemEntropy, 16)));
-    let submission = Submission { action: action.clone(), parameters: given, key, simulated: args.simulate };
+    let submission = Submission {
+        action: action.clone(),
+        parameters: given,
+        key,
+        simulated: args.simulate,
+        traceparent: None,
+    };
     let mut signals = Signals::listen()?;
     let (submitted, interrupted) = submit(ui, client, &submission, &mut signals).await?;
     if submitted.resent {

@@ -20,7 +20,13 @@ pub(crate) fn run_view(state: &str) -> Value {
 }
 
 fn submission() -> Submission {
-    Submission { action: "mix".to_owned(), parameters: Map::new(), key: "key-1".to_owned(), simulated: false }
+    Submission {
+        action: "mix".to_owned(),
+        parameters: Map::new(),
+        key: "key-1".to_owned(),
+        simulated: false,
+        traceparent: None,
+    }
 }
 
 fn accepted() -> Reply {

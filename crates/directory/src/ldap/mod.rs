@@ -8,7 +8,7 @@ pub(crate) mod dn;
 mod filter;
 mod link;
 mod search;
-mod wire;
+pub(crate) mod wire;
 
 use std::time::Duration;
 

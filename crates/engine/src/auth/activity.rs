@@ -197,6 +197,7 @@ mod tests {
                 request_id: "r".into(),
                 user_agent: String::new(),
                 certificate: None,
+                trace: None,
             },
         }
     }

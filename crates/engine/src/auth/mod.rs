@@ -84,6 +84,7 @@ use std::sync::Arc;
 
 use interlock_model::Timestamp;
 use interlock_model::policy::{Grants, PrincipalKind};
+use interlock_model::trace::TraceContext;
 
 /// Where a request comes from, resolved once by the perimeter.
 #[derive(Clone, Debug)]
@@ -96,6 +97,8 @@ pub struct Origin {
     pub user_agent: String,
     /// The certificate that the client has shown on this connection.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// Where the request stands in a trace, while traces are exported.
+    pub trace: Option<TraceContext>,
 }
 
 /// An authenticated principal with the rights it has at this moment.

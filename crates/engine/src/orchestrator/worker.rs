@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use interlock_model::Timestamp;
 use interlock_model::task::{TaskId, TaskRunId, TaskRunState};
+use interlock_model::trace::{Span, SpanKind};
 use interlock_store::Error;
 use interlock_store::orchestrator::{Claimed, Finished, NewApproval, Suspended};
 use serde_json::{Map, Value, json};
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Orchestrator;
 use crate::auth::Recorded;
+use crate::spans;
 
 /// Runs in one write.
 const BATCH: usize = 500;
@@ -389,4 +391,21 @@ fn count(end: &Finished) {
     let took = end.finished_at.since(end.started_at).as_secs_f64();
     metrics::histogram!("orchestrator_task_duration_seconds", "success" => if succeeded { "true" } else { "false" }).record(took);
     metrics::histogram!("orchestrator_lease_duration_seconds").record(took);
+    if spans::is_on() {
+        spans::ended(Span {
+            context: spans::run(end.entry.run),
+            parent: None,
+            name: "task run".to_owned(),
+            kind: SpanKind::Internal,
+            began: end.started_at,
+            ended: end.finished_at,
+            failed: !succeeded,
+            attributes: vec![
+                ("interlock.run_id", json!(end.entry.run)),
+                ("interlock.task_id", json!(end.entry.task)),
+                ("interlock.attempt", json!(end.entry.attempt)),
+                ("interlock.state", json!(end.state.as_str())),
+            ],
+        });
+    }
 }

@@ -19,10 +19,12 @@ use interlock_model::pipeline::{
 };
 use interlock_model::scope::Scope;
 use interlock_model::task::{ApprovalState, EventId, TaskId, TaskRunId};
+use interlock_model::trace::{Span, SpanKind};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::Ambient;
+use crate::spans;
 use crate::tools::{Allowed, Call, Done, Failure, Toolbox};
 pub(crate) use outcome::describe_steps;
 use outcome::{Tally, step_ended};
@@ -441,6 +443,22 @@ impl Walk<'_> {
             }
         };
         step_ended(&step.uses, begun.elapsed(), ended.as_ref().err());
+        if spans::is_on() {
+            let now = self.ambient.clock.now();
+            spans::ended(Span {
+                context: spans::step(self.job.run, step.index),
+                parent: Some(spans::run(self.job.run).span),
+                name: step.uses.clone(),
+                kind: SpanKind::Client,
+                began: now.minus(begun.elapsed()),
+                ended: now,
+                failed: ended.is_err(),
+                attributes: vec![
+                    ("interlock.step", json!(step.index)),
+                    ("interlock.attempt", json!(record.attempt)),
+                ],
+            });
+        }
         self.conclude(step, record, ended).await
     }
 

@@ -54,6 +54,13 @@ pub struct Call<'a> {
     pub clock: &'a dyn Clock,
 }
 
+impl Call<'_> {
+    /// Where the step stands in a trace, for whoever is called; while traces are exported.
+    pub fn traceparent(&self) -> Option<String> {
+        crate::spans::is_on().then(|| crate::spans::step(self.run, self.step).to_string())
+    }
+}
+
 /// How a call ended that did not fail.
 #[derive(Debug)]
 pub enum Done {

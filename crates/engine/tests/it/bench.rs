@@ -280,6 +280,7 @@ pub(crate) fn origin() -> Origin {
         request_id: "req-1".to_owned(),
         user_agent: String::new(),
         certificate: None,
+        trace: None,
     }
 }
 

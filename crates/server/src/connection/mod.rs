@@ -268,6 +268,7 @@ fn refused(client: SocketAddr, reason: &'static str) {
         request_id: String::new(),
         user_agent: String::new(),
         certificate: None,
+        trace: None,
     };
     security::event(Event::CertificateRefused, None, Some(&origin), json!({ "reason": reason }));
 }

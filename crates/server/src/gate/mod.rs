@@ -168,6 +168,7 @@ impl Log {
             request_id: request_id.clone(),
             user_agent: String::new(),
             certificate: None,
+            trace: None,
         };
         blocked(&origin, reason.name());
         request_id

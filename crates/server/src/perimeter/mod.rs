@@ -11,6 +11,7 @@ mod hosts;
 pub mod limits;
 mod protocol;
 pub(crate) mod screening;
+mod spans;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,6 +69,7 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
         Some(refused) => refused.request_id.clone(),
         None => request_id(request.headers(), &state),
     };
+    let span = spans::begun(&state, request.headers());
     let origin = Arc::new(Origin {
         client_ip: client.ip,
         request_id: request_id.clone(),
@@ -77,6 +79,7 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
             .as_ref()
             .filter(|_| !client.proxied)
             .map(|shown| Arc::clone(shown.identity())),
+        trace: span.as_ref().map(|span| span.context),
     });
     request.extensions_mut().insert(Arc::clone(&origin));
     let template = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none()).cloned();
@@ -115,6 +118,9 @@ pub async fn guard(State(state): State<AppState>, mut request: Request, next: Ne
     headers::name(response.headers_mut(), &request_id);
     let template = template.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
     observe(&state, &method, template, &response, begun, &origin);
+    if let Some(span) = span {
+        spans::ended(&state, &span, method_name(&method), template, response.status(), &origin.request_id);
+    }
     response
 }
 
@@ -133,6 +139,7 @@ pub async fn inside(State(state): State<AppState>, mut request: Request, next: N
         request_id: request_id.clone(),
         user_agent: printable(request.headers().get(header::USER_AGENT)),
         certificate: None,
+        trace: None,
     });
     request.extensions_mut().insert(Arc::clone(&origin));
     let template = request.extensions().get::<MatchedPath>().filter(|_| refused.is_none()).cloned();

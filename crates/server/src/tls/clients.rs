@@ -167,9 +167,17 @@ fn is_the_same(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
 
 /// The revocation lists in a file.
 fn lists(path: &Path, span: &mut Sooner) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let bytes = read(path)?;
+    lists_in(&read(path)?, path, span)
+}
+
+/// The same of what was read from it.
+pub(crate) fn lists_in(
+    bytes: &[u8],
+    path: &Path,
+    span: &mut Sooner,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let lists: Vec<CertificateRevocationListDer<'static>> =
-        CertificateRevocationListDer::pem_slice_iter(&bytes)
+        CertificateRevocationListDer::pem_slice_iter(bytes)
             .collect::<Result<_, _>>()
             .ok()
             .filter(|lists: &Vec<_>| !lists.is_empty())
@@ -288,7 +296,7 @@ fn identity(chain: &[CertificateDer<'_>], judge: &Judge, now: Timestamp) -> Opti
 
 /// Whom a machine's certificate names: the URI and DNS names among its alternative names. The common name names nobody
 /// (RFC 9525 section 2).
-fn machine(parsed: &X509Certificate<'_>) -> Vec<String> {
+pub(crate) fn machine(parsed: &X509Certificate<'_>) -> Vec<String> {
     alternative_names(parsed)
         .unwrap_or_default()
         .iter()
@@ -309,7 +317,7 @@ fn alternative_names<'p, 'c>(parsed: &'p X509Certificate<'c>) -> Option<&'p [Gen
 }
 
 /// The person in that field of a certificate; if there is not just one, why.
-fn person(parsed: &X509Certificate<'_>, field: PersonField) -> Result<String, &'static str> {
+pub(crate) fn person(parsed: &X509Certificate<'_>, field: PersonField) -> Result<String, &'static str> {
     // It must say that it is for clients, not merely not say otherwise.
     let purpose = parsed.extended_key_usage().ok().flatten();
     if !purpose.is_some_and(|purpose| purpose.value.client_auth) {

@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-pub(crate) use clients::why_refused;
+pub(crate) use clients::{lists_in, machine, person, why_refused};
 pub use clients::{ClientSources, PeopleSources, PersonField, Presented};
 pub use internal::{Internal, internal};
 pub use keeper::{Condition, Keeper, Sources};

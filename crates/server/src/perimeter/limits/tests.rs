@@ -16,6 +16,7 @@ fn origin(ip: &str) -> Origin {
         request_id: "req-1".into(),
         user_agent: String::new(),
         certificate: None,
+        trace: None,
     }
 }
 
