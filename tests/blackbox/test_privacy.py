@@ -14,6 +14,7 @@ import unittest
 from orchestra import SCOPES, SYSTEM, Orchestrator
 from support import PASSWORD, Server, program, wait_for
 from test_sdk import totp
+from test_traces import Collector
 
 SOURCE = """
     from interlock import Param, PublicError, ctx, task
@@ -90,8 +91,11 @@ class Privacy(unittest.TestCase):
             "ACME_EAB_KEY": mark("ACME_EAB_KEY"), "BOOTSTRAP_ADMIN_SECRET": mark("BOOTSTRAP_ADMIN_SECRET"),
             "REDIS_URL": "redis://lab:%s@127.0.0.1:1/0" % mark("password in REDIS_URL"), "INSECURE_REDIS_PLAINTEXT": "true",
         }
+        self.collector = Collector()
+        self.addCleanup(self.collector.close)
+        self.traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": self.collector.url, "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=" + mark("OTEL_EXPORTER_OTLP_HEADERS")}
         ldap = {"LDAP_URL": "ldaps://127.0.0.1:1", "LDAP_BIND_DN": "cn=search,dc=lab", "LDAP_USER_BASE": "ou=people,dc=lab", "LDAP_ROLE_MAP": "cn=ops,dc=lab=operator"}
-        self.device = Server(SOURCE, variables={**folder_secrets, **ldap, "RATE_LIMIT_ENABLED": "false", "BAN_ALLOW": "127.0.0.1"})
+        self.device = Server(SOURCE, variables={**folder_secrets, **ldap, **self.traced, "RATE_LIMIT_ENABLED": "false", "BAN_ALLOW": "127.0.0.1"})
         self.addCleanup(self.device.close)
         self.device.start()
         self.admin = folder_secrets["BOOTSTRAP_ADMIN_SECRET"]
@@ -308,7 +312,7 @@ class Privacy(unittest.TestCase):
         tools = os.path.join(self.device.folder, "tools.toml")
         with open(tools, "w", encoding="utf-8") as opened:
             opened.write('[[device]]\nname = "lab"\nurl = "%s"\ntoken_file = "%s"\n' % (self.device.url, token))
-        self.orchestrator = Orchestrator(variables={"TOOLS_FILE": tools, "HTTP_TOOL_HOSTS": "127.0.0.1:1", "HTTP_TOOL_NETWORKS": "127.0.0.1"})
+        self.orchestrator = Orchestrator(variables={**self.traced, "TOOLS_FILE": tools, "HTTP_TOOL_HOSTS": "127.0.0.1:1", "HTTP_TOOL_NETWORKS": "127.0.0.1"})
         self.addCleanup(self.orchestrator.close)
         self.orchestrator.start()
         self.plant_tasks()
@@ -316,6 +320,8 @@ class Privacy(unittest.TestCase):
         self.look(self.device, "device")
         self.look(self.orchestrator, "orchestrator")
         self.assertGreaterEqual(len(self.places), 100)
+        self.places["traces"] = b"".join(body for _, _, body in self.collector.seen)
+        self.assertIn(b"POST /execute/{task}", self.places["traces"])
         # The search finds what is there.
         state = b"".join(content for place, content in self.places.items() if place.startswith("state:orchestrator"))
         self.assertIn(next(value for value, (through, _) in self.marks.planted.items() if through == "header of a step").encode(), state)

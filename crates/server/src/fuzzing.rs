@@ -107,7 +107,7 @@ pub fn certificate(der: &[u8]) {
     let _ = tls::describe(der);
     if let Ok((_, parsed)) = x509_parser::parse_x509_certificate(der) {
         let _ = tls::machine(&parsed);
-        for field in [PersonField::Email, PersonField::Uri, PersonField::CommonName] {
+        for field in [PersonField::Mail, PersonField::PrincipalName, PersonField::CommonName] {
             let _ = tls::person(&parsed, field);
         }
     }

@@ -20,8 +20,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-pub(crate) use clients::{lists_in, machine, person, why_refused};
 pub use clients::{ClientSources, PeopleSources, PersonField, Presented};
+pub(crate) use clients::{lists_in, machine, person, why_refused};
 pub use internal::{Internal, internal};
 pub use keeper::{Condition, Keeper, Sources};
 
