@@ -45,12 +45,11 @@ impl ClientPolicy {
 
     /// Whether a proof by this means counts, as sessions name it.
     pub(super) fn takes(self, agent: &Agent, method: &str) -> bool {
-        let key = method.parse::<KeyMethod>();
-        match (key, method) {
-            (Ok(key), _) => agent.key_method.is_none_or(|only| only == key),
+        match KeyMethod::ALL.iter().find(|key| key.name() == method) {
+            Some(key) => agent.key_method.is_none_or(|only| only == *key),
             // Whether that way is open at all is for the grants to say.
-            (Err(_), WORKLOAD) => true,
-            (Err(_), _) => self.takes_secrets_of(agent),
+            None if method == WORKLOAD => true,
+            None => self.takes_secrets_of(agent),
         }
     }
 
