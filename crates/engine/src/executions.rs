@@ -4,6 +4,7 @@
 //! here are reconciled at start. Nothing here ever repeats an action: a repeated key gets the first run's answer, and only a
 //! run that provably never started gives its key free.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::Ambient;
 use crate::auth::{Db, Permit, Proof, Recorded, SystemPermit};
 use crate::devices::Device;
+use crate::metrics::ActionMetrics;
 use crate::runs::{Hub, LiveRun, ended};
 use crate::security::{self, Event};
 use crate::spans;
@@ -104,6 +106,8 @@ struct Inner {
     system: SystemPermit,
     /// Runs whose ends are stored, not yet told to the device's journal.
     forgettable: Mutex<Vec<RunId>>,
+    /// By the names of the actions that were declared at the start.
+    counted: HashMap<String, ActionMetrics>,
 }
 
 impl std::fmt::Debug for Executions {
@@ -162,9 +166,12 @@ impl Executions {
         system: SystemPermit,
     ) -> Self {
         let forgettable = Mutex::default();
-        crate::metrics::describe_actions(
-            device.catalogue().actions().map(|action| action.spec.name.as_str()),
-        );
+        let catalogue = device.catalogue();
+        let counted = catalogue.actions().map(|action| {
+            let name = &action.spec.name;
+            (name.clone(), ActionMetrics::of(name))
+        });
+        let counted = counted.collect();
         Self {
             inner: Arc::new(Inner {
                 device,
@@ -176,6 +183,7 @@ impl Executions {
                 limits,
                 system,
                 forgettable,
+                counted,
             }),
         }
     }
@@ -503,11 +511,9 @@ impl Inner {
             .await?;
         let RunEnd { state, duration_ms, .. } = *ending.end;
         // The label is a declared action, so the number of series is bounded.
-        metrics::counter!("device_executions_total", "task" => action.to_owned(), "status" => state.as_str())
-            .increment(1);
-        if let Some(duration_ms) = duration_ms {
-            metrics::histogram!("device_execution_duration_seconds", "task" => action.to_owned())
-                .record(duration_ms / 1000.0);
+        match self.counted.get(action) {
+            Some(counted) => counted.ended(state, duration_ms),
+            None => ActionMetrics::of(action).ended(state, duration_ms),
         }
         Ok(())
     }

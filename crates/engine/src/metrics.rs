@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use interlock_model::policy::PrincipalKind;
 use interlock_model::run::RunState;
 use interlock_model::screen::Family;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::auth::TokenKind;
 use crate::security::Event;
@@ -38,14 +40,33 @@ pub(crate) fn token_issued(kind: PrincipalKind, principal: &str, token: TokenKin
         .increment(1);
 }
 
-/// Sets what is counted of a device's actions to zero.
-pub(crate) fn describe_actions<'a>(actions: impl Iterator<Item = &'a str>) {
-    for action in actions {
-        for state in RunState::ALL.iter().filter(|state| state.is_final()) {
-            counter!("device_executions_total", "task" => action.to_owned(), "status" => state.as_str())
-                .absolute(0);
+/// What is counted of one action. Kept, because to find a series by its labels costs more than to count.
+pub(crate) struct ActionMetrics {
+    ends: Vec<(RunState, Counter)>,
+    duration: Histogram,
+}
+
+impl ActionMetrics {
+    /// Those of an action; what was never counted is zero.
+    pub(crate) fn of(action: &str) -> Self {
+        let ends = RunState::ALL.into_iter().filter(|state| state.is_final()).map(|state| {
+            let ends =
+                counter!("device_executions_total", "task" => action.to_owned(), "status" => state.as_str());
+            ends.absolute(0);
+            (state, ends)
+        });
+        let duration = histogram!("device_execution_duration_seconds", "task" => action.to_owned());
+        Self { ends: ends.collect(), duration }
+    }
+
+    /// Counts the end of a run.
+    pub(crate) fn ended(&self, state: RunState, duration_ms: Option<f64>) {
+        if let Some((_, ends)) = self.ends.iter().find(|(known, _)| *known == state) {
+            ends.increment(1);
         }
-        let _ = histogram!("device_execution_duration_seconds", "task" => action.to_owned());
+        if let Some(duration_ms) = duration_ms {
+            self.duration.record(duration_ms / 1000.0);
+        }
     }
 }
 

@@ -45,6 +45,10 @@ impl Conditions {
     /// Conditions of a list of audit rows.
     pub(crate) fn audit(sign: char, filter: &AuditFilter) -> Self {
         let mut conditions = Self::new(sign);
+        if filter.action.as_ref().is_some_and(|action| action != "device.executed") {
+            // Word for word what the index is limited to, as above.
+            conditions.fixed("action <> 'device.executed'");
+        }
         conditions.text("action =", filter.action.clone());
         conditions.text("actor =", filter.actor.clone());
         conditions.text("subject =", filter.subject.clone());
@@ -197,7 +201,7 @@ mod tests {
 
         let mut conditions = Conditions::audit('$', &filter);
 
-        assert_eq!(conditions.clause(), " WHERE action = $1 AND at < $2");
+        assert_eq!(conditions.clause(), " WHERE action <> 'device.executed' AND action = $1 AND at < $2");
         assert_eq!(conditions.bind(Parameter::Number(1)), "$3");
         assert_eq!(
             conditions.values(),

@@ -35,6 +35,7 @@ pub const SQLITE: &[Step] = &[
     Step { name: "0005_webhooks", sql: include_str!("../migrations/sqlite/0005_webhooks.sql") },
     Step { name: "0006_held", sql: include_str!("../migrations/sqlite/0006_held.sql") },
     Step { name: "0007_run_notes", sql: include_str!("../migrations/sqlite/0007_run_notes.sql") },
+    Step { name: "0008_executions", sql: include_str!("../migrations/sqlite/0008_executions.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -47,6 +48,7 @@ pub const POSTGRES: &[Step] = &[
     Step { name: "0005_webhooks", sql: include_str!("../migrations/postgres/0005_webhooks.sql") },
     Step { name: "0006_held", sql: include_str!("../migrations/postgres/0006_held.sql") },
     Step { name: "0007_run_notes", sql: include_str!("../migrations/postgres/0007_run_notes.sql") },
+    Step { name: "0008_executions", sql: include_str!("../migrations/postgres/0008_executions.sql") },
 ];
 
 /// What is recorded for a step.

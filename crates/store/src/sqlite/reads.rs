@@ -420,4 +420,20 @@ mod tests {
         );
         assert!(open.contains("USING INDEX runs_by_state (state=?)"), "{open}");
     }
+
+    #[test]
+    fn a_search_of_the_trail_uses_an_index_unless_it_is_for_what_stands_everywhere() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let connection = open::writable(&folder.path().join("plans.db")).expect("a new database");
+        for (action, found) in
+            [("user.created", "USING INDEX audit_by_action (action=?)"), ("device.executed", "SCAN audit")]
+        {
+            let filter = AuditFilter { action: Some(action.to_owned()), ..AuditFilter::default() };
+            let mut conditions = Conditions::audit('?', &filter);
+            let query = paged(AUDIT, &mut conditions, "seq DESC", Page { limit: 50, offset: 0 });
+            let searching = plan(&connection, &query, &conditions);
+
+            assert!(searching.contains(found) && !searching.contains("TEMP B-TREE"), "{action}: {searching}");
+        }
+    }
 }
