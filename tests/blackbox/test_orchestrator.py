@@ -597,7 +597,7 @@ class Approvals(WithServer):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.server.add_users("olaf", "vera", "adam")
+        cls.server.add_users("olaf", "ada", "vera", "adam")
 
     def waiting(self, agent=SYSTEM, **options):
         step = {"uses": "orchestrator.request_approval", "with": {"reason": "It moves", "parameters": {"well": "A1"}, **options}, "save_as": "ok"}
@@ -633,6 +633,36 @@ class Approvals(WithServer):
         self.ask("POST", "/runs/%s/cancel" % run)
         self.assertEqual(self.server.over(run)["state"], "cancelled")
         self.assertProblem(self.decide(row), 409, "conflict")
+
+    def test_two_people_approve_where_two_must(self):
+        run, row = self.waiting(approvers=2)
+        self.assertEqual((row["approvers"], row["first_approved_by"]), (2, None))
+
+        first = self.decide(row, note="looks right").json()
+        self.assertEqual((first["state"], first["first_approved_by"], first["decided_by"]), ("pending", "olaf", None))
+        self.assertProblem(self.decide(row), 403, "forbidden")
+        self.assertEqual(self.server.get("/runs/%s" % run).json()["state"], "waiting_for_approval")
+        second = self.decide(row, user="ada").json()
+        self.assertEqual((second["state"], second["first_approved_by"], second["decided_by"]), ("approved", "olaf", "ada"))
+        output = self.server.over(run)["output"]["steps"]["ok"]
+        self.assertEqual((output["first_approved_by"], output["approved_by"]), ("olaf", "ada"))
+        decisions = [entry["details"].get("decision") for entry in self.server.trail(subject=row["id"]) if entry["action"] == "approval.decided"]
+        self.assertEqual(sorted(decision for decision in decisions if decision), ["approved", "first_of_two"])
+
+        # One no is enough, also of who said yes before; and the word of somebody who was dismissed is none.
+        run, row = self.waiting(approvers=2)
+        self.decide(row)
+        self.assertEqual(self.decide(row, "deny").json()["state"], "denied")
+        self.assertEqual(self.server.over(run)["state"], "failed")
+        run, row = self.waiting(approvers=2)
+        self.decide(row, user="ada")
+        with self.server.as_user() as client:
+            self.assertEqual(client.patch("/users/ada", json={"disabled": True}).status_code, 200)
+        self.assertEqual(self.decide(row).json()["state"], "pending")
+        self.assertEqual(self.server.get("/runs/%s" % run).json()["state"], "waiting_for_approval")
+        for wrong in (0, 3, "2", "${params.n}", None):
+            step = {"uses": "orchestrator.request_approval", "with": {"reason": "It moves", "approvers": wrong}}
+            self.assertProblem(self.ask("POST", "/tasks", self.server.body(SYSTEM, [step])), 422)
 
     def test_neither_software_nor_the_requester_nor_a_viewer_decides(self):
         _, row = self.waiting()

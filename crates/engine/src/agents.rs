@@ -14,7 +14,7 @@ use interlock_model::action::{
 };
 use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::id::random_hex;
-use interlock_model::policy;
+use interlock_model::policy::{self, PrincipalKind};
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
 use interlock_model::{AgentId, Timestamp};
@@ -24,9 +24,9 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::Ambient;
-use crate::auth::documents::{Agent, AgentSecret, WebhookSecret};
+use crate::auth::documents::{Agent, AgentSecret, WaitingScopes, WebhookSecret};
 use crate::auth::{
-    BadKey, BadName, Caller, ClientPolicy, Db, MasterKey, PasswordRefused, Passwords, Permit, Principals,
+    AccessRules, BadKey, BadName, Caller, Db, MasterKey, PasswordRefused, Passwords, Permit, Principals,
     Proof, Recorded, SystemPermit, check_keys, check_names, new_agent_secret,
 };
 use crate::security::{self, Event};
@@ -52,6 +52,9 @@ pub enum AgentError {
     /// Agents cannot hold this.
     #[error("no agent can hold {0}: it stands for a person's judgement")]
     PeopleOnly(Scope),
+    /// Software asks for what two people must give.
+    #[error("{0} is given by two people, and not by software")]
+    TwoPeople(Scope),
     /// The webhook address cannot be used.
     #[error("webhook_url must be an https URL of at most 500 characters")]
     Webhook,
@@ -148,9 +151,11 @@ pub struct Agents {
     principals: Arc<Principals>,
     passwords: Passwords,
     master: Arc<MasterKey>,
-    clients: ClientPolicy,
+    rules: AccessRules,
 }
 
+/// How long one person's word for a scope waits for another's.
+const WAITING: Duration = Duration::from_hours(24);
 /// What secrets of webhooks are sealed as.
 pub(crate) const WEBHOOK: &str = "webhook";
 /// Bytes of one.
@@ -223,6 +228,28 @@ fn warn_of_admin(caller: &Caller, agent: &Agent, before: &[Scope]) {
     }
 }
 
+/// Whether whoever holds it looks after others.
+fn is_administrative(scope: &Scope) -> bool {
+    policy::ADMINISTRATION.iter().any(|administration| scope.covers(administration))
+}
+
+/// Gives an agent these scopes: of those that administer, what it has, and what somebody else has asked for within [`WAITING`];
+/// the rest waits for a second person who asks for it. `counts` says whose word still does.
+fn by_two(agent: &mut Agent, wanted: Vec<Scope>, by: &str, now: Timestamp, counts: impl Fn(&str) -> bool) {
+    let first = agent
+        .waiting
+        .take()
+        .filter(|waiting| waiting.by != by && now.since(waiting.at) < WAITING && counts(&waiting.by));
+    let is_given = |scope: &Scope| {
+        !is_administrative(scope)
+            || agent.scopes.contains(scope)
+            || first.as_ref().is_some_and(|first| first.scopes.contains(scope))
+    };
+    let (given, scopes): (Vec<Scope>, Vec<Scope>) = wanted.into_iter().partition(is_given);
+    agent.scopes = given;
+    agent.waiting = (!scopes.is_empty()).then(|| WaitingScopes { scopes, by: by.to_owned(), at: now });
+}
+
 /// Refuses scopes that the granter does not hold, or that no agent can.
 fn checked_scopes(caller: &Caller, wanted: &[Scope]) -> Result<(), AgentError> {
     let is_for_people =
@@ -256,9 +283,9 @@ impl Agents {
         principals: Arc<Principals>,
         passwords: Passwords,
         master: Arc<MasterKey>,
-        clients: ClientPolicy,
+        rules: AccessRules,
     ) -> Self {
-        Self { db, ambient, principals, passwords, master, clients }
+        Self { db, ambient, principals, passwords, master, rules }
     }
 
     /// Agents that are not deleted, newest first.
@@ -299,9 +326,15 @@ impl Agents {
     /// # Errors
     /// [`AgentError`].
     pub async fn create(&self, permit: &Permit<CreateAgent>, new: NewAgent) -> Result<Agent, AgentError> {
-        let NewAgent { name, scopes, webhook_url, grant_types, key_method } = new;
-        checked_scopes(permit.caller(), &scopes)?;
+        let NewAgent { name, mut scopes, webhook_url, grant_types, key_method } = new;
+        self.checked_grant(permit.caller(), &scopes)?;
         let now = self.ambient.clock.now();
+        let mut waiting = None;
+        if self.rules.two_people {
+            let later: Vec<Scope> = scopes.extract_if(.., |scope| is_administrative(scope)).collect();
+            let by = permit.caller().name().to_owned();
+            waiting = (!later.is_empty()).then_some(WaitingScopes { scopes: later, by, at: now });
+        }
         let agent = Agent {
             id: AgentId::new(now, &*self.ambient.entropy),
             name: checked_name(&name)?,
@@ -314,6 +347,7 @@ impl Agents {
             certificate_names: Vec::new(),
             grant_types: grant_types.unwrap_or_else(|| GrantType::ALL.to_vec()),
             key_method,
+            waiting,
             tokens_valid_from: now,
             created_at: now,
             created_by: permit.caller().name().to_owned(),
@@ -323,6 +357,15 @@ impl Agents {
         let agent = self.insert(permit, agent).await?;
         warn_of_admin(permit.caller(), &agent, &[]);
         Ok(agent)
+    }
+
+    /// As [`checked_scopes`]. Where two people give what administers, software gives none of it.
+    fn checked_grant(&self, caller: &Caller, new: &[Scope]) -> Result<(), AgentError> {
+        let by_software = self.rules.two_people && caller.kind() != PrincipalKind::User;
+        match new.iter().find(|scope| by_software && is_administrative(scope)) {
+            Some(scope) => Err(AgentError::TwoPeople(scope.clone())),
+            None => checked_scopes(caller, new),
+        }
     }
 
     async fn insert<P: Proof + ?Sized>(&self, proof: &P, agent: Agent) -> Result<Agent, AgentError> {
@@ -339,6 +382,9 @@ impl Agents {
                     let mut details = json!({ "name": row.name, "scopes": row.scopes });
                     if row.grant_types != GrantType::ALL {
                         details["grant_types"] = json!(row.grant_types);
+                    }
+                    if let Some(waiting) = &row.waiting {
+                        details["waiting_scopes"] = json!(waiting.scopes);
                     }
                     if let Some(method) = row.key_method {
                         details["token_endpoint_auth_method"] = json!(method);
@@ -367,10 +413,12 @@ impl Agents {
         if let Some(scopes) = &change.scopes {
             let new: Vec<Scope> =
                 scopes.iter().filter(|scope| !known.scopes.contains(scope)).cloned().collect();
-            checked_scopes(permit.caller(), &new)?;
+            self.checked_grant(permit.caller(), &new)?;
         }
         checked_reach(permit.caller(), &known)?;
         let AgentChange { scopes, grant_types, key_method, .. } = change;
+        let (two_people, principals) = (self.rules.two_people, Arc::clone(&self.principals));
+        let by = permit.caller().name().to_owned();
         let now = self.ambient.clock.now();
         let changed = self
             .change(permit, permit.target().agent_id, move |agent| {
@@ -381,7 +429,14 @@ impl Agents {
                     fields.push("name");
                 }
                 if let Some(scopes) = scopes {
-                    agent.scopes = scopes;
+                    if two_people {
+                        by_two(agent, scopes, &by, now, |name| {
+                            principals.user(name).is_some_and(|user| !user.disabled)
+                        });
+                    } else {
+                        agent.scopes = scopes;
+                        agent.waiting = None;
+                    }
                     fields.push("scopes");
                 }
                 if let Some(webhook) = webhook {
@@ -449,7 +504,7 @@ impl Agents {
     ) -> Result<(Agent, Option<Secret>), AgentError> {
         self.checked_target(permit.caller(), permit.target().agent_id)?;
         let known = self.principals.agent(permit.target().agent_id);
-        if known.is_some_and(|agent| !self.clients.takes_secrets_of(&agent)) {
+        if known.is_some_and(|agent| !self.rules.clients.takes_secrets_of(&agent)) {
             return Err(AgentError::KeysOnly);
         }
         self.replace_secret(permit, permit.target().agent_id, permit.caller().name(), new).await
@@ -479,7 +534,7 @@ impl Agents {
             self.passwords.accept_secret(supplied)?;
         }
         let Some(text) = supplied.or_else(|| made.clone()) else { return Err(AgentError::Overloaded) };
-        let hash = self.passwords.hash(text).await.map_err(|_| AgentError::Overloaded)?;
+        let hash = self.passwords.hash_secret(text).await.map_err(|_| AgentError::Overloaded)?;
         let now = self.ambient.clock.now();
         let secret = AgentSecret {
             id: random_hex(&*self.ambient.entropy, 4),
@@ -687,6 +742,7 @@ impl Agents {
                 certificate_names: Vec::new(),
                 grant_types: GrantType::ALL.to_vec(),
                 key_method: None,
+                waiting: None,
                 tokens_valid_from: now,
                 created_at: now,
                 created_by: "system".to_owned(),
@@ -715,6 +771,7 @@ fn told(agent: &Agent) -> Value {
     json!({
         "name": agent.name, "scopes": agent.scopes, "webhook_url": webhook_shown(agent.webhook_url.as_deref()),
         "grant_types": agent.grant_types, "token_endpoint_auth_method": agent.key_method,
+        "waiting_scopes": agent.waiting.as_ref().map(|waiting| &waiting.scopes),
     })
 }
 

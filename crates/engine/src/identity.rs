@@ -132,8 +132,14 @@ impl Identity {
         let tokens = tokens.shared(known());
         let master = Arc::new(master);
         let throttle = Throttle::new(database(), clocks());
-        let sessions =
-            Sessions::new(database(), clocks(), known(), tokens, rules, system.acting("system", None));
+        let sessions = Sessions::new(
+            database(),
+            clocks(),
+            known(),
+            tokens,
+            rules.clone(),
+            system.acting("system", None),
+        );
         let arrivals = Arrivals::new(
             database(),
             clocks(),
@@ -190,14 +196,7 @@ impl Identity {
             notices: NoticeBoard::new(database(), clocks()),
             reviews: Reviews::new(database(), clocks(), known()),
             arrivals,
-            agents: Agents::new(
-                database(),
-                clocks(),
-                known(),
-                passwords.clone(),
-                Arc::clone(&master),
-                sessions.clients(),
-            ),
+            agents: Agents::new(database(), clocks(), known(), passwords.clone(), Arc::clone(&master), rules),
             api_keys: ApiKeys::new(database(), clocks(), known(), Arc::clone(&sessions)),
             manage: Manage::new(database(), clocks(), known(), Arc::clone(&sessions)),
             sessions,

@@ -330,6 +330,15 @@ pub struct AgentView {
     /// The only way in which it may prove who it is; null: each that it has.
     #[serde(default)]
     pub token_endpoint_auth_method: Option<KeyMethod>,
+    /// Scopes that a second person must ask for, too.
+    #[serde(default)]
+    pub waiting_scopes: Vec<Scope>,
+    /// Who asked first.
+    #[serde(default)]
+    pub waiting_by: Option<String>,
+    /// When; a day later it is void.
+    #[serde(default)]
+    pub waiting_since: Option<Timestamp>,
 }
 
 /// How telling an agent the outcome of one of its runs stands.

@@ -90,6 +90,7 @@ macro_rules! conformance_suite {
             orchestrator::an_event_finds_its_listeners_and_is_kept_for_their_runs,
             orchestrator::a_window_admits_one_trigger,
             orchestrator::an_approval_is_decided_once_and_used_once,
+            orchestrator::the_first_of_two_words_is_kept_once,
             orchestrator::an_answer_is_kept_under_its_key,
             orchestrator::old_runs_are_deleted_in_batches,
             deliveries::an_outcome_and_that_it_is_told_are_one_write,

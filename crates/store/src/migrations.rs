@@ -36,6 +36,7 @@ pub const SQLITE: &[Step] = &[
     Step { name: "0006_held", sql: include_str!("../migrations/sqlite/0006_held.sql") },
     Step { name: "0007_run_notes", sql: include_str!("../migrations/sqlite/0007_run_notes.sql") },
     Step { name: "0008_executions", sql: include_str!("../migrations/sqlite/0008_executions.sql") },
+    Step { name: "0009_two_approvers", sql: include_str!("../migrations/sqlite/0009_two_approvers.sql") },
 ];
 
 /// The steps of the PostgreSQL backend.
@@ -49,6 +50,7 @@ pub const POSTGRES: &[Step] = &[
     Step { name: "0006_held", sql: include_str!("../migrations/postgres/0006_held.sql") },
     Step { name: "0007_run_notes", sql: include_str!("../migrations/postgres/0007_run_notes.sql") },
     Step { name: "0008_executions", sql: include_str!("../migrations/postgres/0008_executions.sql") },
+    Step { name: "0009_two_approvers", sql: include_str!("../migrations/postgres/0009_two_approvers.sql") },
 ];
 
 /// What is recorded for a step.

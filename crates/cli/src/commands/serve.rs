@@ -199,6 +199,7 @@ where
             .with_context(|| format!("identity.breached_passwords_file ({})", path.display()))?;
         parts.passwords = parts.passwords.refusing(list);
     }
+    parts.passwords = parts.passwords.storing_as(settings.password_hash);
     let shared = match &settings.redis {
         Some(redis) => Some(Shared::open(redis, &parts.ambient).await?),
         None => None,
@@ -273,6 +274,7 @@ where
         passwords_by_link: !settings.admins_set_passwords,
         rules: AccessRules {
             clients: ClientPolicy { keys_only: settings.agents_need_keys },
+            two_people: settings.admin_grants_need_two,
             admin_networks: settings.admin_networks.clone(),
         },
         device_run_days: settings.device_run_days,

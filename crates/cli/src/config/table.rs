@@ -372,11 +372,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Addresses or networks (CIDR) from which users, agents, roles, keys, sessions, tokens and bans can be looked after. Empty: from anywhere. This machine counts only if it is listed; the console needs no network, the emergency stop asks for none.",
     ),
     setting(
+        "identity.password_hash",
+        &["PASSWORD_HASH"],
+        Kind::Text,
+        "argon2id",
+        "argon2id, or bcrypt (cost 12) for systems that take the hashes over: how new passwords of people are stored. Hashes of the other kind stay valid; with argon2id those of bcrypt are replaced at sign-in. With bcrypt a password has at most 72 bytes.",
+    ),
+    setting(
         "identity.admins_set_passwords",
         &["ADMINS_SET_PASSWORDS"],
         Kind::Flag,
         "true",
         "Administrators can set passwords and remove second factors of others. false: over the network they make invitations and start resets only.",
+    ),
+    setting(
+        "identity.admin_grants_need_two",
+        &["ADMIN_GRANTS_NEED_TWO"],
+        Kind::Flag,
+        "false",
+        "Agents get admin and the scopes that look after users, agents, keys, sessions, tokens and bans only when a second person asks for them too, within 24 hours.",
     ),
     setting(
         "identity.agents_need_keys",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
-use interlock_engine::auth::{CertificateSignIn, Factors, accept_password};
+use interlock_engine::auth::{CertificateSignIn, Factors, Scheme, accept_password};
 use interlock_engine::orchestrator::OrchestratorSettings;
 use interlock_model::schedule::Schedule;
 use interlock_model::secret::Secret;
@@ -166,8 +166,12 @@ pub(crate) struct ServerSettings {
     pub(crate) owner_mode: bool,
     /// From where administration is allowed.
     pub(crate) admin_networks: Vec<IpNet>,
+    /// How new passwords are stored.
+    pub(crate) password_hash: Scheme,
     /// Administrators can set passwords of others over the network.
     pub(crate) admins_set_passwords: bool,
+    /// Agents get scopes of administration by the word of two people.
+    pub(crate) admin_grants_need_two: bool,
     /// Secrets and API keys of agents are refused.
     pub(crate) agents_need_keys: bool,
     /// Days after which runs of the device are deleted; `None`: never.
@@ -494,7 +498,12 @@ impl Config {
                 .unwrap_or(30),
             owner_mode: self.choice("identity.scope_mode", &[("strict", false), ("owner", true)])?,
             admin_networks: self.networks("identity.admin_networks")?,
+            password_hash: self.choice(
+                "identity.password_hash",
+                &[("argon2id", Scheme::Argon2id), ("bcrypt", Scheme::Bcrypt)],
+            )?,
             admins_set_passwords: self.flag("identity.admins_set_passwords")?,
+            admin_grants_need_two: self.flag("identity.admin_grants_need_two")?,
             agents_need_keys: self.flag("identity.agents_need_keys")?,
             device_run_days: self.device_run_days()?,
             audit_days: self.audit_days()?,

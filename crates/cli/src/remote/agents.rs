@@ -268,6 +268,12 @@ fn scopes(agent: &AgentView) -> String {
     agent.scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+fn waiting(agent: &AgentView) -> Option<String> {
+    let by = agent.waiting_by.as_ref()?;
+    let scopes = agent.waiting_scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Some(format!("{scopes}, which {} has asked for", line(by)))
+}
+
 fn grants(agent: &AgentView) -> String {
     let short = |grant: &GrantType| grant.name().rsplit(':').next().unwrap_or_default();
     agent.grant_types.iter().map(short).collect::<Vec<_>>().join(", ")
@@ -305,6 +311,7 @@ fn tell(ui: &Ui, agent: &AgentView) -> Result<(), Failure> {
             .with("agent", &agent.name)
             .with("id", agent.id.to_string())
             .with("scopes", scopes(agent))
+            .maybe("waits for a second person", waiting(agent))
             .maybe("webhook", agent.webhook_url.as_ref())
             .with("grants", grants(agent))
             .maybe("only by", agent.token_endpoint_auth_method.map(KeyMethod::name))

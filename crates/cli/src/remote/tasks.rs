@@ -514,5 +514,5 @@ async fn decide(
 ) -> Result<(), Failure> {
     let body = json!({ "decision": decision, "note": note });
     let done = ask(client, "POST", &format!("/approvals/{approval}/decide"), Some(body)).await?;
-    tell(ui, &done, &["id", "state", "task_id", "run_id", "parameters", "decided_by"])
+    tell(ui, &done, &["id", "state", "task_id", "run_id", "parameters", "first_approved_by", "decided_by"])
 }

@@ -175,6 +175,7 @@ mod tests {
             certificate_names: vec![],
             grant_types: vec![],
             key_method: None,
+            waiting: None,
             tokens_valid_from: at(0),
             created_at: at(0),
             created_by: "system".into(),

@@ -1,12 +1,19 @@
-//! Hashes of earlier systems: bcrypt, verified at sign-in and replaced there. New ones are never made.
+//! bcrypt: hashes of earlier systems, verified at sign-in and replaced there, and new ones where that is chosen.
 //!
-//! bcrypt looks at 72 bytes and stops at a NUL. A longer password, or one with a NUL, is never right here: what an earlier
-//! system took for it was a part of it.
+//! bcrypt looks at 72 bytes and stops at a NUL. A longer password, or one with a NUL, is never right here, and none is hashed:
+//! what an earlier system took for it was a part of it.
 
 /// Costs that are taken over. Above, one guess would cost seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=14;
 /// Bytes that bcrypt looks at.
-const MAX_BYTES: usize = 72;
+pub(super) const MAX_BYTES: usize = 72;
+/// Cost of new hashes: some 0.3 s.
+const NEW: u32 = 12;
+
+/// Hashes a new password, of which all counts; the caller has seen to that. The salt is the operating system's.
+pub(super) fn hash(password: &str) -> String {
+    bcrypt::hash(password, NEW).expect("the cost is within the algorithm's bounds")
+}
 
 /// The cost of a bcrypt hash; `None` if it is none.
 pub(crate) fn cost(hash: &str) -> Option<u32> {

@@ -19,6 +19,8 @@ pub(super) const WORKLOAD: &str = "workload";
 pub struct AccessRules {
     /// Of agents.
     pub clients: ClientPolicy,
+    /// Agents get scopes of administration by the word of two people.
+    pub two_people: bool,
     /// From where administration is allowed; from anywhere if there are none.
     pub admin_networks: Vec<IpNet>,
 }

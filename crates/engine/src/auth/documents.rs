@@ -39,6 +39,9 @@ pub struct Agent {
     /// The only way in which it may prove who it is.
     #[serde(default)]
     pub key_method: Option<KeyMethod>,
+    /// Scopes that one person has asked for it, and that a second one must ask for too.
+    #[serde(default)]
+    pub waiting: Option<WaitingScopes>,
     /// Tokens issued under another value are dead.
     pub tokens_valid_from: Timestamp,
     /// When it was made.
@@ -50,6 +53,17 @@ pub struct Agent {
     /// When it last got a token or used a key.
     #[serde(default)]
     pub last_seen_at: Option<Timestamp>,
+}
+
+/// Scopes that wait for a second person's word.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitingScopes {
+    /// Which.
+    pub scopes: Vec<Scope>,
+    /// Who asked first.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Agents of earlier versions could use every grant.

@@ -65,7 +65,7 @@ pub(crate) use notices::Notices;
 pub use notices::{Notice, NoticeBoard};
 pub use passkeys::{Ceremonies, Ceremony, Challenge, NewPasskey, Passkeys};
 pub(crate) use password::stands_alone;
-pub use password::{Factors, Hasher, PasswordRefused, Passwords, accept_password};
+pub use password::{Factors, Hasher, PasswordRefused, Passwords, Scheme, accept_password};
 pub use permit::{Permit, Proof, SystemPermit};
 pub use principals::Principals;
 pub use refreshing::RefreshError;

@@ -31,6 +31,11 @@ pub enum PasswordRefused {
     /// Too long.
     #[error("the password is too long: use at most 1024 bytes")]
     TooLong,
+    /// The scheme looks at a part of it only.
+    #[error(
+        "the password is too long for bcrypt, which passwords are hashed with here: use at most 72 bytes"
+    )]
+    TooLongForBcrypt,
     /// It can be guessed.
     #[error("the password is easy to guess: it is a common one, repeats itself, or holds the user name")]
     Guessable,
@@ -94,6 +99,16 @@ pub(crate) fn stands_alone(password: &Secret) -> bool {
     password.expose().chars().count() >= MIN_ALONE
 }
 
+/// How new passwords of people are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// As [`Hasher`] says.
+    #[default]
+    Argon2id,
+    /// For systems that take the hashes over and know nothing else.
+    Bcrypt,
+}
+
 /// How passwords are hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hasher {
@@ -118,7 +133,7 @@ impl Hasher {
 }
 
 enum Job {
-    Hash(Secret, oneshot::Sender<String>),
+    Hash(Secret, Scheme, oneshot::Sender<String>),
     Verify { password: Secret, hash: Option<String>, imported: Option<u32>, answer: oneshot::Sender<bool> },
 }
 
@@ -128,6 +143,7 @@ pub struct Passwords {
     jobs: mpsc::Sender<Job>,
     places: Arc<Semaphore>,
     breached: Option<Arc<Breached>>,
+    scheme: Scheme,
 }
 
 /// The right to have hashes computed, one after the other. There are not many: who gets none is told at once.
@@ -158,7 +174,18 @@ impl Passwords {
             .name("password-hash".to_owned())
             .spawn(move || serve(hasher, &waiting))
             .expect("the operating system gives a thread at start-up");
-        Self { jobs, places: Arc::new(Semaphore::new(QUEUE)), breached: None }
+        Self { jobs, places: Arc::new(Semaphore::new(QUEUE)), breached: None, scheme: Scheme::default() }
+    }
+
+    /// Stores new passwords of people in this way.
+    #[must_use]
+    pub fn storing_as(self, scheme: Scheme) -> Self {
+        Self { scheme, ..self }
+    }
+
+    /// Whether a hash may stay as it is: one of an earlier system is replaced when its password is known.
+    pub(super) fn keeps(&self, hash: &str) -> bool {
+        self.scheme == Scheme::Bcrypt || bcrypt_hash::cost(hash).is_none()
     }
 
     /// Also refuses passwords of this list.
@@ -173,6 +200,13 @@ impl Passwords {
     /// The first reason against it.
     pub fn accept(&self, user: &str, password: &Secret, factors: Factors) -> Result<(), PasswordRefused> {
         accept_password(user, password, factors)?;
+        if self.scheme == Scheme::Bcrypt && password.expose().len() > bcrypt_hash::MAX_BYTES {
+            return Err(PasswordRefused::TooLongForBcrypt);
+        }
+        self.check_breached(password)
+    }
+
+    fn check_breached(&self, password: &Secret) -> Result<(), PasswordRefused> {
         match self.breached.as_ref().map(|list| list.holds(password.expose())) {
             None | Some(Ok(false)) => Ok(()),
             Some(Ok(true)) => Err(PasswordRefused::Breached),
@@ -188,7 +222,8 @@ impl Passwords {
     /// # Errors
     /// The first reason against it.
     pub fn accept_secret(&self, secret: &Secret) -> Result<(), PasswordRefused> {
-        self.accept("", secret, Factors::Alone)
+        accept_password("", secret, Factors::Alone)?;
+        self.check_breached(secret)
     }
 
     /// Takes a place in the queue.
@@ -200,14 +235,26 @@ impl Passwords {
         Ok(Place { _permit: permit })
     }
 
-    /// Hashes a new password to a PHC string.
+    /// Hashes a new password that was accepted: to a PHC string, or as bcrypt writes it.
     ///
     /// # Errors
     /// [`Overloaded`].
     pub async fn hash(&self, password: Secret) -> Result<String, Overloaded> {
+        self.hash_as(password, self.scheme).await
+    }
+
+    /// Hashes the secret of an agent to a PHC string. It may be longer than bcrypt can see.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub async fn hash_secret(&self, secret: Secret) -> Result<String, Overloaded> {
+        self.hash_as(secret, Scheme::Argon2id).await
+    }
+
+    async fn hash_as(&self, password: Secret, scheme: Scheme) -> Result<String, Overloaded> {
         let _place = self.place()?;
         let (answer, hashed) = oneshot::channel();
-        self.jobs.send(Job::Hash(password, answer)).map_err(|_| Overloaded)?;
+        self.jobs.send(Job::Hash(password, scheme, answer)).map_err(|_| Overloaded)?;
         hashed.await.map_err(|_| Overloaded)
     }
 
@@ -239,8 +286,12 @@ fn serve(hasher: Hasher, waiting: &mpsc::Receiver<Job>) {
     };
     while let Ok(job) = waiting.recv() {
         match job {
-            Job::Hash(password, answer) => {
-                let _ = answer.send(hash(password.expose()));
+            Job::Hash(password, scheme, answer) => {
+                let made = match scheme {
+                    Scheme::Argon2id => hash(password.expose()),
+                    Scheme::Bcrypt => bcrypt_hash::hash(password.expose()),
+                };
+                let _ = answer.send(made);
             }
             Job::Verify { password, hash, imported, answer } => {
                 let known = hash.is_some();
@@ -335,5 +386,31 @@ mod tests {
             passwords.verify_at(&place, Secret::new("x"), Some("not a hash".into()), None).await,
             Ok(false)
         );
+    }
+
+    #[tokio::test]
+    async fn bcrypt_can_be_chosen_for_people_and_never_cuts_a_password_off() {
+        let passwords = Passwords::start(Hasher::Weak).storing_as(Scheme::Bcrypt);
+        let word = Secret::new("seven purple pipettes");
+        let place = passwords.place().expect("a place");
+
+        let hash = passwords.hash(word.clone()).await.expect("a hash");
+        assert!(hash.starts_with("$2b$12$"), "{hash}");
+        assert!(
+            passwords.verify_at(&place, word.clone(), Some(hash.clone()), None).await.expect("an answer")
+        );
+        let long = format!("{} {}", word.expose(), "x y z 0 ".repeat(7));
+        assert_eq!(long.len(), 78);
+        assert_eq!(
+            passwords.accept("ana", &Secret::new(long.clone()), Factors::Alone),
+            Err(PasswordRefused::TooLongForBcrypt)
+        );
+        // Secrets of agents are longer, and stay what they were.
+        assert_eq!(passwords.accept_secret(&Secret::new(long.clone())), Ok(()));
+        let secret = passwords.hash_secret(Secret::new(long)).await.expect("a hash");
+        assert!(secret.starts_with("$argon2id$"), "{secret}");
+        assert!(passwords.keeps(&hash) && passwords.keeps(&secret));
+        let strong = Passwords::start(Hasher::Weak);
+        assert!(!strong.keeps(&hash) && strong.keeps(&secret), "one of bcrypt is replaced at sign-in");
     }
 }

@@ -347,7 +347,7 @@ impl SignIns {
 
     /// Replaces a hash of an earlier system now that the password is known. Sessions go on. The sign-in does not depend on it.
     async fn upgrade(&self, user: &UserRow, password: Secret, origin: &Origin) {
-        if super::bcrypt_cost(&user.password_hash).is_none() {
+        if self.passwords.keeps(&user.password_hash) {
             return;
         }
         let good = self.passwords.accept(&user.name, &password, super::Factors::Alone).is_ok();

@@ -1,5 +1,7 @@
 //! Questions to people: listing them, and giving one's word. Never one's own question, never by software.
 
+use std::sync::Arc;
+
 use interlock_model::action::{ApprovalTarget, DecideApproval, ListApprovals};
 use interlock_model::policy::PrincipalKind;
 use interlock_model::task::{ApprovalId, ApprovalState};
@@ -25,6 +27,9 @@ pub enum ApprovalError {
     /// It is the caller's own.
     #[error("nobody can approve what was asked in their own name; another person must")]
     Own,
+    /// The caller has given the first word.
+    #[error("you have approved this already; a second person must")]
+    Same,
     /// Only people decide.
     #[error("only a person who has signed in can decide")]
     NotAPerson,
@@ -89,6 +94,7 @@ impl Orchestrator {
             return Err(ApprovalError::Note);
         }
         let (by, now) = (caller.name().to_owned(), self.now());
+        let principals = Arc::clone(&self.0.principals);
         let decided = self
             .0
             .db
@@ -105,9 +111,25 @@ impl Orchestrator {
                     if found.asked.expires_at <= now {
                         return Err(ApprovalError::Settled);
                     }
-                    let state = match verdict {
-                        Verdict::Approve => ApprovalState::Approved,
-                        Verdict::Deny => ApprovalState::Denied,
+                    // The word of somebody who was dismissed since is none.
+                    let counts = |name: &str| principals.user(name).is_some_and(|user| !user.disabled);
+                    let first = found.first.as_ref().filter(|(name, _)| counts(name));
+                    let state = match (verdict, first) {
+                        (Verdict::Approve, Some((first, _))) if *first == by => return Err(ApprovalError::Same),
+                        (Verdict::Approve, None) if found.asked.approvers > 1 => {
+                            let before = found.first.as_ref().map(|(name, _)| name.as_str());
+                            if found.state != ApprovalState::Pending || !all.second(id, before, &by, now).await? {
+                                return Err(ApprovalError::Settled);
+                            }
+                            let details = json!({
+                                "decision": "first_of_two", "run": found.asked.run, "task": found.asked.task,
+                                "step": found.asked.step, "requester": found.asked.requester, "note": note,
+                            });
+                            let value = ApprovalRow { first: Some((by, now)), ..found };
+                            return Ok(Recorded { value, details });
+                        }
+                        (Verdict::Approve, _) => ApprovalState::Approved,
+                        (Verdict::Deny, _) => ApprovalState::Denied,
                     };
                     if !all.decide(&found.asked, state, &by, note.as_deref(), now).await? {
                         return Err(ApprovalError::Settled);
@@ -115,6 +137,7 @@ impl Orchestrator {
                     let details = json!({
                         "decision": state, "run": found.asked.run, "task": found.asked.task, "step": found.asked.step,
                         "requester": found.asked.requester, "note": note,
+                        "first_approved_by": found.first.as_ref().map(|(by, _)| by),
                     });
                     let value =
                         ApprovalRow { state, decided_at: Some(now), decided_by: Some(by), note, ..found };

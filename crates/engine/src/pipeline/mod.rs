@@ -60,6 +60,8 @@ pub struct Decision {
     pub state: ApprovalState,
     /// Who decided.
     pub by: Option<String>,
+    /// Who had approved before, where two must.
+    pub first: Option<String>,
     /// What they wrote.
     pub note: Option<String>,
     /// When.
@@ -146,6 +148,8 @@ pub struct Question {
     pub subject: Value,
     /// Until when it can be answered.
     pub expires_at: Timestamp,
+    /// How many people must approve: one or two.
+    pub approvers: u32,
 }
 
 /// A bad end, as it is certain.

@@ -502,7 +502,7 @@ async fn a_question_stands_until_a_person_answers_it() {
         assert_eq!(question.subject["parameters"], json!({ "ul": 3 }));
         assert_eq!(question.subject["next_steps"][0]["with"]["n"], "3");
         assert_eq!(question.expires_at, Timestamp::from_seconds(NOW + 86_400));
-        let decision = Decision { state, by: Some("grace".to_owned()), note: None, at: None };
+        let decision = Decision { state, by: Some("grace".to_owned()), first: None, note: None, at: None };
         bench.host.decisions.lock().expect("decisions").insert((0, question.digest.clone()), decision);
 
         let end = bench.run().await;

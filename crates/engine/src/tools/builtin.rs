@@ -106,7 +106,7 @@ impl Tool for RequestApproval {
     }
 
     fn check(&self, known: Known<'_>) -> Result<Effect, Misuse> {
-        only(&known, &["reason", "parameters", "expires_in_seconds"])?;
+        only(&known, &["reason", "parameters", "expires_in_seconds", "approvers"])?;
         text(&known, "reason", LONGEST_REASON)?;
         if let Some(expires) = known.fixed.get("expires_in_seconds")
             && !expires.as_u64().is_some_and(|seconds| (EXPIRES.0..=EXPIRES.2).contains(&seconds))
@@ -115,6 +115,16 @@ impl Tool for RequestApproval {
                 "expires_in_seconds",
                 format!("expires_in_seconds is a whole number from {} to {}", EXPIRES.0, EXPIRES.2),
             );
+        }
+        // Written out: whether one person is enough is not for data to say.
+        match known.fixed.get("approvers") {
+            None if known.has("approvers") => {
+                return misuse("approvers", "approvers is 1 or 2, without a template".to_owned());
+            }
+            Some(approvers) if !matches!(approvers.as_u64(), Some(1 | 2)) => {
+                return misuse("approvers", "approvers is 1 or 2".to_owned());
+            }
+            None | Some(_) => {}
         }
         Ok(Effect::None)
     }
@@ -130,9 +140,13 @@ impl Tool for RequestApproval {
         let by = |by: &Option<String>| by.clone().unwrap_or_else(|| "somebody".to_owned());
         match decision {
             Some(decision) if matches!(decision.state, ApprovalState::Approved | ApprovalState::Used) => {
-                Ok(Done::Value(json!({
+                let mut value = json!({
                     "approved": true, "approved_by": decision.by, "decided_at": decision.at, "note": decision.note,
-                })))
+                });
+                if let Some(first) = decision.first {
+                    value["first_approved_by"] = json!(first);
+                }
+                Ok(Done::Value(value))
             }
             Some(decision) if decision.state == ApprovalState::Denied => {
                 Err(Failure::Refused(format!("{} said no", by(&decision.by))))
@@ -153,6 +167,11 @@ impl Tool for RequestApproval {
                     reason: reason.to_owned(),
                     subject: json!({ "parameters": call.input.get("parameters"), "next_steps": (call.following)() }),
                     expires_at: call.clock.now().plus(Duration::from_secs(seconds)),
+                    approvers: if call.input.get("approvers").and_then(Value::as_u64) == Some(2) {
+                        2
+                    } else {
+                        1
+                    },
                 }))
             }
         }

@@ -149,6 +149,9 @@ fn view(agent: &Agent) -> AgentView {
         certificate_names: agent.certificate_names.clone(),
         grant_types: agent.grant_types.clone(),
         token_endpoint_auth_method: agent.key_method,
+        waiting_scopes: agent.waiting.as_ref().map(|waiting| waiting.scopes.clone()).unwrap_or_default(),
+        waiting_since: agent.waiting.as_ref().map(|waiting| waiting.at),
+        waiting_by: agent.waiting.as_ref().map(|waiting| waiting.by.clone()),
     }
 }
 

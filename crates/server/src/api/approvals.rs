@@ -38,7 +38,7 @@ impl From<ApprovalError> for ApiError {
             ApprovalError::NoSuchApproval => {
                 Self::client(StatusCode::NOT_FOUND, "approval_not_found", "Approval not found")
             }
-            ApprovalError::Own | ApprovalError::NotAPerson => {
+            ApprovalError::Own | ApprovalError::Same | ApprovalError::NotAPerson => {
                 Self::client(StatusCode::FORBIDDEN, "forbidden", error.to_string())
             }
             ApprovalError::OtherParameters | ApprovalError::Settled => {
@@ -56,7 +56,8 @@ fn view(row: &ApprovalRow) -> Value {
         "id": asked.id, "run_id": asked.run, "task_id": asked.task, "step": asked.step, "requested_by": asked.requester,
         "parameters": asked.subject, "parameters_sha256": hexadecimal(&asked.digest), "reason": asked.reason,
         "state": row.state, "created_at": asked.created_at, "expires_at": asked.expires_at, "decided_at": row.decided_at,
-        "decided_by": row.decided_by, "note": row.note,
+        "decided_by": row.decided_by, "note": row.note, "approvers": asked.approvers,
+        "first_approved_by": row.first.as_ref().map(|(by, _)| by), "first_approved_at": row.first.as_ref().map(|(_, at)| at),
     })
 }
 

@@ -123,7 +123,9 @@ impl From<AgentError> for ApiError {
                 Self::client(StatusCode::NOT_FOUND, "agent_not_found", "Agent not found")
             }
             // Which scope is told to a caller who manages agents and named it.
-            AgentError::Grant(_) => Self::client(StatusCode::FORBIDDEN, "forbidden", text),
+            AgentError::Grant(_) | AgentError::TwoPeople(_) => {
+                Self::client(StatusCode::FORBIDDEN, "forbidden", text)
+            }
             AgentError::PeopleOnly(_) => Self::field(&["body", "scopes"], "scope", text),
             AgentError::Webhook => Self::field(&["body", "webhook_url"], "url", text),
             AgentError::Protected(reason) => Self::client(StatusCode::BAD_REQUEST, "agent_protected", reason),

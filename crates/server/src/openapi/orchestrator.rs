@@ -341,7 +341,14 @@ pub(super) const SHAPES: &[Shape] = &[
             ("created_at", "time"),
             ("expires_at", "time"),
         ],
-        &[("decided_at", "time?"), ("decided_by", "string?"), ("note", "string?")],
+        &[
+            ("decided_at", "time?"),
+            ("decided_by", "string?"),
+            ("note", "string?"),
+            ("approvers", "integer"),
+            ("first_approved_by", "string?"),
+            ("first_approved_at", "time?"),
+        ],
     ),
     ("Decision", &[("decision", "string")], &[("note", "string?"), ("parameters_sha256", "string?")]),
 ];

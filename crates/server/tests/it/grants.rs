@@ -236,3 +236,55 @@ async fn a_server_that_asks_all_agents_for_keys_takes_no_secret_of_any() {
     let lab = lab.restarted_under(AccessRules::default()).await;
     sign_in(&lab, &id, &secret).await.ok();
 }
+
+#[tokio::test]
+async fn two_people_make_an_agent_an_administrator() {
+    let rules = AccessRules { two_people: true, ..AccessRules::default() };
+    let lab = Lab::start().await.restarted_under(rules).await;
+    let (ada, zoe) = (lab.sign_in("ada").await, lab.sign_in("zoe").await);
+    let put = async |id: &str, by: &str, scopes: Value| {
+        let body = json!({ "scopes": scopes });
+        lab.put(&format!("/agents/{id}")).signed(by).json(&body).send().await.ok()
+    };
+    let boss = json!({ "name": "boss", "scopes": ["admin", "tasks:read", "agents:*"] });
+    let made = lab.post("/agents").signed(&ada).json(&boss).send().await.json();
+    let id = made["id"].as_str().expect("an id");
+    assert_eq!((&made["scopes"], &made["waiting_by"]), (&json!(["tasks:read"]), &json!("ada")));
+    assert_eq!(made["waiting_scopes"], json!(["admin", "agents:*"]));
+
+    // Asking twice makes nobody two people, and a second person gives what both have asked for.
+    let again = put(id, &ada, json!(["admin", "tasks:read"])).await;
+    assert_eq!((&again["scopes"], &again["waiting_scopes"]), (&json!(["tasks:read"]), &json!(["admin"])));
+    let given = put(id, &zoe, json!(["admin", "keys:manage", "tasks:read"])).await;
+    assert_eq!(given["scopes"], json!(["admin", "tasks:read"]));
+    assert_eq!((&given["waiting_scopes"], &given["waiting_by"]), (&json!(["keys:manage"]), &json!("zoe")));
+    let details = lab.trail_of("agent.updated").await.pop().expect("an entry").draft.details;
+    assert_eq!(details["new_data"]["waiting_scopes"], json!(["keys:manage"]));
+    // What it has it keeps, and less needs no second person.
+    assert_eq!(put(id, &ada, json!(["admin"])).await["waiting_scopes"], json!([]));
+    assert_eq!(put(id, &ada, json!([])).await["scopes"], json!([]));
+
+    // A day later, or from somebody who was dismissed, the first word is none.
+    put(id, &ada, json!(["admin"])).await;
+    lab.clock.advance(std::time::Duration::from_hours(25));
+    let (ada, zoe) = (lab.sign_in("ada").await, lab.sign_in("zoe").await);
+    assert_eq!(put(id, &zoe, json!(["admin"])).await["scopes"], json!([]));
+    assert_eq!(put(id, &ada, json!(["admin"])).await["scopes"], json!(["admin"]));
+    let (other, secret) = lab.agent(&["runs:read"]).await;
+    put(&other, &ada, json!(["users:read"])).await;
+    let gone = json!({ "disabled": true });
+    lab.ask("PATCH".parse().expect("a method"), "/users/ada").signed(&zoe).json(&gone).send().await.ok();
+    assert_eq!(put(&other, &zoe, json!(["users:read"])).await["waiting_by"], "zoe");
+
+    // Software gives nothing of the kind, whatever it holds.
+    let boss = set_secret(&lab, id, &json!({})).await.ok();
+    let (boss, _) = lab.pair(id, boss["agent_secret"].as_str().expect("a secret")).await;
+    let body = json!({ "scopes": ["users:read", "runs:read"] });
+    lab.put(&format!("/agents/{other}")).signed(&boss).json(&body).send().await.refused(403, "forbidden");
+    let body = json!({ "name": "heir", "scopes": ["admin"] });
+    lab.post("/agents").signed(&boss).json(&body).send().await.refused(403, "forbidden");
+    let body = json!({ "name": "helper", "scopes": ["runs:read"] });
+    assert_eq!(lab.post("/agents").signed(&boss).json(&body).send().await.status.as_u16(), 201);
+    let (token, _) = lab.pair(&other, &secret).await;
+    lab.get("/users").signed(&token).send().await.refused(403, "forbidden");
+}

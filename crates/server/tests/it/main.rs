@@ -11,6 +11,7 @@ mod certificates;
 mod execute;
 mod factors;
 mod fake;
+mod fields;
 mod flaky;
 mod framing;
 mod grants;

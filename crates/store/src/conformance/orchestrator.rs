@@ -792,7 +792,59 @@ fn question(number: u32) -> NewApproval {
         reason: "it moves".to_owned(),
         created_at: NOW,
         expires_at: after(60_000_000),
+        approvers: 1,
     }
+}
+
+/// The first of two words is kept once, decides nothing, and stays beside the second.
+pub async fn the_first_of_two_words_is_kept_once(store: Arc<dyn Store>) {
+    line_up(&*store, vec![new_run(1)]).await;
+    let held = claim(&*store, "w", 1).await.remove(0);
+    put(&*store, |tx| {
+        async move {
+            let mut all = tx.orchestrator();
+            assert!(all.ask(&NewApproval { approvers: 2, ..question(1) }).await?);
+            assert_eq!(all.suspend("w", &held, None, NOW).await?, Suspended::Waits);
+            Ok(())
+        }
+        .boxed()
+    })
+    .await;
+
+    let kept = at_once(&store, 6, |store, number| async move {
+        put(&*store, move |tx| {
+            async move {
+                let by = format!("person {number}");
+                tx.orchestrator().second(question(1).id, None, &by, NOW).await
+            }
+            .boxed()
+        })
+        .await
+    })
+    .await;
+
+    assert_eq!(kept.iter().filter(|kept| **kept).count(), 1);
+    let found = ask(&*store, |mut reads| async move { reads.approval(question(1).id).await }.boxed()).await;
+    let row = found.expect("readable").expect("a question");
+    assert_eq!((row.state, row.asked.approvers, row.decided_by), (ApprovalState::Pending, 2, None));
+    let (first, at) = row.first.expect("a first word");
+    assert!(first.starts_with("person ") && at == NOW, "{first}");
+    assert_eq!(state_of(&*store, 1).await, Some(TaskRunState::WaitingForApproval));
+    put(&*store, |tx| {
+        async move {
+            let mut all = tx.orchestrator();
+            assert!(!all.second(question(1).id, Some("nobody"), "cal", NOW).await?, "it is another's");
+            assert!(all.second(question(1).id, Some(&first), "ana", NOW).await?);
+            assert!(all.second(question(1).id, Some("ana"), &first, NOW).await?);
+            assert!(all.decide(&question(1), ApprovalState::Approved, "ben", None, NOW).await?);
+            assert!(!all.second(question(1).id, Some(&first), "cal", NOW).await?, "it is decided");
+            let row = all.approval(question(1).id).await?.expect("a question");
+            assert_eq!((row.first.map(|(by, _)| by), row.decided_by.as_deref()), (Some(first), Some("ben")));
+            Ok(())
+        }
+        .boxed()
+    })
+    .await;
 }
 
 /// A question is answered once, its answer is used once, and the run that waited goes on.

@@ -33,6 +33,8 @@ pub struct NewApproval {
     pub created_at: Timestamp,
     /// Not good for anything after.
     pub expires_at: Timestamp,
+    /// How many people must approve: one or two.
+    pub approvers: u32,
 }
 
 /// A question as stored.
@@ -42,6 +44,8 @@ pub struct ApprovalRow {
     pub asked: NewApproval,
     /// How it stands.
     pub state: ApprovalState,
+    /// Who has approved first, and when, where two must.
+    pub first: Option<(String, Timestamp)>,
     /// When somebody decided.
     pub decided_at: Option<Timestamp>,
     /// Who.
@@ -51,7 +55,7 @@ pub struct ApprovalRow {
 }
 
 const APPROVAL: &str = "SELECT id, lineage, run, task, step, requester, digest, subject, reason, created_at, expires_at, state, decided_at, \
-                        decided_by, note FROM approvals";
+                        decided_by, note, approvers, first_by, first_at FROM approvals";
 
 fn approval_row(row: &Row) -> Result<ApprovalRow, Error> {
     Ok(ApprovalRow {
@@ -67,7 +71,9 @@ fn approval_row(row: &Row) -> Result<ApprovalRow, Error> {
             reason: row.text(8)?.to_owned(),
             created_at: row.time(9)?,
             expires_at: row.time(10)?,
+            approvers: row.small(15)?,
         },
+        first: row.optional_text(16)?.zip(row.optional_time(17)?),
         state: word(ApprovalState::parse(row.text(11)?), "state of an approval")?,
         decided_at: row.optional_time(12)?,
         decided_by: row.optional_text(13)?,
@@ -84,8 +90,8 @@ impl Changes<'_> {
         let subject = codec::json_text(&new.subject)?;
         self.sql
             .change_one(
-                "INSERT INTO approvals (id, lineage, run, task, step, requester, digest, subject, reason, created_at, expires_at, state) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'pending') ON CONFLICT (lineage, step, digest) DO NOTHING",
+                "INSERT INTO approvals (id, lineage, run, task, step, requester, digest, subject, reason, created_at, expires_at, approvers, \
+                 state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'pending') ON CONFLICT (lineage, step, digest) DO NOTHING",
                 values![
                     new.id.as_bytes(),
                     new.lineage.as_bytes(),
@@ -97,7 +103,8 @@ impl Changes<'_> {
                     subject,
                     &new.reason,
                     new.created_at,
-                    new.expires_at
+                    new.expires_at,
+                    new.approvers
                 ],
             )
             .await
@@ -110,6 +117,27 @@ impl Changes<'_> {
     pub async fn approval(&mut self, id: ApprovalId) -> Result<Option<ApprovalRow>, Error> {
         let query = format!("{APPROVAL} WHERE id = ?1{}", self.sql.lock());
         self.sql.row(&query, values![id.as_bytes()]).await?.as_ref().map(approval_row).transpose()
+    }
+
+    /// Keeps the first of two people's word in place of the one of `before`; `false` if the question is not pending any more or
+    /// has another first word.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn second(
+        &mut self,
+        id: ApprovalId,
+        before: Option<&str>,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.sql
+            .change_one(
+                "UPDATE approvals SET first_by = ?2, first_at = ?3 \
+                 WHERE id = ?1 AND state = 'pending' AND coalesce(first_by, '') = ?4",
+                values![id.as_bytes(), by, now, before.unwrap_or("")],
+            )
+            .await
     }
 
     /// Answers a pending question, and lets the run that waits for it go on; `false` if it is not pending any more.

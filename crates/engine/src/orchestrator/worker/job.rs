@@ -171,6 +171,7 @@ impl Worker {
                     reason: question.reason,
                     created_at: now,
                     expires_at: question.expires_at,
+                    approvers: question.approvers,
                 };
                 return Some(Outcome::Asks(entry, Box::new(asked)));
             }

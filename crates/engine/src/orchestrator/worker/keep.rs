@@ -187,6 +187,7 @@ impl RunHost for Keeper {
         Ok(row.map(|row| Decision {
             state: row.state,
             by: row.decided_by,
+            first: row.first.map(|(by, _)| by),
             note: row.note,
             at: row.decided_at,
         }))
