@@ -8,6 +8,8 @@ use std::ffi::{OsStr, OsString};
 use crate::HostConfig;
 
 const HIDDEN_PREFIXES: [&str; 3] = ["INTERLOCK_", "JWT_", "BOOTSTRAP_"];
+/// Addresses that often hold a password, whoever the host is.
+const HIDDEN_NAMES: [&str; 2] = ["DATABASE_URL", "REDIS_URL"];
 const HIDDEN_PARTS: [&str; 5] = ["SECRET", "TOKEN", "PASSWORD", "PASSPHRASE", "_KEY"];
 
 /// Whether a variable of this name stays with the host: it is one of its own secrets, or its name looks like a secret.
@@ -15,7 +17,10 @@ fn is_hidden(name: &OsStr, own: &[&str]) -> bool {
     let name = name.to_string_lossy().to_ascii_uppercase();
     HIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || HIDDEN_PARTS.iter().any(|part| name.contains(part))
-        || own.iter().any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest == "_FILE"))
+        || HIDDEN_NAMES
+            .iter()
+            .chain(own)
+            .any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest == "_FILE"))
 }
 
 /// The worker's whole environment.
@@ -62,10 +67,12 @@ mod tests {
             ("MASTER_KEY_PREVIOUS", "10"),
             ("SSH_PASSPHRASE", "11"),
             ("REDIS_URL_FILE", "12"),
+            ("TLS_PIN", "13"),
+            ("TLS_PIN_FILE", "14"),
         ];
         let clock = Arc::new(interlock_model::time::TestClock::at(interlock_model::Timestamp::default()));
         let mut config = HostConfig::new("d", "f.py".into(), "/sdk".into(), "/s".into(), clock);
-        config.secrets = vec!["DATABASE_URL", "REDIS_URL"];
+        config.secrets = vec!["TLS_PIN"];
         config.environment = vec![("ROBOT_TOKEN".into(), "given".into())];
 
         let seen = of_worker(&config, inherited.iter().map(|(n, v)| ((*n).into(), (*v).into())));
