@@ -16,7 +16,7 @@ PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/auth/login", "/docs
           "/panel", "/openapi.json", "/metrics", "/auth/refresh", "/auth/methods", "/auth/oidc/login", "/auth/oidc/callback",
           "/auth/oidc/exchange", "/auth/oidc/logout", "/agents/auth/token", "/agents/auth/refresh", "/agents/auth/revoke", "/oauth/token",
           "/oauth/revoke", "/oauth/device_authorization", "/auth/invitations/accept", "/auth/passkeys/begin", "/auth/passkeys/sign-in", "/device-code",
-          "/device-code/app.js", "/auth/certificate", "/page-reports",
+          "/device-code/app.js", "/auth/certificate", "/auth/reset", "/page-reports",
           "/oauth/jwks", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server",
           "/.well-known/security.txt"}
 MIX = {"r": 255, "g": 128, "b": 64, "well": "A1"}
