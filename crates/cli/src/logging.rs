@@ -90,6 +90,13 @@ impl Visit for Fields {
         self.put(field, Value::from(value));
     }
 
+    /// With what caused it: the first sentence of "use the database" says too little.
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let causes = std::iter::successors(Some(value), |error| error.source());
+        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        self.put(field, Value::String(text));
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
         // `details` is JSON already; as an object it can be searched.

@@ -249,7 +249,10 @@ impl Bans {
                     Err(error) => tracing::error!(%error, "bans could not be read again"),
                 },
                 Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the database does not tell whether it changed"),
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the database does not tell whether it changed"
+                ),
             }
         }
     }

@@ -171,12 +171,18 @@ impl Principals {
                 Ok(_) => {}
                 Err(error) => {
                     heard = false;
-                    tracing::error!(%error, "the database does not tell whether it changed");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the database does not tell whether it changed"
+                    );
                 }
             }
             if let Err(error) = self.catch_up().await {
                 heard = false;
-                tracing::error!(%error, "changed agents, sessions and keys could not be read");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "changed agents, sessions and keys could not be read"
+                );
             }
             if heard {
                 *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
