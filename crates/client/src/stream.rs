@@ -18,7 +18,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause that the server may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(30);
-/// Attempts in a row without an event before it is given up: some five minutes.
+/// Pauses between attempts without a single answer that add up to this are too much.
+const GIVE_UP: Duration = Duration::from_mins(5);
+/// Attempts in a row without an event before it is given up.
 const FRUITLESS: u32 = 65;
 
 /// An event of a stream.
@@ -41,6 +43,8 @@ pub enum Told {
         reason: String,
         /// Wait before the next attempt.
         pause: Duration,
+        /// The server has ended the stream in order: perhaps there is nothing more to come.
+        closed: bool,
     },
     /// The connection is back.
     Back,
@@ -56,6 +60,9 @@ pub struct Stream {
     ready: VecDeque<Event>,
     pause: Option<Duration>,
     fruitless: u32,
+    waited: Duration,
+    give_up: Duration,
+    attempts: u32,
 }
 
 impl Client {
@@ -69,11 +76,32 @@ impl Client {
             ready: VecDeque::new(),
             pause: None,
             fruitless: 0,
+            waited: Duration::ZERO,
+            give_up: GIVE_UP,
+            attempts: FRUITLESS,
         }
     }
 }
 
 impl Stream {
+    /// Gives up when the pauses between attempts without a single answer add up to this.
+    #[must_use]
+    pub fn give_up_after(mut self, limit: Duration) -> Self {
+        self.give_up = limit;
+        self
+    }
+
+    /// Gives up after so many attempts in a row without an event.
+    pub(crate) fn attempts(mut self, limit: u32) -> Self {
+        self.attempts = limit;
+        self
+    }
+
+    /// The place to go on from, where events tell it otherwise than by their ids.
+    pub(crate) fn set_place(&mut self, place: String) {
+        self.place = Some(place);
+    }
+
     /// What happens next. May be dropped at any time and called again: nothing is lost.
     ///
     /// # Errors
@@ -93,23 +121,23 @@ impl Stream {
                 }
                 continue;
             };
-            let reason = match tokio::time::timeout(SILENCE, response.chunk()).await {
+            let (reason, closed) = match tokio::time::timeout(SILENCE, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => {
                     let mut events = Vec::new();
                     let fed = parser.feed(&bytes, &mut events);
                     self.ready.extend(events);
                     match fed {
                         Ok(()) => continue,
-                        Err(_) => "it sent something that is no event",
+                        Err(_) => ("it sent something that is no event", false),
                     }
                 }
-                Ok(Ok(None)) => "the server closed the connection",
-                Ok(Err(_)) => "the connection broke",
-                Err(_) => "the server fell silent",
+                Ok(Ok(None)) => ("the server closed the connection", true),
+                Ok(Err(_)) => ("the connection broke", false),
+                Err(_) => ("the server fell silent", false),
             };
             self.connection = None;
             if self.ready.is_empty() {
-                return self.cut(reason.to_owned(), None);
+                return self.cut(reason.to_owned(), None, closed);
             }
         }
     }
@@ -119,15 +147,15 @@ impl Stream {
         self.place.as_deref()
     }
 
-    fn cut(&mut self, reason: String, retry_after: Option<u64>) -> Result<Told, ClientError> {
-        if self.fruitless >= FRUITLESS {
+    fn cut(&mut self, reason: String, retry_after: Option<u64>, closed: bool) -> Result<Told, ClientError> {
+        if self.waited >= self.give_up || self.fruitless >= self.attempts {
             return Err(ClientError::Unreachable { url: self.client.url().to_owned(), reason, sent: true });
         }
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.fruitless.min(5)).min(LONGEST_PAUSE);
         let pause = retry_after.map_or(doubled, |seconds| Duration::from_secs(seconds).min(LONGEST_ASKED));
         self.fruitless += 1;
         self.pause = Some(pause);
-        Ok(Told::Cut { reason, pause })
+        Ok(Told::Cut { reason, pause, closed })
     }
 
     /// Connects, after the pause if there was a cut. Cancelled during the pause, the next call waits anew.
@@ -135,6 +163,7 @@ impl Stream {
         let was_cut = if let Some(pause) = self.pause {
             tokio::time::sleep(pause).await;
             self.pause = None;
+            self.waited += pause;
             true
         } else {
             false
@@ -142,6 +171,7 @@ impl Stream {
         match self.open().await {
             Ok(response) => {
                 self.connection = Some((response, Parser::default()));
+                self.waited = Duration::ZERO;
                 Ok(was_cut.then_some(Told::Back))
             }
             Err(error) if error.is_passing() => {
@@ -150,7 +180,7 @@ impl Stream {
                     ClientError::Unreachable { reason, .. } => reason,
                     other => other.to_string(),
                 };
-                self.cut(reason, retry_after).map(Some)
+                self.cut(reason, retry_after, false).map(Some)
             }
             Err(error) => Err(error),
         }
