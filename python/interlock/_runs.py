@@ -7,7 +7,7 @@ import time
 
 from . import errors
 from ._display import run_html, run_text
-from ._events import FINAL_STATES, Events, event_from
+from ._events import FINAL_STATES, Events, history
 from ._session import error_of_run, quote
 
 _PAGE = 200
@@ -116,15 +116,7 @@ class Run:
 
     def history(self, after=0):
         """Every event so far, without waiting for more."""
-        found = []
-        while True:
-            page = self._session.json("GET", "%s/events?after=%d&limit=%d" % (self._path, after, _PAGE))
-            items = [event_from(one) for one in page.get("items", ())]
-            found += items
-            following = page.get("next_after")
-            if not items or not isinstance(following, int) or following <= after:
-                return found
-            after = following
+        return history(self._session, self._path + "/events", after, _PAGE)
 
     def events(self, after=0):
         """Follow the events until the run ends, also with ``async for``; a lost connection is resumed."""

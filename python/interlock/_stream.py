@@ -23,6 +23,10 @@ class Stream:
     there.
     """
 
+    _what = "the stream"
+    # Refusals that pass: the server says when to come again.
+    _waits_for = (RateLimited, DeviceUnavailable)
+
     def __init__(self, session, path, last=None, patience=60.0, deadline=None):
         self._session = session
         self._path = path
@@ -31,6 +35,7 @@ class Stream:
         self._deadline = deadline
         self._iterator = None
         self._connection = None
+        self._failing_since = None
 
     def __iter__(self):
         return self
@@ -58,23 +63,23 @@ class Stream:
             self._connection.close()
 
     def _follow(self):
-        failures, failing_since = 0, None
+        failures = 0
         while self._remaining() > 0:
             pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
             try:
                 for name, document in self._events():
-                    failures, failing_since = 0, None
+                    failures = 0
                     self.last = name or self.last
                     yield name, document
-            except (RateLimited, DeviceUnavailable) as problem:
+            except self._waits_for as problem:
                 pause = problem.retry_after or _PAUSES[-1]
             except (ConnectionFailed, OSError, http.client.HTTPException) as problem:
                 if isinstance(problem, ConnectionFailed) and problem.code in _FINAL_FAILURES:
                     raise
                 now = time.monotonic()
-                failing_since = failing_since or now
-                if now - failing_since > self._patience and self._remaining() > 0:
-                    raise ConnectionFailed("the stream could not be read: %s" % problem, code="connection_lost") from None
+                self._failing_since = self._failing_since or now
+                if now - self._failing_since > self._patience and self._remaining() > 0:
+                    raise ConnectionFailed("%s could not be read: %s" % (self._what, problem), code="connection_lost") from None
             time.sleep(max(0.0, min(self._remaining(), pause)))
             failures += 1
 
@@ -98,6 +103,7 @@ class Stream:
         try:
             if response.status != 200:
                 raise error_from(Response(response.status, response.headers, response.read(1 << 20)))
+            self._failing_since = None
             yield from parse(response)
         finally:
             self._connection.close()

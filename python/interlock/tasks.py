@@ -15,7 +15,7 @@ import time
 
 from . import errors
 from ._display import clean
-from ._events import FINAL_STATES, Event
+from ._events import FINAL_STATES, Event, event_from, history
 from ._runs import WaitTimeout
 from ._session import error_of_run, new_key, quote
 from ._stream import Stream
@@ -81,6 +81,11 @@ def _pages(session, path, limit, **members):
             return
 
 
+def _me(session):
+    """The name under which the session is signed in."""
+    return session.json("GET", "/auth/me")["user"]
+
+
 def _schedule(members):
     """``schedule_kind`` and ``schedule_expr`` of the one schedule that was given, or None."""
     given = [(kind, members.pop(name)) for name, kind in _SCHEDULES if members.get(name) is not None]
@@ -127,13 +132,10 @@ class Tasks:
         if params is not None:
             payload["params"] = params
         schedule = _schedule({"cron": cron, "rrule": rrule, "once": once, "on_event": on_event, "condition": condition})
-        body = {"title": title, "description": description or title, "payload": payload, "created_by": created_by or self._me()}
+        body = {"title": title, "description": description or title, "payload": payload, "created_by": created_by or _me(self._session)}
         body.update(schedule or {"schedule_kind": "manual"})
         body.update(options)
         return Task(self._session, self._session.json("POST", "/tasks", body, key=idempotency_key or new_key()))
-
-    def _me(self):
-        return self._session.json("GET", "/auth/me")["user"]
 
     def get(self, task_id):
         """A task by its id. Raises :class:`interlock.errors.NotFound`."""
@@ -155,16 +157,12 @@ class Tasks:
         return self._session.json("POST", "/schedules/preview", body)["times"]
 
 
-class Task:
-    """A task as the server last described it: its members are attributes (``title``, ``status``, ``payload``, …)."""
+class _Described:
+    """Something whose members, as the server last described them, are attributes."""
 
     def __init__(self, session, document):
         self._session = session
         self._document = document
-        self._path = "/tasks/" + quote(document["id"])
-
-    def __repr__(self):
-        return "<Task %s: %s, %s>" % tuple(clean(self._document.get(name)) for name in ("id", "title", "status"))
 
     def __getattr__(self, name):
         if name.startswith("_") or name not in self._document:
@@ -176,8 +174,19 @@ class Task:
 
     @property
     def document(self):
-        """The task as the server last described it."""
+        """It as the server last described it."""
         return dict(self._document)
+
+
+class Task(_Described):
+    """A task as the server last described it: its members are attributes (``title``, ``status``, ``payload``, …)."""
+
+    def __init__(self, session, document):
+        super().__init__(session, document)
+        self._path = "/tasks/" + quote(document["id"])
+
+    def __repr__(self):
+        return "<Task %s: %s, %s>" % tuple(clean(self._document.get(name)) for name in ("id", "title", "status"))
 
     def refresh(self):
         """Ask the server for the present form."""
@@ -314,15 +323,7 @@ class TaskRun:
 
     def log(self, after=0):
         """What it has reported so far, without waiting for more: events of the kinds step, progress, log, metric, artifact, rung."""
-        found = []
-        while True:
-            page = self._session.json("GET", "%s/log?after=%d&limit=%d" % (self._path, after, _PAGE))
-            items = page.get("items") or []
-            found += [_event(one) for one in items]
-            following = page.get("next_after")
-            if not items or not isinstance(following, int) or following <= after:
-                return found
-            after = following
+        return history(self._session, self._path + "/log", after, _PAGE)
 
     def events(self, deadline=None):
         """Follow what it reports and each change of its state until it ends, also with ``async for``. The data of a ``state`` is the
@@ -361,18 +362,13 @@ class TaskRun:
         return self
 
 
-def _event(document):
-    data = document.get("data")
-    return Event(document.get("seq"), document.get("at"), document.get("kind"), data if isinstance(data, dict) else {})
-
-
 class _RunEvents(Stream):
     """The stream of a run, which ends with it."""
 
     def _follow(self):
         for _, document in super()._follow():
             if "kind" in document:
-                yield _event(document)
+                yield event_from(document)
                 continue
             at = document.get("finished_at") or document.get("started_at") or document.get("created_at")
             yield Event(None, at, "state", document)
@@ -392,7 +388,7 @@ class EventStream:
     def publish(self, topic, payload=None, source=None):
         """Publish an event; returns ``{event_id, stream_id, topic, triggered_tasks, published_at}``. ``source`` is you when left
         out. It is not sent again by itself: whoever gets no answer looks at :meth:`recent`."""
-        source = source or self._session.json("GET", "/auth/me")["user"]
+        source = source or _me(self._session)
         body = {"topic": topic, "payload": {} if payload is None else payload, "source_agent_id": source}
         return self._session.json("POST", "/events", body)["details"]
 
@@ -439,28 +435,11 @@ class Approvals:
         return [Approval(self._session, one) for one in _pages(self._session, "/approvals", limit, state=state)]
 
 
-class Approval:
+class Approval(_Described):
     """A question. Its members are attributes: ``reason``, ``parameters``, ``requested_by``, ``expires_at``, ``state``, …"""
-
-    def __init__(self, session, document):
-        self._session = session
-        self._document = document
 
     def __repr__(self):
         return "<Approval %s: %s, %s>" % tuple(clean(self._document.get(name)) for name in ("id", "state", "reason"))
-
-    def __getattr__(self, name):
-        if name.startswith("_") or name not in self._document:
-            raise AttributeError(name)
-        return self._document[name]
-
-    def __dir__(self):
-        return sorted(set(super().__dir__()) | set(self._document))
-
-    @property
-    def document(self):
-        """The question as the server last described it."""
-        return dict(self._document)
 
     def approve(self, note=None):
         """Say yes, once, to exactly the parameters of this object. Raises :class:`interlock.errors.Conflict` when they have changed or
