@@ -58,6 +58,30 @@ def faked_time():
     return {"LD_PRELOAD": library[0], "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
+@contextlib.contextmanager
+def small_disk(megabytes):
+    """A folder on a file system of its own."""
+    prefix = [] if os.geteuid() == 0 else [tool("sudo"), "--non-interactive"]
+    with tempfile.TemporaryDirectory(prefix="interlock-disk-") as folder:
+        options = "size=%dm,mode=0700,uid=%d" % (megabytes, os.getuid())
+        subprocess.run(prefix + [tool("mount"), "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, timeout=10)
+        try:
+            yield folder
+        finally:
+            wait_for(lambda: subprocess.run(prefix + [tool("umount"), folder], timeout=10, check=False).returncode == 0, "umount", 10, 0.2)
+
+
+def fill(folder):
+    """Take what is left of a file system; the file that takes it."""
+    path = os.path.join(folder, "filler")
+    with open(path, "ab", buffering=0) as filler:
+        for size in (65536, 4096, 512, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    filler.write(b"x" * size)
+    return path
+
+
 def wait_for(condition, what, seconds=10.0, pause=0.02):
     """The first true value of ``condition()``; fails the test with ``what`` when there is none in time."""
     end = time.monotonic() + seconds

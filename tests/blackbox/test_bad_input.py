@@ -3,14 +3,13 @@
 import contextlib
 import os
 import socket
-import subprocess
 import tempfile
 import threading
 import time
 import unittest
 
 from lab import BAD
-from support import CALL_SECONDS, Case, Server, read_all, status_of, together, tool, wait_for
+from support import CALL_SECONDS, Case, Server, fill, read_all, small_disk, status_of, together, wait_for
 
 HEAD_SECONDS, BODY_SECONDS, MARGIN = 10, 30, 8
 
@@ -307,30 +306,8 @@ class Files(unittest.TestCase):
             self.assertNotIn("panic", server.log())
 
 
-@contextlib.contextmanager
-def small_disk(megabytes):
-    """A folder on a file system of its own."""
-    prefix = [] if os.geteuid() == 0 else [tool("sudo"), "--non-interactive"]
-    with tempfile.TemporaryDirectory(prefix="interlock-disk-") as folder:
-        options = "size=%dm,mode=0700,uid=%d" % (megabytes, os.getuid())
-        subprocess.run(prefix + [tool("mount"), "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, timeout=10)
-        try:
-            yield folder
-        finally:
-            wait_for(lambda: subprocess.run(prefix + [tool("umount"), folder], timeout=10, check=False).returncode == 0, "umount", 10, 0.2)
-
-
 class FullDisk(unittest.TestCase):
     """No space: calls are refused in words, the stop works, and everything goes on when there is space."""
-
-    def fill(self, folder):
-        path = os.path.join(folder, "filler")
-        with open(path, "ab", buffering=0) as filler:
-            for size in (65536, 4096, 512, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        filler.write(b"x" * size)
-        return path
 
     def test_a_full_disk(self):
         source = """
@@ -358,11 +335,11 @@ class FullDisk(unittest.TestCase):
                 token = server.token()
                 before = server.run("move", {"key": "before"}, key="before")
                 self.assertEqual(before.status_code, 200)
-                filler = self.fill(disk)
+                filler = fill(disk)
                 refused = {}
 
                 def full():
-                    self.fill(disk)
+                    fill(disk)
                     number = len(refused)
                     answer = server.run("move", {"key": "full%d" % number}, key="full%d" % number, timeout=CALL_SECONDS)
                     refused[number] = answer

@@ -8,8 +8,7 @@ import time
 import unittest
 
 from orchestra import NAP, Orchestrator, soon
-from support import faked_time, tool, wait_for
-from test_bad_input import small_disk
+from support import faked_time, fill, small_disk, tool, wait_for
 from test_orchestrator_many import database
 
 # As much as a request may hold, nearly: what is stored of it finds no place between other rows.
@@ -27,22 +26,12 @@ def sql(url, *statements):
 class FullDisk(unittest.TestCase):
     """No space for the database: 503 in words, nothing lost that was acknowledged, and all goes on by itself when there is space."""
 
-    def fill(self, folder):
-        """Take what is left of a file system."""
-        path = os.path.join(folder, "filler")
-        with open(path, "ab", buffering=0) as filler:
-            for size in (65536, 4096, 512, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        filler.write(b"x" * size)
-        return path
-
     def full_and_not(self, server, disk):
         sleeping = server.task(pipeline=[dict(NAP, **{"with": {"seconds": 3}}), NAP])
         due = server.task(schedule_kind="once", schedule_expr=soon(4))
         run = server.now(sleeping)
         wait_for(lambda: server.run_of(run)["started_at"], "the run has begun")
-        filler = self.fill(disk)
+        filler = fill(disk)
 
         made, refused = [], None
         for _ in range(60):

@@ -9,10 +9,10 @@ use interlock_model::secret::Secret;
 use interlock_store::identity::{self, Put};
 use interlock_store::{Error, UserRow};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::auth::documents::Invitation;
 use crate::auth::{Factors, Origin, PasswordRefused, Permit, Recorded, Sessions};
+use crate::one_time;
 use crate::users::{UserError, Users, new_name};
 
 /// How long an invitation is open.
@@ -46,16 +46,6 @@ impl From<PasswordRefused> for InvitationError {
     }
 }
 
-fn digest(token: &str) -> String {
-    interlock_model::id::hexadecimal(&Sha256::digest(token.as_bytes()))
-}
-
-/// The public part of a token of the right form.
-fn id_of(token: &str) -> Option<&str> {
-    let (id, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
-    (id.len() == 16 && secret.len() == 64).then_some(id)
-}
-
 /// Makes and takes invitations.
 #[derive(Debug, Clone)]
 pub struct Invitations {
@@ -84,15 +74,13 @@ impl Invitations {
         if users.principals.user(&name).is_some() {
             return Err(UserError::Exists.into());
         }
-        let entropy = &*users.ambient.entropy;
-        let id = interlock_model::id::random_hex(entropy, 8);
-        let token = Secret::new(format!("{PREFIX}{id}_{}", interlock_model::id::random_hex(entropy, 32)));
+        let one_time::New { id, token, digest } = one_time::make(PREFIX, &*users.ambient.entropy);
         let now = users.ambient.clock.now();
         let invitation = Invitation {
             id,
             name,
             roles,
-            digest: digest(token.expose()),
+            digest,
             created_at: now,
             created_by: permit.caller().name().to_owned(),
             expires_at: now.plus(LIFE),
@@ -164,11 +152,10 @@ impl Invitations {
         origin: &Origin,
     ) -> Result<UserRow, InvitationError> {
         let users = &self.users;
-        let id = id_of(token.expose()).ok_or(InvitationError::NotOpen)?;
-        let shown = Secret::new(digest(token.expose()));
+        let shown = one_time::read(PREFIX, token).ok_or(InvitationError::NotOpen)?;
+        let found = identity::read::<Invitation>(users.db.read(), &shown.id).await?;
         let now = self.now();
-        let is_good = move |found: &Invitation| shown.matches(&found.digest) && found.is_open(now);
-        let found = identity::read::<Invitation>(users.db.read(), id).await?;
+        let is_good = move |found: &Invitation| shown.is_of(&found.digest) && found.is_open(now);
         let found = found.map(|found| found.document).filter(&is_good).ok_or(InvitationError::NotOpen)?;
         // Whoever was dismissed meanwhile lets nobody in any more.
         let inviter = users.principals.user(&found.created_by);

@@ -18,6 +18,7 @@ pub mod janitor;
 pub mod metrics;
 pub mod news;
 pub mod notary;
+mod one_time;
 pub mod orchestrator;
 pub mod pipeline;
 pub mod reads;

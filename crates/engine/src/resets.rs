@@ -9,19 +9,18 @@ use std::time::Duration;
 
 use interlock_model::Timestamp;
 use interlock_model::action::{RevokeReset, StartReset};
-use interlock_model::id::{hexadecimal, random_hex};
 use interlock_model::policy::Grants;
 use interlock_model::secret::Secret;
 use interlock_store::identity::{self, Put, Versioned};
 use interlock_store::{Error, Tx, UserRow};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::auth::documents::{Reset, ResetOf, SecondFactors};
 use crate::auth::{
     FactorError, Factors, NO_PASSWORD, Origin, PasswordRefused, Permit, Recorded, Sessions, SignInError,
     SignIns, clear_factors, note_length,
 };
+use crate::one_time;
 use crate::security::{self, Event};
 use crate::users::{UserError, Users, canonical_name};
 
@@ -63,16 +62,6 @@ impl From<FactorError> for ResetError {
     fn from(error: FactorError) -> Self {
         Self::User(error.into())
     }
-}
-
-fn digest(token: &str) -> String {
-    hexadecimal(&Sha256::digest(token.as_bytes()))
-}
-
-/// The public part of a token of the right form.
-fn id_of(token: &str) -> Option<&str> {
-    let (id, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
-    (id.len() == 16 && secret.len() == 64).then_some(id)
 }
 
 /// Starts and finishes resets.
@@ -123,15 +112,13 @@ impl Resets {
         if what == ResetOf::Password && user.password_hash == NO_PASSWORD {
             return Err(UserError::Elsewhere);
         }
-        let entropy = &*users.ambient.entropy;
-        let id = random_hex(entropy, 8);
-        let token = Secret::new(format!("{PREFIX}{id}_{}", random_hex(entropy, 32)));
+        let one_time::New { id, token, digest } = one_time::make(PREFIX, &*users.ambient.entropy);
         let now = self.now();
         let reset = Reset {
             id,
             user: name.clone(),
             what,
-            digest: digest(token.expose()),
+            digest,
             epoch: user.tokens_valid_from,
             created_at: now,
             created_by: permit.caller().name().to_owned(),
@@ -187,11 +174,10 @@ impl Resets {
         origin: &Origin,
     ) -> Result<Reset, ResetError> {
         let users = &self.users;
-        let id = id_of(token.expose()).ok_or(ResetError::NotOpen)?;
-        let shown = Secret::new(digest(token.expose()));
+        let shown = one_time::read(PREFIX, token).ok_or(ResetError::NotOpen)?;
+        let found = identity::read::<Reset>(users.db.read(), &shown.id).await?;
         let now = self.now();
-        let is_good = move |found: &Reset| shown.matches(&found.digest) && found.is_open(now);
-        let found = identity::read::<Reset>(users.db.read(), id).await?;
+        let is_good = move |found: &Reset| shown.is_of(&found.digest) && found.is_open(now);
         let reset = found.map(|found| found.document).filter(&is_good).ok_or(ResetError::NotOpen)?;
         let name = reset.user.clone();
         let user = users.principals.user(&name).filter(|user| fits(user, &reset));

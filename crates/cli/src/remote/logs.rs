@@ -14,7 +14,7 @@ use super::global::{Global, Output};
 use super::task_runs::AnyRun;
 use super::tasks::{ask, items, text};
 use super::terminal::Signals;
-use super::text::{line, number, seconds, time};
+use super::text::{connection_lost, line, number, seconds, time};
 use super::ui::{Ui, json_text};
 
 /// Events per request.
@@ -142,7 +142,7 @@ async fn follow_task(ui: &Ui, client: &Client, args: &LogsArgs, run: TaskRunId) 
                 }
             }
             Told::Cut { reason, .. } => {
-                ui.note(&format!("connection lost ({}); trying again", line(&reason)));
+                ui.note(&connection_lost(&reason));
             }
             Told::Back => ui.note("connected again"),
         }
@@ -207,7 +207,7 @@ async fn follow(ui: &Ui, client: &Client, args: &LogsArgs, run: RunId) -> Result
                 show(ui, args, &event)?;
             }
             Some(News::Cut { reason, .. }) => {
-                ui.note(&format!("connection lost ({}); trying again", line(&reason)));
+                ui.note(&connection_lost(&reason));
             }
             Some(News::Back) => ui.note("connected again"),
             None => return Ok(()),

@@ -14,7 +14,7 @@ use super::failure::{Failure, exit};
 use super::global::{Global, Output};
 use super::task_runs;
 use super::terminal::Signals;
-use super::text::{duration, line};
+use super::text::{connection_lost, duration, line};
 use super::ui::{Facts, Table, Ui, json_text};
 
 /// Tasks: what is to be done, when, and how it went.
@@ -447,7 +447,7 @@ async fn follow_events(
                 left = left.map(|left| left - 1);
             }
             Told::Cut { reason, .. } => {
-                ui.note(&format!("connection lost ({}); trying again", line(&reason)));
+                ui.note(&connection_lost(&reason));
             }
             Told::Back => ui.note("connected again"),
         }

@@ -15,6 +15,11 @@ pub(crate) fn line(text: &str) -> String {
         .collect()
 }
 
+/// What is said when a stream was cut and is taken up again.
+pub(crate) fn connection_lost(reason: &str) -> String {
+    format!("connection lost ({}); trying again", line(reason))
+}
+
 /// Several lines: as [`line`], but line breaks and tabs stay.
 pub(crate) fn block(text: &str) -> String {
     text.chars().filter(|&c| is_plain(c) || matches!(c, '\n' | '\t')).collect()

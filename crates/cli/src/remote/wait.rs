@@ -15,7 +15,7 @@ use super::run;
 use super::task_runs::{self, AnyRun};
 use super::tasks::text;
 use super::terminal::Signals;
-use super::text::{duration, line};
+use super::text::{connection_lost, duration, line};
 use super::ui::{Ui, json_text};
 use super::watch::{is_whole, record};
 
@@ -102,7 +102,7 @@ async fn until_over(ui: &Ui, global: &Global, run: AnyRun) -> Result<Ended, Fail
     let mut following = client.follow(run, 0);
     while let Some(news) = following.next().await? {
         if let News::Cut { reason, .. } = news {
-            ui.note(&format!("connection lost ({}); trying again", line(&reason)));
+            ui.note(&connection_lost(&reason));
         }
     }
     Ok(Ended::Device(Box::new(record(client, run).await?)))

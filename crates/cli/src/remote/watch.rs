@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::failure::{Failure, exit};
 use super::live::Live;
 use super::terminal::{Asked, Signals, read_line};
-use super::text::{line, number, seconds};
+use super::text::{connection_lost, line, number, seconds};
 use super::ui::Ui;
 
 /// Longest wait for the record of a run whose last event is there: the event may come before the record is written.
@@ -177,12 +177,8 @@ impl Watch<'_> {
     fn take(&mut self, news: News) {
         match news {
             News::Cut { reason, pause } => {
-                let text = format!(
-                    "connection lost ({}); trying again in {}",
-                    line(&reason),
-                    seconds(pause.as_secs_f64())
-                );
-                self.live.note(&text);
+                let text = connection_lost(&reason);
+                self.live.note(&format!("{text} in {}", seconds(pause.as_secs_f64())));
             }
             News::Back => self.live.note("connected again"),
             News::Event(RunEventView { kind, .. }) => self.event(kind),

@@ -11,7 +11,7 @@ use interlock_model::secret::Secret;
 use interlock_store::{Error, UserRow};
 use serde_json::{Value, json};
 
-use super::elsewhere::{Arrivals, Elsewhere, PasswordDirectory};
+use super::elsewhere::{Arrivals, Elsewhere, External, PasswordDirectory};
 use super::notices::{self, Notice};
 use super::opening::Opening;
 use super::password::Place;
@@ -304,18 +304,30 @@ impl SignIns {
         };
         let directory = Arc::clone(directory);
         let guesser = self.admit(name, origin, action).await?;
-        match directory.authenticate(name, &password).await {
-            Ok(external) if self.arrivals.account(&external, origin).await?.name == name => {
-                Ok(self.succeeded(guesser).await?)
-            }
-            Ok(_) => Err(SignInError::Refused),
+        let external = self.ask_directory(&*directory, (name, &password), &guesser, origin).await?;
+        if self.arrivals.account(&external, origin).await?.name != name {
+            return Err(SignInError::Refused);
+        }
+        Ok(self.succeeded(guesser).await?)
+    }
+
+    /// Who the directory says this is. If it cannot be asked, the guess is given back.
+    async fn ask_directory(
+        &self,
+        directory: &dyn PasswordDirectory,
+        (name, password): (&str, &Secret),
+        guesser: &Guesser,
+        origin: &Origin,
+    ) -> Result<External, SignInError> {
+        match directory.authenticate(name, password).await {
+            Ok(external) => Ok(external),
             Err(Elsewhere::Refused(reason)) => {
                 self.arrivals.note_refusal("ldap", &reason, origin);
                 Err(SignInError::Refused)
             }
             Err(Elsewhere::Unavailable(reason)) => {
                 tracing::warn!(reason, "the directory could not be asked");
-                self.throttle.give_back(guesser).await?;
+                self.throttle.give_back(guesser.clone()).await?;
                 Err(SignInError::Elsewhere)
             }
         }
@@ -388,28 +400,16 @@ impl SignIns {
         guesser: Guesser,
         origin: &Origin,
     ) -> Result<Issued, SignInError> {
-        match directory.authenticate(username, &password).await {
-            Ok(external) => {
-                let user = self.arrivals.account(&external, origin).await?;
-                let amr = by_password(self.check_second_factor(&user, code, origin).await?);
-                let now = self.ambient.clock.now();
-                let roles = self.principals.roles();
-                let opening = limited(Opening::user(&user, &roles, external.method, amr, origin), wanted)?;
-                let opened = self.sessions.open(opening, move |tx, _| {
-                    Box::pin(async move { Throttle::succeed(tx, &guesser, now).await })
-                });
-                Ok(opened.await?)
-            }
-            Err(Elsewhere::Refused(reason)) => {
-                self.arrivals.note_refusal("ldap", &reason, origin);
-                Err(SignInError::Refused)
-            }
-            Err(Elsewhere::Unavailable(reason)) => {
-                tracing::warn!(reason, "the directory could not be asked");
-                self.throttle.give_back(guesser).await?;
-                Err(SignInError::Elsewhere)
-            }
-        }
+        let external = self.ask_directory(directory, (username, &password), &guesser, origin).await?;
+        let user = self.arrivals.account(&external, origin).await?;
+        let amr = by_password(self.check_second_factor(&user, code, origin).await?);
+        let now = self.ambient.clock.now();
+        let roles = self.principals.roles();
+        let opening = limited(Opening::user(&user, &roles, external.method, amr, origin), wanted)?;
+        let opened = self
+            .sessions
+            .open(opening, move |tx, _| Box::pin(async move { Throttle::succeed(tx, &guesser, now).await }));
+        Ok(opened.await?)
     }
 
     pub(super) fn place(&self) -> Result<Place, SignInError> {

@@ -234,13 +234,7 @@ impl Bench {
     }
 
     pub(crate) async fn caller(&self, name: &str) -> Arc<Caller> {
-        let session = self
-            .identity
-            .sign_ins
-            .person(name, password(name), None, &Wanted::default(), &origin())
-            .await
-            .expect("signed in");
-        self.guard.authenticate(Some(session.issued.access.expose()), &origin()).expect("a caller")
+        self.caller_as(name, &origin().request_id).await
     }
 
     /// Takes no more runs and waits until those that were begun are over, as a shutdown does.
