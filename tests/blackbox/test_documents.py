@@ -52,6 +52,92 @@ class Documents(unittest.TestCase):
         self.assertEqual(missing, [])
 
 
+class Asvs(unittest.TestCase):
+    """Every item of the standard is answered, and what is named as evidence is there."""
+
+    CHAPTERS = {1: 30, 2: 13, 3: 31, 4: 16, 5: 13, 6: 47, 7: 19, 8: 13, 9: 7, 10: 36, 11: 24, 12: 12, 13: 21, 14: 13, 15: 21, 16: 17, 17: 12}
+    """Items of each chapter of ASVS 5.0.0."""
+    LEVELS = {"1": 70, "2": 183, "3": 92}
+    PLACE = re.compile(r"(?<![\w/.-])((?:[\w.{},-]+/)+[\w.{},-]*[\w}]|[\w.-]+\.(?:rs|py|toml|md|snap))(?![\w/])")
+    """A path from the root, or the name of a file of the two folders with tests."""
+    NAME = re.compile(r"(?<![\w/.-])[a-z0-9]+(?:_[a-z0-9]+){2,}(?![\w*=/.]|\(\))")
+
+    @classmethod
+    def setUpClass(cls):
+        cls.text = document("docs/asvs.md")
+        cls.rows = re.findall(r"^\| V(\d+)\.(\d+)\.(\d+) \| ([123]) \| ([^|]+) \| (pass|open|not applicable) \| (.+) \|$", cls.text, re.M)
+
+    @staticmethod
+    def files(place):
+        """The files that a place means, more than one with braces or for a folder."""
+        choice = re.search(r"\{([^}]*)\}", place)
+        if choice:
+            parts = choice.group(1).split(",")
+            return [file for part in parts for file in Asvs.files(place.replace(choice.group(0), part, 1))]
+        folders = ("",) if "/" in place else ("crates/server/tests/it", "crates/server/tests", "tests/blackbox", "")
+        for folder in folders:
+            path = os.path.join(ROOT, folder, place)
+            if os.path.isdir(path):
+                return [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.endswith((".rs", ".py"))] or [path]
+            if os.path.isfile(path):
+                return [path]
+        return []
+
+    def test_every_item_of_the_standard_is_answered_once(self):
+        self.assertEqual(len(self.rows), len(re.findall(r"^\| V", self.text, re.M)), "a row has another form")
+        ids = [tuple(int(part) for part in row[:3]) for row in self.rows]
+        self.assertEqual(len(set(ids)), len(ids))
+        for chapter, items in self.CHAPTERS.items():
+            self.assertEqual(sum(one[0] == chapter for one in ids), items, chapter)
+            sections = {one[1] for one in ids if one[0] == chapter}
+            self.assertEqual(sections, set(range(1, len(sections) + 1)), chapter)
+            for section in sections:
+                numbers = {one[2] for one in ids if one[:2] == (chapter, section)}
+                self.assertEqual(numbers, set(range(1, len(numbers) + 1)), (chapter, section))
+        self.assertEqual({level: sum(row[3] == level for row in self.rows) for level in self.LEVELS}, self.LEVELS)
+        counted = [sum(row[5] == state for row in self.rows) for state in ("pass", "open", "not applicable")]
+        self.assertIn("%d pass, %d open, %d not applicable of %d." % (*counted, sum(self.CHAPTERS.values())), self.text)
+
+    def test_what_is_named_as_evidence_is_there(self):
+        everywhere, missing = sources(), []
+        for *item, _, _, state, evidence in self.rows:
+            item = "V" + ".".join(item)
+            for sentence in evidence.split("; "):
+                within = None
+                found = sorted([(one.start(), one.group(1), "place") for one in self.PLACE.finditer(sentence)]
+                               + [(one.start(), one.group(0), "name") for one in self.NAME.finditer(sentence)])
+                for _, word, kind in found:
+                    if kind == "place":
+                        within = self.files(word)
+                        if not within:
+                            missing.append((item, word))
+                    elif not within:
+                        if word not in everywhere:
+                            missing.append((item, word))
+                    elif not any(re.search(r"\b(?:fn|def) %s\b" % word, document(path)) for path in within if os.path.isfile(path)):
+                        missing.append((item, word, "is not in " + within[0]))
+        self.assertEqual(missing, [])
+
+
+class Cryptography(unittest.TestCase):
+    """The inventory is of what there is."""
+
+    USES = re.compile(r"\b(?:aws_lc_rs|sha2|argon2|bcrypt|jsonwebtoken|subtle|rcgen|instant_acme|webauthn_rs\w*|(?:\w+_)?rustls\w*)::")
+    """What only whoever uses cryptography names."""
+
+    def test_every_use_of_cryptography_is_in_the_inventory(self):
+        listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "crates/*/src/*.rs"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        using = set()
+        for path in listed.stdout.splitlines():
+            code = re.sub(r"//.*", "", document(path).split("#[cfg(test)]\nmod tests {")[0])
+            aside = re.search(r"(?:tests|testing|fuzzing)\.rs$|/tests/", path)
+            if self.USES.search(code) and not aside:
+                using.add(path)
+        self.assertGreater(len(using), 40)
+        inventory = set(re.findall(r"`(crates/[\w/]+\.rs)`", document("docs/reference/cryptography.md")))
+        self.assertEqual(using, inventory)
+
+
 class Postgresql(unittest.TestCase):
     """The guide names the versions that work, and the tests run on one of them."""
 

@@ -221,6 +221,12 @@ class DocsPage(unittest.TestCase):
         browser.find("#sign-out").click()
         browser.wait_text("#sign-in-why", "signed out")
         self.assertEqual(browser.script("return document.getElementById('action-list').textContent"), "")
+        # Nothing of what was seen is left, and nothing was put anywhere where the next person could find it.
+        left = "return ['device', 'action-list', 'run-list', 'operations'].map((id) => document.getElementById(id).textContent).join('')"
+        self.assertEqual(browser.script(left), "")
+        hidden = "return ['top', 'control', 'reference', 'run'].every((id) => document.getElementById(id).hidden)"
+        self.assertTrue(browser.script(hidden))
+        self.assertEqual(browser.script("return [localStorage.length, sessionStorage.length, document.cookie]"), [0, 0, ""])
 
     def other_hosts(self):
         """Hosts other than the server's that the browser was asked to connect to."""

@@ -20,8 +20,8 @@ use crate::Ambient;
 const MAX_APPS: usize = 5;
 /// Recovery codes that are made at once.
 const CODES: usize = 10;
-/// Characters of a recovery code: 120 bits.
-const CODE_CHARS: usize = 24;
+/// Characters of a recovery code: 140 bits.
+const CODE_CHARS: usize = 28;
 /// Without look-alikes.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
@@ -299,7 +299,7 @@ impl SecondFactor {
         let code = |part: &[u8]| {
             let letters: Vec<char> =
                 part.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
-            letters.chunks(6).map(|chunk| chunk.iter().collect::<String>()).collect::<Vec<_>>().join("-")
+            letters.chunks(7).map(|chunk| chunk.iter().collect::<String>()).collect::<Vec<_>>().join("-")
         };
         let codes: Vec<Secret> = bytes.chunks(CODE_CHARS).map(|part| Secret::new(code(part))).collect();
         let digests = codes.iter().map(|code| digest(user, code.expose())).collect();

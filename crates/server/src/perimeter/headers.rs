@@ -8,7 +8,7 @@ const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-poli
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Sets them; a page may have set a policy of its own before.
+/// Sets them; a page may have set a policy of its own before, and what may be kept how long it may.
 pub(super) fn secure(headers: &mut HeaderMap, secure: bool, config: &ServerConfig) {
     // For these and what follows, at once.
     headers.reserve(16);
@@ -35,6 +35,8 @@ pub(super) fn secure(headers: &mut HeaderMap, secure: bool, config: &ServerConfi
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    // Nearly every answer depends on who asks; what is the same for everybody says so itself.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// The request's id on its answer.

@@ -134,6 +134,37 @@ async fn only_json_is_read() {
 }
 
 #[tokio::test]
+async fn what_comes_twice_has_no_meaning() {
+    let lab = Lab::start().await;
+    let (admin, operator) = (lab.token("ada").await, lab.token("ana").await);
+
+    // Neither the first nor the last counts, and a query does not stand in for a body.
+    lab.get("/runs?limit=1&limit=2")
+        .signed(&lab.token("vic").await)
+        .send()
+        .await
+        .refused(422, "invalid_request");
+    for query in ["actor=ana&actor=ben", "act%6Fr=ana&actor=ana"] {
+        lab.get(&format!("/audit?{query}")).signed(&admin).send().await.refused(422, "invalid_request");
+    }
+    let body = r#"{"volume": 5, "volume": 6}"#;
+    lab.post("/execute/mix").signed(&operator).text(body).send().await.refused(422, "invalid_request");
+    lab.post("/execute/mix?volume=5")
+        .signed(&operator)
+        .text("{}")
+        .send()
+        .await
+        .refused(400, "invalid_parameters");
+    let form = "username=ana&password=x&username=ada";
+    lab.post("/auth/login")
+        .typed("application/x-www-form-urlencoded", form)
+        .send()
+        .await
+        .refused(422, "invalid_request");
+    assert!(lab.device.calls().is_empty());
+}
+
+#[tokio::test]
 async fn a_form_of_unknown_length_is_no_json() {
     let lab = Lab::start().await;
     let body = chunked(vec![Bytes::from_static(br#"{"volume": 5}"#)]);

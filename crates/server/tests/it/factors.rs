@@ -164,6 +164,11 @@ async fn a_recovery_code_stands_in_for_the_app_once() {
     let lab = Lab::start().await;
     let (app, codes) = enrol(&lab, "ana").await;
     let word = password("ana");
+    // 28 of 32 letters: 140 bits.
+    for code in &codes {
+        let letters: Vec<&str> = code.split('-').collect();
+        assert!(letters.len() == 4 && letters.iter().all(|part| part.len() == 7), "{code}");
+    }
 
     let typed = codes[3].to_uppercase().replace('-', " ");
     let token = access(&sign_in(&lab, "ana", word.expose(), Some(&typed)).await);

@@ -94,6 +94,41 @@ async fn every_status_carries_id_and_security_headers() {
 }
 
 #[tokio::test]
+async fn no_cache_keeps_what_depends_on_who_asks() {
+    let lab = Lab::start().await;
+    let token = lab.token("ada").await;
+
+    for path in [
+        "/",
+        "/auth/me",
+        "/auth/sessions",
+        "/users",
+        "/runs",
+        "/tasks",
+        "/actions",
+        "/device",
+        "/audit",
+        "/bans",
+        "/health",
+    ] {
+        let answer = lab.get(path).signed(&token).send().await;
+        assert_eq!((path, answer.header("cache-control")), (path, Some("no-store")));
+    }
+    // A name behind a page is not the page.
+    for path in ["/docs/nothing.css", "/auth/me/nothing.css", "/docs/app.js/nothing.css"] {
+        let answer = lab.get(path).signed(&token).send().await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("cache-control")),
+            (404, Some("no-store")),
+            "{path}"
+        );
+    }
+    for path in ["/docs", "/docs/app.js"] {
+        assert_eq!(lab.get(path).send().await.header("cache-control"), Some("no-cache"), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_good_request_id_is_kept_and_a_bad_one_replaced() {
     let lab = Lab::start().await;
 
