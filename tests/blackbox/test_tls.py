@@ -7,12 +7,14 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import unittest
 
 import httpx
 
 from lab import LAB
 from support import ADMIN_PASSWORD, ROOT, Case, Server, certificate, program, tool, wait_for
+from test_sdk import totp
 
 CA_SETTINGS = """
 [ca]
@@ -33,7 +35,7 @@ def openssl(*arguments):
 class Authority:
     """An authority for clients, with a list of what it has revoked."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, subject="Lab clients"):
         self.folder = folder
         self.certificate, self.key = os.path.join(folder, "clients.pem"), os.path.join(folder, "clients.key")
         self.list = os.path.join(folder, "clients.crl")
@@ -42,7 +44,7 @@ class Authority:
             with open(os.path.join(folder, name), "w", encoding="utf-8") as opened:
                 opened.write(text)
         openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", self.key,
-                "-out", self.certificate, "-subj", "/CN=Lab clients", "-days", "30")
+                "-out", self.certificate, "-subj", "/CN=" + subject, "-days", "30")
         self.publish()
 
     def publish(self):
@@ -52,12 +54,12 @@ class Authority:
         openssl("ca", "-config", self.settings, "-revoke", certificate_file, "-keyfile", self.key, "-cert", self.certificate)
         self.publish()
 
-    def issue(self, name):
-        """Certificate and key of a client, as files."""
+    def issue(self, name, alternative=None):
+        """Certificate and key of a client, as files. ``alternative`` is its name where that is not its name in the network."""
         files = tuple(os.path.join(self.folder, name + ending) for ending in (".crt", ".key"))
         request, extensions = os.path.join(self.folder, name + ".csr"), os.path.join(self.folder, name + ".ext")
         with open(extensions, "w", encoding="utf-8") as opened:
-            opened.write("subjectAltName=DNS:%s\nextendedKeyUsage=clientAuth\n" % name)
+            opened.write("subjectAltName=%s\nextendedKeyUsage=clientAuth\n" % (alternative or "DNS:" + name))
         openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", files[1],
                 "-out", request, "-subj", "/CN=" + name)
         openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
@@ -179,6 +181,139 @@ class MutualTls(unittest.TestCase):
         code, said = run([sys.executable, "-c", source], shown)
         self.assertEqual((code, said.strip()), (0, "Device"))
         self.assertNotEqual(run([sys.executable, "-c", source], {})[0], 0)
+
+
+class PeopleByCertificate(unittest.TestCase):
+    """`interlock login --cert` against a server that knows an authority of people and one of machines."""
+
+    @classmethod
+    def setUpClass(cls):
+        helper = Server(LAB)
+        cls.addClassCleanup(helper.close)
+        folders = [os.path.join(helper.folder, name) for name in ("people", "machines")]
+        for folder in folders:
+            os.mkdir(folder)
+        cls.people, cls.machines = (Authority(folder, "Lab " + os.path.basename(folder)) for folder in folders)
+        cls.chain, key = certificate(helper.folder, "server", "30")
+        lists = os.path.join(helper.folder, "lists.pem")
+        cls.lists = lists
+        cls.publish()
+        cls.server = Server(LAB, options=["--tls-cert", cls.chain, "--tls-key", key], variables={
+            "TLS_CLIENT_CA_FILE": cls.machines.certificate, "TLS_USER_CA_FILE": cls.people.certificate, "TLS_CLIENT_CRL_FILE": lists,
+            "TLS_CLIENT_AUTH": "optional", "TLS_USER_FIELD": "email", "TLS_USER_DOMAIN": "lab.example"})
+        cls.addClassCleanup(cls.server.close)
+        cls.server.start()
+        cls.server.ready["ca_file"] = cls.chain
+        cls.server.add_users("ada", "vera", "olaf")
+
+    @classmethod
+    def publish(cls):
+        """Both authorities' lists of what they revoked, in the one file that the server reads."""
+        with open(cls.lists, "w", encoding="utf-8") as opened:
+            for authority in (cls.people, cls.machines):
+                with open(authority.list, encoding="utf-8") as one:
+                    opened.write(one.read())
+
+    def setUp(self):
+        self.home = os.path.join(self.server.folder, self.id().rpartition(".")[2])
+        os.mkdir(self.home)
+
+    def cli(self, *words, code=0):
+        """The command line on a machine of its own, without a terminal; what it printed, of a failure what it said."""
+        variables = {"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}
+        done = subprocess.run([program(), "--no-input", *words], env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertNotIn("panicked", done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def login(self, certificate_file, *more, code=0):
+        return self.cli(*(["-o", "json"] if code == 0 else []), "--url", self.server.ready["url"], "--ca-file", self.chain, "login", "--cert", certificate_file, *more, code=code)
+
+    def person(self, name, file=None):
+        return self.people.issue(file or name, "email:%s@lab.example" % name)
+
+    def context(self):
+        with open(os.path.join(self.home, ".config", "interlock", "contexts.json"), encoding="utf-8") as opened:
+            document = json.load(opened)
+        return document["contexts"][document["current"]]
+
+    def test_a_person_signs_in_without_a_password_and_later_commands_show_the_certificate(self):
+        certificate_file, key_file = self.person("ada")
+        answer = json.loads(self.login(certificate_file, "--key", key_file))
+        self.assertEqual((answer["user"], sorted(answer["roles"])), ("ada", ["operator", "viewer"]))
+        self.assertEqual(json.loads(self.cli("-o", "json", "whoami"))["user"], "ada")
+        self.cli("run", "mix", "volume=5uL")
+        # The token is good with this certificate alone.
+        bearer = {"Authorization": "Bearer " + self.context()["token"]}
+        for shown, status in (((certificate_file, key_file), 200), (self.person("ada", "another"), 401), (None, 401)):
+            trust = ssl.create_default_context(cafile=self.chain)
+            if shown:
+                trust.load_cert_chain(*shown)
+            with httpx.Client(base_url=self.server.ready["url"], verify=trust, timeout=10) as client:
+                self.assertEqual(client.get("/auth/me", headers=bearer).status_code, status, shown)
+        self.cli("logout")
+        self.cli("whoami", code=4)
+        with open(key_file, encoding="utf-8") as opened:
+            self.assertNotIn(opened.read().split()[5], self.server.log())
+
+    def test_the_key_may_be_in_the_same_file(self):
+        both = os.path.join(self.home, "ada.pem")
+        with open(both, "w", encoding="utf-8") as opened:
+            for name in self.person("ada", "both"):
+                with open(name, encoding="utf-8") as part:
+                    opened.write(part.read())
+        self.assertEqual(json.loads(self.login(both))["user"], "ada")
+        self.assertEqual(json.loads(self.cli("-o", "json", "whoami"))["user"], "ada")
+
+    def test_a_second_factor_is_asked_for_and_given(self):
+        app = self.server.post("/auth/factors/totp", {"name": "phone"}, user="vera")
+        self.assertEqual(app.status_code, 201, app.text)
+        secret, step = app.json()["secret"], int(time.time()) // 30
+        done = self.server.post("/auth/factors/totp/confirm", {"code": totp(secret, step)}, user="vera")
+        self.assertEqual(done.status_code, 200, done.text)
+        certificate_file, key_file = self.person("vera")
+        said = self.login(certificate_file, "--key", key_file, code=2)
+        self.assertIn("--otp", said)
+        self.login(certificate_file, "--key", key_file, "--otp", "000000", code=4)
+        # A code is good once: the one of the confirmation is not taken again.
+        self.login(certificate_file, "--key", key_file, "--otp", totp(secret, step), code=4)
+        self.assertEqual(json.loads(self.login(certificate_file, "--key", key_file, "--otp", done.json()["recovery_codes"][0]))["user"], "vera")
+
+    def test_who_nobody_here_is_or_whose_certificate_is_a_machine_s_stays_outside(self):
+        for shown in (self.person("nobody"), self.people.issue("elsewhere", "email:ada@other.example"), self.people.issue("ada-nameless"),
+                      self.machines.issue("mixer", "email:ada@lab.example"),
+                      self.people.issue("two", "email:ada@lab.example,email:admin@lab.example"), self.person("break-glass")):
+            with self.subTest(shown[0]):
+                said = self.login(shown[0], "--key", shown[1], code=4)
+                self.assertIn("the server does not let you in", said)
+                self.assertIn("interlock audit list --action device.login", said)
+        # Of an authority that the server does not know: there is not even a connection.
+        chain, key = certificate(self.home, "own")
+        self.login(chain, "--key", key, code=8)
+        self.assertFalse(os.path.exists(os.path.join(self.home, ".config", "interlock", "contexts.json")))
+
+    def test_a_revoked_certificate_ends_the_session_that_it_began(self):
+        certificate_file, key_file = self.person("olaf")
+        self.login(certificate_file, "--key", key_file)
+        self.cli("whoami")
+        self.people.revoke(certificate_file)
+        self.publish()
+        self.server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "the certificates were read again" in self.server.log(), "the list is read")
+        self.cli("whoami", code=8)
+        self.login(certificate_file, "--key", key_file, code=8)
+
+    def test_what_does_not_go_together_is_told_before_anything_is_sent(self):
+        certificate_file, key_file = self.person("ada", "careful")
+        for words in (["--cert", certificate_file, "--user", "ada"], ["--cert", certificate_file, "--password-stdin"], ["--key", key_file],
+                      ["--cert", certificate_file, "--device"]):
+            self.cli("--url", self.server.ready["url"], "login", *words, code=2)
+        absent = os.path.join(self.home, "absent.pem")
+        self.assertIn(absent, self.login(absent, code=1))
+        said = self.login(certificate_file, code=2)
+        self.assertIn("--key", said)
+        other = self.person("ada", "other")
+        self.login(certificate_file, "--key", other[1], code=2)
 
 
 class LetsEncrypt(unittest.TestCase):

@@ -473,12 +473,8 @@ fn action_operation(action: &DeviceAction) -> Value {
 }
 
 fn object(properties: &[(&str, &str)], optional: &[(&str, &str)]) -> Value {
-    let schema = |kind: &str| match kind.strip_prefix('[') {
-        Some(inner) => json!({ "type": "array", "items": one(inner.trim_end_matches(']')) }),
-        None => one(kind),
-    };
     let all: Map<String, Value> =
-        properties.iter().chain(optional).map(|(name, kind)| ((*name).to_owned(), schema(kind))).collect();
+        properties.iter().chain(optional).map(|(name, kind)| ((*name).to_owned(), one(kind))).collect();
     let required: Vec<&str> = properties.iter().map(|(name, _)| *name).collect();
     json!({ "type": "object", "properties": all, "required": required })
 }
@@ -489,6 +485,7 @@ fn one(kind: &str) -> Value {
         "time" => json!({ "type": "string", "format": "date-time" }),
         "string" | "integer" | "number" | "boolean" | "object" => json!({ "type": kind }),
         _ if kind.ends_with('?') => json!({ "anyOf": [one(&kind[..kind.len() - 1]), { "type": "null" }] }),
+        _ if kind.starts_with('[') => json!({ "type": "array", "items": one(kind.trim_matches(['[', ']'])) }),
         reference => json!({ "$ref": format!("#/components/schemas/{reference}") }),
     }
 }
@@ -508,7 +505,7 @@ fn schemas() -> Value {
     };
     let mut schemas = json!({
         "Object": { "type": "object" },
-        "LoginRequest": object(&[("username", "string"), ("password", "string")], &[("otp", "string")]),
+        "LoginRequest": object(&[("username", "string"), ("password", "string")], &[("otp", "string?"), ("scope", "string?"), ("refresh", "boolean?")]),
         "LoginAnswer": object(&[("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"), ("user", "string"), ("roles", "[string]")], &[("refresh_token", "string")]),
         "WhoAmI": object(&[("user", "string"), ("roles", "[string]"), ("scopes", "[string]"), ("kind", "string"), ("expires_at", "time")], &[]),
         "Operation": object(&[("success", "boolean"), ("message", "string"), ("details", "object?")], &[]),
@@ -529,7 +526,7 @@ fn schemas() -> Value {
         "User": object(&[("name", "string"), ("roles", "[string]"), ("disabled", "boolean"), ("created_at", "time"), ("updated_at", "time")], &[]),
         "Users": { "type": "array", "items": { "$ref": "#/components/schemas/User" } },
         "NewUser": object(&[("name", "string"), ("password", "string"), ("roles", "[string]")], &[]),
-        "UserEdit": object(&[], &[("roles", "[string]"), ("disabled", "boolean?")]),
+        "UserEdit": object(&[], &[("roles", "[string]?"), ("disabled", "boolean?")]),
         "NewPassword": object(&[("password", "string")], &[]),
         "Ban": object(&[("network", "string"), ("reason", "string"), ("added_by", "string"), ("created_at", "time"), ("ends_at", "time?"), ("offences", "integer")], &[]),
         "Bans": { "type": "array", "items": { "$ref": "#/components/schemas/Ban" } },
@@ -549,6 +546,8 @@ fn schemas() -> Value {
     for (name, item) in orchestrator::PAGES {
         schemas[*name] = page(item);
     }
+    // A secret of the caller's own may also be the whole body, and null is as good as none.
+    schemas["AgentSecretRequest"]["type"] = json!(["object", "string", "null"]);
     for (name, item) in identity::LISTS {
         schemas[*name] = json!({ "type": "array", "items": one(item) });
     }

@@ -182,7 +182,7 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Settings(text) => Self::usage(
                 text,
-                "`interlock context show` says which server and CA file are in force; --url and --ca-file overrule it",
+                "`interlock context show` says which server and CA file are in force; --url and --ca-file overrule it. A client certificate is given with interlock login --cert FILE --key FILE",
             ),
             ClientError::Unreachable { url, reason, sent: _ } => {
                 let hint = "check the address with `interlock context show` and the network; on the server: `interlock doctor`";

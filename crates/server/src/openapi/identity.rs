@@ -470,7 +470,7 @@ pub(super) const SHAPES: &[Shape] = &[
     ("ExchangeRequest", &[("code", "string")], &[]),
     ("RefreshRequest", &[("refresh_token", "string")], &[]),
     ("PasswordChange", &[("current", "string"), ("new", "string")], &[]),
-    ("Proof", &[], &[("otp", "string"), ("password", "string")]),
+    ("Proof", &[], &[("otp", "string?"), ("password", "string?"), ("passkey", "PasskeyAnswer?")]),
     (
         "Factor",
         &[
@@ -487,7 +487,7 @@ pub(super) const SHAPES: &[Shape] = &[
     ("Enrolment", &[("id", "string"), ("secret", "string"), ("uri", "string")], &[]),
     ("NewPasskey", &[], &[("name", "string")]),
     ("Challenge", &[("state", "string"), ("options", "object")], &[]),
-    ("CertificateRequest", &[], &[("otp", "string")]),
+    ("CertificateRequest", &[], &[("otp", "string?")]),
     ("PasskeyAnswer", &[("state", "string"), ("credential", "object")], &[]),
     ("Code", &[("code", "string")], &[]),
     ("Confirmed", &[("id", "string"), ("recovery_codes", "[string]")], &[]),
@@ -565,23 +565,27 @@ pub(super) const SHAPES: &[Shape] = &[
     (
         "NewAgent",
         &[("name", "string"), ("scopes", "[string]")],
-        &[("webhook_url", "string?"), ("grant_types", "[string]"), ("token_endpoint_auth_method", "string?")],
+        &[
+            ("webhook_url", "string?"),
+            ("grant_types", "[string]?"),
+            ("token_endpoint_auth_method", "string?"),
+        ],
     ),
     (
         "AgentEdit",
         &[],
         &[
-            ("name", "string"),
-            ("scopes", "[string]"),
+            ("name", "string?"),
+            ("scopes", "[string]?"),
             ("webhook_url", "string?"),
-            ("grant_types", "[string]"),
+            ("grant_types", "[string]?"),
             ("token_endpoint_auth_method", "string?"),
         ],
     ),
     (
         "AgentSecretRequest",
         &[],
-        &[("password", "string"), ("overlap_seconds", "integer"), ("expires_at", "time")],
+        &[("password", "string?"), ("overlap_seconds", "integer?"), ("expires_at", "time?")],
     ),
     ("AgentSecret", &[("agent_id", "string"), ("agent_secret", "string?"), ("message", "string")], &[]),
     ("AgentKeys", &[("keys", "[object]")], &[]),

@@ -6,6 +6,7 @@ use super::Entry;
 use super::identity::Shape;
 
 pub(super) const OPERATIONS: &[Entry] = &[
+    ("GET", "/health", "health", "Service", "How each part of the server does", "", "Checkup"),
     (
         "POST",
         "/tasks",
@@ -236,6 +237,18 @@ const DEFAULTED: [(&str, &str); 10] = [
 ];
 
 pub(super) const SHAPES: &[Shape] = &[
+    (
+        "Checkup",
+        &[
+            ("status", "string"),
+            ("timestamp", "time"),
+            ("version", "string"),
+            ("request_id", "string"),
+            ("summary", "object"),
+            ("checks", "[object]"),
+        ],
+        &[],
+    ),
     ("WebhookSecret", &[("agent_id", "string"), ("webhook_secret", "string"), ("message", "string")], &[]),
     (
         "Delivery",

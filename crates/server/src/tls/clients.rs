@@ -182,14 +182,36 @@ pub(crate) fn lists_in(
             .ok()
             .filter(|lists: &Vec<_>| !lists.is_empty())
             .ok_or_else(|| TlsError::Empty { path: path.to_owned(), what: "certificate revocation list" })?;
+    let mut signers: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for list in &lists {
         let (_, parsed) = x509_parser::revocation_list::CertificateRevocationList::from_der(list.as_ref())
             .map_err(|error| unusable(path, error.to_string()))?;
+        if let Some(key) = signing_key(&parsed) {
+            let name = parsed.issuer().as_raw();
+            if signers.iter().any(|(other, others)| other == name && *others != key) {
+                return Err(unusable(path, SAME_NAME.replace("NAME", &parsed.issuer().to_string())));
+            }
+            signers.push((name.to_vec(), key));
+        }
         let at = |time: x509_parser::time::ASN1Time| Timestamp::from_seconds(time.timestamp());
         let ends = parsed.next_update().map(|end| (at(parsed.last_update()), at(end)));
         *span = sooner(*span, ends);
     }
     Ok(lists)
+}
+
+/// Lists are found by the name of who issued a certificate. Of two authorities with one name, the clients of one would be refused.
+const SAME_NAME: &str = "it holds lists of two authorities that have different keys and the same name, NAME, so that the clients of one \
+                         of them could not be checked. Give the new authority another name";
+
+/// Which key a list says that it was signed with (RFC 5280 section 5.2.1).
+fn signing_key(list: &x509_parser::revocation_list::CertificateRevocationList<'_>) -> Option<Vec<u8>> {
+    list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(key) => {
+            key.key_identifier.as_ref().map(|identifier| identifier.0.to_vec())
+        }
+        _ => None,
+    })
 }
 
 /// The one that ends sooner.
@@ -264,6 +286,7 @@ pub(crate) fn why_refused(error: &std::io::Error) -> Option<&'static str> {
             CertificateError::BadSignature => "signature",
             _ => "invalid",
         },
+        rustls::Error::InvalidCertRevocationList(_) => "revocation_list",
         _ => return None,
     })
 }

@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::lab::{Lab, PATIENCE, epoch};
+use crate::service::Capture;
 use crate::wire::{Epoch, Reply, Served, listen, replies};
 
 const DAY: i64 = 86_400;
@@ -498,6 +499,46 @@ async fn new_files_are_taken_and_broken_ones_leave_what_is_in_force() {
     assert_ne!(now, before);
     assert_eq!(now, CertificateDer::from_pem_slice(fresh.chain.as_bytes()).expect("PEM").as_ref());
     assert_eq!(ask(&mut open, "GET /health/live HTTP/1.1", "").await.expect("an answer").status, 200);
+}
+
+/// Lists are found by the name of who issued a certificate, so that of two authorities with one name one could not be checked.
+#[tokio::test]
+async fn lists_of_two_authorities_with_one_name_are_refused_and_those_in_force_stay() {
+    let (lab, files) = (Lab::start().await, Files::new());
+    let (served, keeper) = files.serve(&lab, files.mutual(true)).await;
+    let client = files.showing(&files.authority.client(MIXER, 1));
+    let own = files.authority.revokes(&[], None);
+    let (renewed, other) = (Authority::new(), Authority::named("other clients"));
+
+    files.write("clients.crl", &format!("{own}{}", renewed.revokes(&[], None)));
+    keeper.refresh();
+    assert!(client.is_served(&served).await, "what was in force stays");
+    let error = Keeper::open(files.mutual(true), Arc::clone(&lab.clock) as _).expect_err("two of one name");
+    assert!(error.to_string().contains("Give the new authority another name"), "{error}");
+
+    files.write("clients.pem", &format!("{}{}", files.authority.pem, other.pem));
+    files.write("clients.crl", &format!("{own}{}", other.revokes(&[7], None)));
+    keeper.refresh();
+    assert!(client.is_served(&served).await);
+    assert!(files.showing(&other.client("shaker", 6)).is_served(&served).await);
+    assert!(!files.showing(&other.client("shaker", 7)).is_served(&served).await);
+}
+
+/// A list that another authority of the same name has signed vouches for nothing, and the log says so.
+#[tokio::test]
+async fn a_list_that_its_authority_has_not_signed_refuses_everybody() {
+    let capture = Capture::default();
+    let _captured = capture.install();
+    let (lab, files) = (Lab::start().await, Files::new());
+    files.write("clients.crl", &Authority::new().revokes(&[], None));
+    let (served, _) = files.serve(&lab, files.mutual(true)).await;
+    assert!(!files.showing(&files.authority.client(MIXER, 1)).is_served(&served).await);
+    let told = async {
+        while !capture.text().contains(r#""reason":"revocation_list""#) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the reason is in the security log");
 }
 
 #[tokio::test]
