@@ -272,6 +272,12 @@ class Nginx(NginxProxy, EveryProxy, unittest.TestCase):
         warnings = [line for line in checked.stderr.splitlines() if "[warn]" in line and '"listen ... http2" directive is deprecated' not in line]
         self.assertEqual(warnings, [])
 
+    def test_an_address_that_nginx_does_not_take_is_refused_in_the_shape_of_all_errors(self):
+        answer = self.ask("/tasks?q=" + "x" * 20000, "--http1.1")
+        self.assertEqual(answer.status, 414, answer.body)
+        self.assertEqual(json.loads(answer.body)["code"], "invalid_request")
+        self.assertHeaders(answer)
+
     def test_another_name_gets_no_handshake(self):
         context = ssl.create_default_context(cafile=self.chain)
         with self.assertRaisesRegex(ssl.SSLError, "(?i)unrecognized.name"), socket.create_connection(("127.0.0.1", self.port), 10) as plain:
@@ -501,6 +507,11 @@ class Fail2ban(unittest.TestCase):
             for words in ("['set', 'interlock', 'addlogpath', '%s'" % self.server.log_path, "['set', 'interlock', 'maxretry', 10]",
                           "['set', 'interlock', 'addignoreip', '127.0.0.0/8'", "['start', 'interlock']"):
                 self.assertIn(words, commands)
+            # Whoever is in the VPN can always send an emergency stop.
+            own = re.findall(r"set (?:vpn|admin)[46] .*elements = \{ (.*?) \}", shipped("nftables", "interlock.nft"))
+            self.assertEqual(len(own), 4)
+            for network in ", ".join(own).split(", "):
+                self.assertIn("'%s'" % network, commands)
 
 
 if __name__ == "__main__":
