@@ -2,7 +2,7 @@
  * as often as it likes. LD_PRELOAD it with POWERCUT_TRACE=FILE. Only files whose name holds "interlock.db" are followed, and not
  * the shared memory beside them, which is made anew after a cut.
  *
- * A record: begin and end by CLOCK_MONOTONIC, kind (w write, t truncate, s sync), file (d database, l log), offset, length, bytes.
+ * A record: begin and end by CLOCK_MONOTONIC, kind (w write, t truncate, s fdatasync, S fsync), file (d database, l log), offset, length, bytes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -104,16 +104,16 @@ ssize_t write(int fd, const void *bytes, size_t count) {
     return wrote;
 }
 
-#define SYNC(name) \
+#define SYNC(name, kind) \
     int name(int fd) { \
         REAL(name); \
         double begin = now(); \
         int done = real(fd); \
-        if (!done && kind_of(fd)) note(begin, 's', kind_of(fd), 0, 0, 0); \
+        if (!done && kind_of(fd)) note(begin, kind, kind_of(fd), 0, 0, 0); \
         return done; \
     }
-SYNC(fsync)
-SYNC(fdatasync)
+SYNC(fsync, 'S')
+SYNC(fdatasync, 's')
 
 #define TRUNCATE(name, type) \
     int name(int fd, type length) { \
