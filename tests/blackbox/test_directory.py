@@ -6,6 +6,8 @@
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
 import ssl
 import subprocess
@@ -17,7 +19,7 @@ import urllib.parse
 
 import httpx
 
-from support import ADMIN_PASSWORD, Server, program
+from support import ADMIN_PASSWORD, ROOT, Server, program, tool
 
 
 def told(name):
@@ -283,6 +285,84 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+class Exchange(unittest.TestCase):
+    """What the server shows a directory or a provider is exchanged by a restart; what counted before counts no more."""
+
+    def put(self, server, name, secret):
+        server.variables[name + "_FILE"] = path = os.path.join(server.folder, name)
+        with open(path, "w", encoding="utf-8") as opened:
+            opened.write(secret + "\n")
+        os.chmod(path, 0o600)
+
+    def test_the_password_at_a_directory_is_exchanged(self):
+        told("INTERLOCK_TEST_LDAP")
+        folder = tempfile.mkdtemp(prefix="interlock-ldap-")
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        os.chmod(folder, 0o755)
+
+        def slapd(what):
+            done = subprocess.run([os.path.join(ROOT, "tools", "slapd"), what, folder], capture_output=True, text=True, timeout=120, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return json.loads(done.stdout) if what == "start" else None
+
+        ldap, new = slapd("start"), secrets.token_hex(16)
+        self.addCleanup(slapd, "stop")
+        server = Server(HELLO, variables=ldap_settings(LDAP_URL=ldap["ldaps"], LDAP_CA_FILE=ldap["ca"], LDAP_BIND_PASSWORD=None))
+        self.addCleanup(server.close)
+
+        def sign_in():
+            with server.http() as http:
+                return http.post("/auth/login", json={"username": "ana", "password": "sesame of ana"}, timeout=30).status_code
+
+        self.put(server, "LDAP_BIND_PASSWORD", ldap["bind_password"])
+        server.start()
+        self.assertEqual(sign_in(), 200)
+
+        slapd("stop")
+        change = "dn: %s\nchangetype: modify\nreplace: userPassword\nuserPassword: %s\n" % (ldap["bind_dn"], new)
+        owner = "openldap" if os.getuid() == 0 else None
+        subprocess.run([tool("slapmodify"), "-f", os.path.join(folder, "slapd.conf")], input=change, text=True, capture_output=True, check=True, timeout=60, user=owner)
+        server.variables["LDAP_URL"] = slapd("start")["ldaps"]
+        server.restart()
+        self.assertEqual(sign_in(), 503, "the password from before still counts")
+        self.put(server, "LDAP_BIND_PASSWORD", new)
+        server.restart()
+        self.assertEqual(sign_in(), 200)
+        server.stop()
+        self.assertFalse([word for word in (ldap["bind_password"], new) if word in server.log() + server.output()])
+
+    def test_the_secret_at_a_provider_is_exchanged(self):
+        provider = told("INTERLOCK_TEST_OIDC")
+        context = ssl.create_default_context(cafile=provider["ca"])
+        with httpx.Client(verify=context, trust_env=False) as http:
+            client = http.post(provider["issuer"] + "/reg", json={"redirect_uris": [provider["redirect_uri"]], "response_types": ["code"]}).json()
+        server = Server(HELLO, variables={
+            "OIDC_ISSUER": provider["issuer"], "OIDC_CA_FILE": provider["ca"], "OIDC_CLIENT_ID": client["client_id"],
+            "OIDC_REDIRECT_URI": provider["redirect_uri"], "OIDC_SCOPES": "openid profile email groups",
+            "OIDC_ROLE_MAP": "lab-ops=operator;site=viewer", "RATE_LIMIT_ENABLED": "false"})
+        self.addCleanup(server.close)
+
+        def signed_in():
+            with server.http() as http, httpx.Client(verify=context, cookies={"who": "ana"}, trust_env=False) as browser:
+                url = http.get("/auth/oidc/login").headers["location"]
+                while not url.startswith(provider["redirect_uri"]):
+                    url = urllib.parse.urljoin(url, browser.get(url).headers["location"])
+                back = http.get("/auth/oidc/callback?" + urllib.parse.urlsplit(url).query)
+                return back.headers.get("location", "").partition("#")[2].startswith("sign-in=")
+
+        self.put(server, "OIDC_CLIENT_SECRET", client["client_secret"])
+        server.start()
+        self.assertTrue(signed_in())
+        with httpx.Client(verify=context, trust_env=False) as http:
+            new = http.post("%s/exchange/%s" % (provider["issuer"], client["client_id"])).json()["client_secret"]
+        self.assertFalse(signed_in(), "the secret from before still counts")
+        self.put(server, "OIDC_CLIENT_SECRET", new)
+        server.restart()
+        self.assertTrue(signed_in())
+        server.stop()
+        self.assertFalse([word for word in (client["client_secret"], new) if word in server.log() + server.output()])
 
 
 class Logout(unittest.TestCase):

@@ -7,10 +7,12 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
 import unittest
+import urllib.parse
 
 import httpx
 
@@ -206,6 +208,44 @@ class Rotation(unittest.TestCase):
                 self.assertEqual((status(now), status(before), status(None)), (200, 401, 401))
             server.stop()
             self.assertFalse([token for token in (old, new) if token in server.log() + server.output()])
+
+    def test_the_password_of_redis_is_exchanged(self):
+        redis = Redis()
+        self.addCleanup(redis.close)
+        redis.start()
+        address = urllib.parse.urlsplit(redis.where["url"])
+        one, two = address.password, secrets.token_hex(16)
+        server = Orchestrator(variables={})
+        self.addCleanup(server.close)
+        server.variables["REDIS_URL_FILE"] = os.path.join(server.folder, "redis")
+
+        def write(password):
+            with open(server.variables["REDIS_URL_FILE"], "w", encoding="utf-8") as opened:
+                opened.write("redis://:%s@%s:%d/0\n" % (password, address.hostname, address.port))
+
+        def used():
+            return "interlock_redis_up 1" in server.get("/metrics").text
+
+        write(one)
+        server.start()
+        wait_for(used, "Redis is used")
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(("AUTH %s\r\nCONFIG SET requirepass %s\r\n" % (one, two)).encode())
+            answer = b""
+            while answer.count(b"\r\n") < 2:
+                answer += connection.recv(4096)
+        self.assertEqual(answer, b"+OK\r\n+OK\r\n")
+        # Connections that are open go on until the restart.
+        self.assertEqual(server.get("/users").status_code, 200)
+        server.stop()
+        code, said = server.refused()
+        self.assertNotEqual(code, 0, "the password from before still counts")
+        self.assertIn("redis", said.lower())
+        write(two)
+        server.start()
+        wait_for(used, "Redis is used with the new password")
+        server.stop()
+        self.assertFalse([word for word in (one, two) if word in server.log() + server.output()])
 
     def test_the_password_of_the_database_is_exchanged(self):
         url = database()

@@ -1,5 +1,6 @@
 // An OpenID Connect provider for tests: the package oidc-provider with clients, people and groups of its own. Who signs in
-// is named in the cookie `who`; there is no password and no page, so a test can be the browser.
+// is named in the cookie `who`; there is no password and no page, so a test can be the browser. `POST /exchange/CLIENT` gives a
+// client that has registered itself another secret, as its owner would on the provider's pages.
 //
 //   node provider.js DIR PORT     certificate in DIR/server.pem and DIR/server.key; writes DIR/where when it listens
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -79,14 +80,21 @@ const interact = async (request, response) => {
   return provider.interactionFinished(request, response, { consent: { grantId } }, { mergeWithLastSubmission: true });
 };
 
+const exchange = async (id, response) => {
+  const client = await provider.Client.find(id);
+  client.clientSecret = Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(32))).toString('base64url');
+  response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ client_secret: client.clientSecret }));
+};
+
 provider.on('backchannel.error', (ctx, error, client) => console.error('sign-out is not told to', client.clientId, error.message));
 provider.on('grant.error', (ctx, error) => console.error(error.message, error.error_detail ?? ''));
 const handler = provider.callback();
 const server = https.createServer(
   { cert: readFileSync(`${dir}/server.pem`), key: readFileSync(`${dir}/server.key`) },
   (request, response) => {
-    if (!request.url.startsWith('/interaction/')) return handler(request, response);
-    return interact(request, response).catch((error) => {
+    const asked = /^\/exchange\/([\w-]+)$/.exec(request.url);
+    if (!asked && !request.url.startsWith('/interaction/')) return handler(request, response);
+    return (asked ? exchange(asked[1], response) : interact(request, response)).catch((error) => {
       console.error(error);
       response.writeHead(500).end();
     });
