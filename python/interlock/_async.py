@@ -14,12 +14,19 @@ class AsyncRunner:
     def __init__(self, link):
         self.link = link
         self.loop = None
+        self.interrupted = False
 
     def event_loop(self):
         """The loop; a new one after the old had to be given up."""
         if self.loop is None or self.loop.is_closed():
             self.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self.loop)
+        elif self.interrupted:
+            # An interrupt may come when a task is over and the loop has been told to stop for it. Nobody took that stop, and it
+            # would leave the next action behind half done. One turn takes it.
+            self.loop.stop()
+            self.loop.run_forever()
+        self.interrupted = False
         return self.loop
 
     def run_hook(self, coroutine):
@@ -53,6 +60,7 @@ class AsyncRunner:
             loop.call_soon(commands_arrived)
             return loop.run_until_complete(main)
         except KeyboardInterrupt:
+            self.interrupted = True
             self._finish(main)
             raise
         finally:
