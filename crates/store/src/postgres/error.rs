@@ -5,8 +5,17 @@ use tokio_postgres::error::SqlState;
 
 use crate::Error;
 
+/// How the driver says that a server wanted the password in another way than by SCRAM bound to the TLS connection.
+const UNBOUND: &str = "server did not use channel binding";
+
 /// Translates an error of the driver or the server.
 pub(super) fn error(error: tokio_postgres::Error) -> Error {
+    if std::error::Error::source(&error).is_some_and(|cause| cause.to_string() == UNBOUND) {
+        return broken(
+            "the database server asks for the password by md5, in clear, or not at all, and is refused: have it use scram-sha-256 in \
+             pg_hba.conf and set the password again. Behind a proxy that cannot do so, say channel_binding=prefer in the database URL",
+        );
+    }
     let words = match error.code() {
         Some(&SqlState::DISK_FULL) => "the disk of the database server is full",
         Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => "the database server accepts no writes",

@@ -70,6 +70,7 @@ impl Postgres {
     /// TLS: a server on another machine must show a certificate for its name, from an authority of the operating system or
     /// of the file `sslrootcert=PATH`; that is `sslmode=verify-full`, and what other modes are raised to. A Unix socket or
     /// loopback address is used in plain unless a mode asks for TLS; `sslmode=disable` goes in plain anywhere, with a warning.
+    /// Over TLS the server has to use SCRAM bound to the connection, unless the URL says `channel_binding=prefer`.
     ///
     /// # Errors
     /// [`Error::Database`] if the URL is wrong or the server refuses; [`Error::Newer`] and [`Error::Corrupt`] if the database

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{ChannelBinding, Host, SslMode};
 
 use super::error::{broken, error};
 use crate::Error;
@@ -36,12 +36,16 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
         return Err(broken("the database URL must begin with postgres:// or postgresql://"));
     }
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let (mut mode, mut roots, mut rest) = (None, Roots::System, Vec::new());
+    let (mut mode, mut roots, mut binds, mut rest) = (None, Roots::System, None, Vec::new());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("sslmode", value)) => mode = Some(value),
             Some(("sslrootcert", "system")) => roots = Roots::System,
             Some(("sslrootcert", value)) => roots = Roots::File(PathBuf::from(decoded(value)?)),
+            Some(("channel_binding", value)) => {
+                binds = Some(value);
+                rest.push(pair);
+            }
             _ => rest.push(pair),
         }
     }
@@ -49,6 +53,11 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
     let mut config: Config = plain_url.parse().map_err(error)?;
     let protection = protection(mode, is_local(&config), roots)?;
     config.ssl_mode(if protection == Protection::Plain { SslMode::Disable } else { SslMode::Require });
+    // SCRAM bound to the TLS connection (RFC 5802, RFC 5929 section 4): the driver would else hash the password with MD5, or send it as
+    // it is, for a server that asks for that.
+    if protection != Protection::Plain && binds.is_none() {
+        config.channel_binding(ChannelBinding::Require);
+    }
     Ok((config, protection))
 }
 
@@ -140,6 +149,18 @@ mod tests {
             "postgres://u:p@db.example/i?sslmode=disable",
         ] {
             assert_eq!(protection_of(url), Protection::Plain, "{url}");
+        }
+    }
+
+    #[test]
+    fn over_tls_the_server_proves_that_it_knows_the_password_unless_the_url_says_otherwise() {
+        for (url, expected) in [
+            ("postgres://u:p@db.example/i", ChannelBinding::Require),
+            ("postgres://u:p@db.example/i?channel_binding=prefer", ChannelBinding::Prefer),
+            ("postgres://u:p@localhost/i", ChannelBinding::Prefer),
+            ("postgres://u:p@localhost/i?sslmode=verify-full", ChannelBinding::Require),
+        ] {
+            assert_eq!(parse(url).expect("good").0.get_channel_binding(), expected, "{url}");
         }
     }
 

@@ -288,6 +288,30 @@ async fn tls_checks_the_server_and_is_used() {
     fresh.drop().await;
 }
 
+#[tokio::test]
+async fn over_tls_a_server_that_asks_for_md5_is_refused_in_words() {
+    let fresh = Fresh::make().await;
+    let (base, query) = fresh.url.split_once('?').expect("a query");
+    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
+    tokio::spawn(connection);
+    // `tools/postgres` lets this role in by md5.
+    let role = "SET password_encryption = 'md5'; DROP ROLE IF EXISTS old_fashioned; CREATE ROLE old_fashioned LOGIN PASSWORD 'word'";
+    hand.batch_execute(role).await.expect("made");
+    let (_, place) = base.split_once('@').expect("a role");
+    let url = format!("postgres://old_fashioned:word@{place}?{query}&sslmode=verify-full");
+
+    let refused = Postgres::connect(&url).await.expect_err("md5");
+    // Whoever has to may say so, and is then refused for what the role may not do.
+    let let_in = Postgres::connect(&format!("{url}&channel_binding=prefer"))
+        .await
+        .expect_err("no right to make tables");
+
+    assert!(format!("{refused:?}").contains("scram-sha-256"), "{refused:?}");
+    assert!(format!("{let_in:?}").contains("permission denied"), "{let_in:?}");
+    hand.batch_execute("DROP ROLE old_fashioned").await.expect("dropped");
+    fresh.drop().await;
+}
+
 /// A server that has no TLS: it reads the request for it (PostgreSQL's protocol, "SSLRequest") and says no.
 async fn without_tls() -> (std::net::SocketAddr, tokio::task::JoinHandle<Vec<u8>>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
