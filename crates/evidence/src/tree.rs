@@ -307,6 +307,10 @@ mod tests {
         assert_eq!(inclusion(40, 40, &mut &all[..]), Ok(None));
         assert_eq!(consistency(0, 40, &mut &all[..]), Ok(None));
         assert_eq!(consistency(41, 40, &mut &all[..]), Ok(None));
+        // Every tree begins with nothing, so that would prove nothing; and none grows shorter.
+        let (whole, less) = (grown(&all).root(), grown(&all[..39]).root());
+        assert!(!continues((0, &empty_root()), (40, &whole), &[]));
+        assert!(!continues((40, &whole), (39, &less), &[]));
     }
 
     proptest! {

@@ -352,6 +352,80 @@ fn every_tampering_is_found_where_it_is_and_nothing_else_is() {
     }
 }
 
+/// Entries and their hashes, as in a tile.
+fn some(count: u64) -> (Vec<AuditEntry>, Vec<Hash>) {
+    let mut dice = Dice(7);
+    let entries = chain((1..=count).map(|number| draft(number, &mut dice)).collect());
+    let hashes = entries.iter().map(|entry| entry.hash).collect();
+    (entries, hashes)
+}
+
+#[test]
+fn an_entry_that_was_noted_elsewhere_is_the_one_that_is_there() {
+    let (entries, hashes) = some(300);
+    let log = assemble(&entries, 1, &[]);
+    let noting = |number: u64, hash: Hash| {
+        let mut trust = Trust::in_keys(Vec::new());
+        trust.note_entry(number, hash);
+        trust
+    };
+
+    let report = examine(&log, noting(200, hashes[199])).expect("no false alarm");
+    assert_eq!((report.noted, report.last), (1, 300));
+    assert_eq!(examine(&log, noting(200, hashes[198])), Err(Finding::Rewritten(200)));
+    assert_eq!(
+        examine(&log, noting(301, hashes[299])),
+        Err(Finding::CutOff { good: 0, noted: 301, last: 300 })
+    );
+}
+
+#[test]
+fn a_tile_is_whole_in_its_place_and_followed_by_its_entries() {
+    let (entries, hashes) = some(2 * TILE);
+    let first: Vec<Hash> = hashes[..256].to_vec();
+    let fresh = || Examiner::new(Trust::in_keys(Vec::new()), 1).expect("a start");
+
+    for wrong in [first[..255].to_vec(), hashes[..257].to_vec()] {
+        assert_eq!(fresh().tile(0, wrong), Err(Finding::Misplaced { after: 0, what: "tile" }));
+    }
+    assert_eq!(fresh().tile(1, first.clone()), Err(Finding::Misplaced { after: 0, what: "tile" }));
+    let mut twice = fresh();
+    twice.tile(0, first.clone()).expect("the first");
+    assert_eq!(twice.tile(0, first.clone()), Err(Finding::Misplaced { after: 0, what: "tile" }));
+
+    let mut cut = fresh();
+    cut.tile(0, first.clone()).expect("the first");
+    for entry in &entries[..10] {
+        cut.entry(entry).expect("sound");
+    }
+    assert_eq!(cut.finish(), Err(Finding::CutOff { good: 0, noted: TILE, last: 10 }));
+
+    // Entries that were too old are gone; what stands for them is enough.
+    let mut old = Examiner::new(Trust::in_keys(Vec::new()), TILE + 1).expect("a start");
+    old.tile(0, first).expect("the first");
+    assert_eq!(
+        old.finish().map(|report| (report.first, report.last, report.hash)),
+        Ok((TILE + 1, TILE, hashes[255]))
+    );
+}
+
+#[test]
+fn strangers_that_signed_are_counted_and_say_nothing() {
+    let (entries, _) = some(40);
+    let make = || Signer::from_pkcs8("interlock/lab", &Signer::generate().expect("a key")).expect("a signer");
+    let (ours, other) = (make(), make());
+    let mut notes = sign(&entries, &other, &[10, 20]);
+    notes.extend(sign(&entries, &ours, &[30]));
+    let mut trust = Trust::in_keys(vec![ours.key().clone()]);
+    assert_eq!(trust.noted(), 0);
+    trust.note(&notes[2].1).expect("our own");
+    assert_eq!(trust.noted(), 1);
+
+    let report = examine(&assemble(&entries, 1, &notes), trust).expect("no false alarm");
+
+    assert_eq!((report.strangers, report.checkpoints, report.signed), (2, 1, 30));
+}
+
 #[test]
 fn a_file_that_is_none_is_refused_with_the_line() {
     let refused =

@@ -451,6 +451,57 @@ mod tests {
     }
 
     #[test]
+    fn a_role_of_the_action_s_own_is_enough_without_any_scope() {
+        let roles = ["service".to_owned()];
+        let grants = Grants::of_user(&roles, &roles, &CustomRoles::new(), None);
+
+        assert_eq!(decide(&grants, &needs_execute("ot2/open_door", "service")), Ok(()));
+        assert!(decide(&grants, &needs_execute("ot2/open_door", "owner")).is_err());
+        assert!(is_role(ADMIN) && is_role(VIEWER) && !is_role("service") && !is_role(""));
+    }
+
+    #[test]
+    fn without_administration_the_rest_stays() {
+        let of_agent = scopes(&["admin", "users:read", "runs:read", "devices:stop"]);
+        for grants in [Grants::of(&[ADMIN, OPERATOR]), Grants::of_agent(&of_agent, &of_agent)] {
+            let left = grants.without_administration();
+
+            assert_eq!((left.kind(), left.roles()), (grants.kind(), grants.roles()));
+            assert!(grants.holds_scope("bans:manage") && grants.holds_scope("devices:stop"));
+            assert!(left.holds_scope("devices:stop") && !left.scopes().is_empty());
+            for scope in ADMINISTRATION {
+                assert!(!left.holds_scope(scope), "{scope}");
+            }
+        }
+    }
+
+    #[test]
+    fn people_and_administering_agents_reach_what_is_of_others() {
+        let (plain, admin) = (scopes(&["runs:read"]), scopes(&["runs:read", "admin"]));
+
+        assert!(Grants::of(&[VIEWER]).reaches_others());
+        assert!(Grants::of_agent(&admin, &admin).reaches_others());
+        assert!(!Grants::of_agent(&plain, &plain).reaches_others());
+        assert!(!Grants::of_agent(&[], &[]).reaches_others());
+        assert_eq!(Grants::of(&[VIEWER]).kind(), PrincipalKind::User);
+        assert_eq!(Grants::of_agent(&admin, &admin).kind(), PrincipalKind::Agent);
+    }
+
+    #[test]
+    fn a_refusal_names_a_role_to_those_only_who_could_have_one() {
+        let told =
+            |grants: &Grants| decide(grants, &Needs::Scope("users:manage")).expect_err("refused").message;
+        let roles = [VIEWER.to_owned()];
+        let limit = scopes(&["runs:read"]);
+
+        assert_eq!(told(&Grants::of(&[VIEWER])), "Role 'admin' required");
+        let narrowed = Grants::of_user(&roles, &roles, &CustomRoles::new(), Some(&limit));
+        for grants in [Grants::of_agent(&limit, &limit), narrowed] {
+            assert_eq!(told(&grants), "The credential does not hold the scope for this");
+        }
+    }
+
+    #[test]
     fn an_explanation_agrees_with_the_decision() {
         for roles in [&[ADMIN][..], &[OPERATOR], &[VIEWER], &[]] {
             let grants = Grants::of(roles);
