@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 import threading
 import unittest
 
@@ -64,6 +65,28 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(seen, sorted(set(seen)))
         tail.send_signal(signal.SIGINT)
         self.assertEqual(tail.wait(10), 0, tail.stderr.read())
+
+    def test_a_program_beside_the_server_watches_with_a_key_of_its_own(self):
+        """As the container security-monitor does: the address in ORCHESTRATOR_API, a key for the audit log in a file, nobody signed in."""
+        self.login()
+        key = json.loads(self.cli("-o", "json", "key", "create", "monitor", "--scope", "audit:read", "--days", "30"))["key"]
+        with self.server.http() as http:
+            self.assertEqual(http.get("/health", params={"q": "' UNION SELECT password FROM users--"}).status_code, 400)
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(key + "\n")
+            file.flush()
+            variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", "ORCHESTRATOR_API": self.server.url,
+                         "INTERLOCK_CA_FILE": self.server.ready["ca_file"], "INTERLOCK_TOKEN_FILE": file.name}
+            tail = subprocess.Popen([program(), "-o", "jsonl", "audit", "tail", "--action", "request.blocked"], stdout=subprocess.PIPE,
+                                    stderr=subprocess.DEVNULL, text=True, env=variables)
+            self.addCleanup(tail.stdout.close)
+            self.addCleanup(tail.wait, 10)
+            self.addCleanup(tail.kill)
+            given_up = threading.Timer(30, tail.kill)
+            given_up.start()
+            self.addCleanup(given_up.cancel)
+            entry = json.loads(tail.stdout.readline())
+        self.assertEqual((entry["action"], entry["client_ip"]), ("request.blocked", "127.0.0.1"))
 
     def test_the_steps_of_the_readme(self):
         self.login()

@@ -1,7 +1,7 @@
 //! Which server, with which authority and which token: flags, then environment, then the context.
 //!
 //! A token is only sent to the server that it was issued by. A context's token goes with that context's address, and
-//! `INTERLOCK_TOKEN` with `INTERLOCK_URL` when both are set.
+//! `INTERLOCK_TOKEN` with `INTERLOCK_URL` (or `ORCHESTRATOR_API`) when both are set.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -119,7 +119,7 @@ pub(super) fn same(one: &str, two: &str) -> bool {
 
 fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<Target, Failure> {
     let named = global.context.clone();
-    let variable = lookup("INTERLOCK_URL");
+    let variable = url_variable(lookup);
     let name = named.clone().or_else(|| lookup("INTERLOCK_CONTEXT")).or_else(|| contexts.current.clone());
     let chosen = name.as_ref().and_then(|name| contexts.contexts.get(name).map(|context| (name, context)));
     let url = match global.url.as_ref().or_else(|| variable.as_ref().filter(|_| named.is_none())) {
@@ -162,6 +162,11 @@ fn resolve(global: &Global, lookup: Lookup<'_>, contexts: &Contexts) -> Result<T
         url,
         context,
     })
+}
+
+/// `INTERLOCK_URL`, or what programs around the earlier system call it.
+pub(super) fn url_variable(lookup: Lookup<'_>) -> Option<String> {
+    lookup("INTERLOCK_URL").or_else(|| lookup("ORCHESTRATOR_API"))
 }
 
 /// `INTERLOCK_TOKEN`, or the content of the file that `INTERLOCK_TOKEN_FILE` names.
@@ -222,6 +227,12 @@ mod tests {
             "https://lab.example.org"
         );
         assert_eq!(target(&Global::default(), &[]).url, "http://127.0.0.1:8000");
+        // The name of the earlier system, behind ours.
+        let earlier = ("ORCHESTRATOR_API", "https://lab.example.org");
+        assert_eq!(target(&Global::default(), &[earlier]).url, "https://lab.example.org");
+        assert_eq!(target(&Global::default(), &[earlier, variables[0]]).url, "https://other.example.org");
+        let elsewhere = Global { url: Some("https://evil.example.org".to_owned()), ..Global::default() };
+        assert!(target(&elsewhere, &[earlier, ("INTERLOCK_TOKEN", "ilk_ci")]).token.is_none());
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(crate) fn context(ui: &Ui, command: ContextCommand) -> Result<(), Failure> {
 
 /// The environment may overrule what was just chosen or shown.
 fn shadowed(ui: &Ui) {
-    for variable in ["INTERLOCK_URL", "INTERLOCK_CONTEXT"] {
+    for variable in ["INTERLOCK_URL", "ORCHESTRATOR_API", "INTERLOCK_CONTEXT"] {
         if let Some(value) = process_variable(variable) {
             ui.warn(&format!("{variable}={} comes before the current context", line(&value)));
         }

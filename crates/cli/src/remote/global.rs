@@ -39,7 +39,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub(crate) context: Option<String>,
 
-    /// Address of the server, such as https://robot.example.org:8000 [env: INTERLOCK_URL]
+    /// Address of the server, such as https://robot.example.org:8000 [env: INTERLOCK_URL, or ORCHESTRATOR_API]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) url: Option<String>,
 

@@ -9,7 +9,7 @@ use interlock_model::secret::Secret;
 use interlock_model::wire::LoginAnswer;
 use serde_json::json;
 
-use super::connect::{Session, Target};
+use super::connect::{Session, Target, url_variable};
 use super::contexts::{self, Identity};
 use super::failure::{Failure, exit};
 use super::global::{Global, process_variable};
@@ -54,7 +54,7 @@ pub(crate) async fn login(ui: &Ui, global: &Global, args: LoginArgs) -> Result<(
     let named = global.context.clone().filter(|name| !all.contexts.contains_key(name));
     // A context that does not exist yet gets its address from --url; the current one must not lend its own.
     let known = if named.is_some() && global.url.is_none() { None } else { known };
-    let url = match (&known, global.url.clone().or_else(|| process_variable("INTERLOCK_URL"))) {
+    let url = match (&known, global.url.clone().or_else(|| url_variable(&process_variable))) {
         (Some(target), _) => target.url.clone(),
         (None, Some(url)) => url,
         (None, None) => {
