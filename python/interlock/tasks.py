@@ -223,17 +223,17 @@ class Task(_Described):
         """Have what waits, or else the next occurrence, wait so much longer: 1 s to 7 days."""
         return self._change("snooze", {"delay_seconds": int(seconds), "reason": reason})
 
+    def skip(self, reason=None):
+        """Leave out the due time in ``next_due_at``; raises :class:`interlock.errors.Conflict` if it is another by now."""
+        return self._change("skip", {"due_at": self._document.get("next_due_at"), "reason": reason})
+
     def _change(self, verb, body):
         self._session.json("POST", "%s/%s" % (self._path, verb), body)
         return self.refresh()
 
     def next(self, count=5):
         """When it is due next: RFC 3339 texts. A task without a calendar has none."""
-        document = self._document
-        if document.get("schedule_kind") not in ("cron", "rrule", "once"):
-            return []
-        body = {name: document[name] for name in ("schedule_kind", "schedule_expr", "timezone")}
-        return self._session.json("POST", "/schedules/preview", dict(body, count=count))["times"]
+        return self._session.json("GET", "%s/due?count=%d" % (self._path, int(count)))["times"]
 
     def runs(self, state=None, success=None, limit=50):
         """Its runs, newest first, at most ``limit``."""

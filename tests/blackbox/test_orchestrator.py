@@ -78,6 +78,37 @@ class Tasks(WithServer):
                 self.assertProblem(answer, 422, "invalid_request")
                 self.assertIn(["body", field], [error["loc"][:2] for error in answer.json()["errors"]], answer.text)
 
+    def test_what_was_refused_is_never_sent_back(self):
+        mark = "Zx9-mark"
+        step = lambda **members: {"pipeline": [dict({"uses": "http.request", "with": {"url": "https://a.example"}}, **members)]}
+        rule = lambda text: {"schedule_kind": "rrule", "schedule_expr": text}
+        cron = lambda text: {"schedule_kind": "cron", "schedule_expr": text}
+        bodies = [
+            {"timezone": mark}, {"schedule_kind": mark}, {"priority": mark}, {"backoff_strategy": mark}, {"misfire_policy": mark},
+            cron("@" + mark), cron(mark + " * * * *"), cron("* * * * " + mark), cron("*/%s * * * *" % mark), cron("1-%s * * * *" % mark),
+            rule(mark), rule("FREQ=" + mark), rule("FREQ=DAILY;%s=1" % mark), rule("FREQ=DAILY;COUNT=" + mark), rule("FREQ=DAILY;UNTIL=" + mark),
+            rule("FREQ=DAILY;BYDAY=" + mark), rule("FREQ=DAILY;BYMONTH=" + mark), rule("FREQ=DAILY;BYSETPOS=-" + mark), rule("%s:1" % mark),
+            rule("FREQ=DAILY;%s=1;%s=1" % (mark, mark)), rule("DTSTART:%s\nFREQ=DAILY" % mark), rule("DTSTART;TZID=%s:20300101T000000\nFREQ=DAILY" % mark),
+            rule("DTSTART;%s=1:20300101T000000\nFREQ=DAILY" % mark), {"schedule_kind": "once", "schedule_expr": mark},
+            {"schedule_kind": "once", "schedule_expr": "2030-01-01" + mark}, {"schedule_kind": "condition", "schedule_expr": "%s(@)" % mark},
+            {"schedule_kind": "condition", "schedule_expr": "'%s" % mark}, {"payload": step(uses=mark)}, {"payload": step(timeout_seconds=mark)},
+            {"payload": step(backoff_strategy=mark)}, {"payload": step(**{"if": mark + "("})}, {"payload": step(**{"with": {"url": "https://%s.example" % mark}})},
+            {"payload": step(**{"with": {"url": mark}})}, {"payload": step(**{"with": {"url": mark + "://x"}})}, {"payload": step(**{"with": {"url": "https://a.example", mark: 1}})},
+            {"payload": step(**{"with": {"url": "https://a.example", "headers": {mark + " ": "x"}}})}, {"payload": {"pipeline": [dict(NAP, id=mark)] * 2}},
+            {"payload": step(**{"with": {"url": "https://a.example/${%s(}" % mark}})},
+            {"payload": step(**{"with": {"url": "https://a.example/${now+%s}" % mark}})},
+            {"payload": step(**{"with": {"url": "https://a.example/${now+99999999999999w}"}})},
+        ]
+        for body in bodies:
+            with self.subTest(body=str(body)[:90]):
+                answer = self.ask("POST", "/tasks", self.server.body(**body))
+
+                self.assertProblem(answer, 422)
+                said = [answer.json()["detail"]] + [error["msg"] for error in answer.json()["errors"]]
+                self.assertNotIn(mark.lower(), str(said).lower())
+                self.assertNotIn("zx9", str(said).lower())
+                self.assertNotIn("99999999", str(said))
+
     def test_everything_that_is_wrong_is_told_at_once(self):
         answer = self.ask("POST", "/tasks", self.server.body(title="", priority=99, max_retries=99))
 
@@ -87,7 +118,7 @@ class Tasks(WithServer):
         answer = self.ask("POST", "/tasks", self.server.body(pipeline=[NAP, {"uses": "orchestrator.sleep", "with": {"seconds": "${now+"}}]))
 
         self.assertProblem(answer, 422)
-        self.assertEqual(answer.json()["errors"][0]["loc"][:4], ["body", "payload", "pipeline", "1"])
+        self.assertEqual(answer.json()["errors"][0]["loc"][:4], ["body", "payload", "pipeline", 1])
 
     def test_a_pipeline_of_ten_thousand_steps_and_a_huge_payload_are_refused_quickly(self):
         begun = time.monotonic()
@@ -191,6 +222,31 @@ class Tasks(WithServer):
 
         self.assertEqual(self.ask("POST", "/tasks", body).status_code, 201)
         self.assertProblem(self.ask("POST", "/tasks", body, headers={"Prefer": "handling=strict"}), 422)
+        # A step too: a time limit with a slip of the pen is none.
+        body = self.server.body(pipeline=[NAP, dict(NAP, timeout_second=5)])
+        task = self.ask("POST", "/tasks", body)
+        self.assertEqual(task.status_code, 201)
+        for method, path in (("POST", "/tasks"), ("PUT", "/tasks/" + task.json()["id"])):
+            refused = self.ask(method, path, body, headers={"Prefer": "handling=strict"})
+            self.assertProblem(refused, 422)
+            self.assertEqual([error["loc"] for error in refused.json()["errors"]], [["body", "payload", "pipeline", 1]])
+
+    def test_what_needs_no_body_takes_no_other(self):
+        task = self.server.task()
+        pieces = (b" " * 65536 for _ in range(200))
+
+        with self.server.agent() as client:
+            for what in ("run_now", "pause", "resume", "cancel"):
+                path = "/tasks/%s/%s" % (task, what)
+                kind = lambda name: {"Content-Type": name}
+                self.assertProblem(client.post(path, content="hello", headers=kind("text/plain")), 415, "unsupported_media_type")
+                self.assertProblem(client.post(path, content="{", headers=kind("application/json")), 422, "invalid_request")
+                self.assertProblem(client.post(path, json={"colour": 1}, headers={"Prefer": "handling=strict"}), 422, "invalid_request")
+            # Not announced, so it is read to the bound.
+            self.assertProblem(client.post("/tasks/%s/run_now" % task, content=pieces, headers=kind("application/json")), 413, "payload_too_large")
+            self.assertEqual(client.post("/tasks/%s/run_now" % task, json={"colour": 1}).status_code, 200)
+            self.assertEqual(client.post("/tasks/%s/run_now" % task, content="", headers=kind("application/x-www-form-urlencoded")).status_code, 200)
+        self.assertEqual(len(self.server.runs(task)), 2)
 
     def test_pause_resume_snooze_and_cancel(self):
         task = self.server.task(schedule_kind="cron", schedule_expr="0 0 1 1 *")
@@ -215,6 +271,69 @@ class Tasks(WithServer):
         self.assertEqual(rows["task.created"], {"title": "A task", "schedule_kind": "cron", "created_by": SYSTEM})
         self.assertEqual(rows["task.snoozed"]["reason"], "the plate is not ready")
         self.assertEqual(rows["task.canceled"], {"removed_work_items": 0})
+
+    def test_a_due_time_is_left_out_once(self):
+        task = self.server.task(schedule_kind="rrule", schedule_expr="DTSTART:20990101T090000Z\nRRULE:FREQ=DAILY;INTERVAL=2;COUNT=3")
+        path = "/tasks/" + task
+        days = ["2099-01-0%dT09:00:00.000000Z" % day for day in (1, 3, 5)]
+        due = lambda **query: self.ask("GET", path + "/due", params=query).json()["times"]
+
+        self.assertEqual((self.ask("GET", path).json()["next_due_at"], due()), (days[0], days))
+        self.assertEqual(due(count=2), days[:2])
+        skipped = self.ask("POST", path + "/skip", {"due_at": days[0], "reason": "holiday"})
+        self.assertEqual(skipped.status_code, 200, skipped.text)
+        self.assertEqual(skipped.json()["details"], {"task_id": task, "skipped_due_at": days[0], "next_due_at": days[1]})
+        # The same again: it is not the next one any more.
+        self.assertProblem(self.ask("POST", path + "/skip", {"due_at": days[0]}), 409, "due_time_changed")
+        self.assertEqual((self.ask("GET", path).json()["next_due_at"], due()), (days[1], days[1:]))
+        listed = {one["id"]: one["next_due_at"] for one in self.ask("GET", "/tasks").json()["items"]}
+        self.assertEqual(listed[task], days[1])
+        self.assertEqual(self.left_out(task), [{"due_at": days[0], "next_due_at": days[1], "reason": "holiday"}])
+        # Snoozed, it is due when it is due.
+        snoozed = self.ask("POST", path + "/snooze", {"delay_seconds": 60}).json()["details"]["next_due_at"]
+        self.assertEqual(due(), [snoozed, days[2]])
+        self.assertEqual(self.ask("POST", path + "/skip").json()["details"]["next_due_at"], days[2])
+        self.assertIsNone(self.ask("POST", path + "/skip", {}).json()["details"]["next_due_at"])
+        self.assertProblem(self.ask("POST", path + "/skip", {}), 409, "nothing_due")
+        self.assertEqual(due(), [])
+
+    def left_out(self, task):
+        # What was refused is on record too, as soon as somebody has the time.
+        return [row["details"] for row in self.server.trail(action="task.skipped", subject=task) if "due_at" in row["details"]]
+
+    def test_what_cannot_be_left_out_is_refused(self):
+        manual = self.server.task()
+        self.assertProblem(self.ask("POST", "/tasks/%s/skip" % manual), 409, "nothing_due")
+        self.assertEqual(self.ask("GET", "/tasks/%s/due" % manual).json(), {"times": []})
+        yearly = self.server.task(schedule_kind="cron", schedule_expr="0 0 1 1 *")
+        for body, name in (({"due_at": "soon"}, "due_at"), ({"due_at": 5}, "due_at"), ({"reason": "x" * 201}, "reason"), ({"reason": 5}, "reason")):
+            answer = self.ask("POST", "/tasks/%s/skip" % yearly, body)
+            self.assertProblem(answer, 422)
+            self.assertEqual([error["loc"] for error in answer.json()["errors"]], [["body", name]])
+        for count in ("0", "101", "x", ""):
+            self.assertProblem(self.ask("GET", "/tasks/%s/due" % yearly, params={"count": count}), 422)
+        self.ask("POST", "/tasks/%s/pause" % yearly)
+        self.assertProblem(self.ask("POST", "/tasks/%s/skip" % yearly), 400, "task_not_active")
+        self.assertIsNone(self.ask("GET", "/tasks/" + yearly).json()["next_due_at"])
+        self.assertEqual(len(self.ask("GET", "/tasks/%s/due?count=3" % yearly).json()["times"]), 3)
+        self.ask("POST", "/tasks/%s/cancel" % yearly)
+        self.assertProblem(self.ask("POST", "/tasks/%s/skip" % yearly), 400, "task_canceled")
+        self.assertEqual(self.ask("GET", "/tasks/%s/due" % yearly).json(), {"times": []})
+        self.assertProblem(self.ask("POST", "/tasks/%s/skip" % NOBODY), 404, "task_not_found")
+        self.assertProblem(self.ask("POST", "/tasks/x/skip"), 422)
+        theirs = self.server.task(schedule_kind="cron", schedule_expr="0 0 1 1 *")
+        for method, what in (("POST", "skip"), ("GET", "due")):
+            self.assertProblem(self.ask(method, "/tasks/%s/%s" % (theirs, what), agent=self.other), 404, "task_not_found")
+
+    def test_a_due_time_that_is_left_out_makes_no_run(self):
+        first = int(time.time()) + 3
+        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(first))
+        task = self.server.task(schedule_kind="rrule", schedule_expr="DTSTART:%s\nRRULE:FREQ=SECONDLY;INTERVAL=2;COUNT=3" % at)
+        left_out = self.ask("POST", "/tasks/%s/skip" % task).json()["details"]["skipped_due_at"]
+        runs = wait_for(lambda: (lambda found: found if len(found) == 2 else None)(self.server.runs(task)), "two runs", 20)
+        times = [run["scheduled_for"] for run in runs]
+        self.assertNotIn(left_out, times)
+        self.assertEqual(times, [time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(first + later)) for later in (2, 4)])
 
     def test_what_a_paused_task_had_waiting_runs_after_it_is_resumed(self):
         blocker = self.server.task(pipeline=[{"uses": "orchestrator.sleep", "with": {"seconds": 2}}], concurrency_key="bench")
@@ -285,7 +404,7 @@ class Tasks(WithServer):
         nap = lambda **members: dict(NAP, **members)
         for steps, place in [([{}], "uses"), ([{"uses": ""}], "uses"), ([nap(id="a"), nap(id="a")], "id"), ([nap(save_as="")], "save_as"),
                              ([nap(**{"with": []})], "with"), ([nap(**{"if": "params.["})], "if"), ([nap(timeout_seconds=0)], "timeout_seconds"),
-                             ([nap(timeout_seconds="soon")], "timeout_seconds"), ([nap(**{"with": {"seconds": "${params.[}"}})], "with"), (["x"], "0")]:
+                             ([nap(timeout_seconds="soon")], "timeout_seconds"), ([nap(**{"with": {"seconds": "${params.[}"}})], "with"), (["x"], 0)]:
             with self.subTest(steps=str(steps)[:80]):
                 answer = self.ask("POST", "/tasks", self.server.body(pipeline=steps))
                 self.assertProblem(answer, 422, "invalid_request")
@@ -303,6 +422,8 @@ class Tasks(WithServer):
         self.assertEqual(kept.status_code, 201, kept.text)
         self.assertEqual((kept.json()["description"], kept.json()["payload"]["params"]["x"]), (text, text))
         self.assertEqual(self.ask("POST", "/tasks", self.server.body(title="Drop table of reagents; SELECT wells A1-A6")).status_code, 201)
+        # What an event task waits for is a topic, and no event with such a one could be published.
+        self.assertProblem(self.ask("POST", "/tasks", self.server.body(schedule_kind="event", schedule_expr=text)), 400, "request_blocked")
 
     def test_without_a_token_everything_is_401(self):
         for token in (None, "invalid-token", SYSTEM):
@@ -408,6 +529,10 @@ class Runs(WithServer):
         self.assertEqual(self.ask("GET", "/runs", agent=self.other, params={"task_id": task}).json()["total"], 0)
         for query in ({"success": "maybe"}, {"task_id": "x"}, {"start_time": "x"}, {"state": "x"}):
             self.assertProblem(self.ask("GET", "/runs", params=query), 422)
+        for path, name in (("/runs", "start_time"), ("/runs", "end_time"), ("/audit", "since"), ("/audit", "until")):
+            answer = self.ask("GET", path, params={name: "2026-01-01"})
+            self.assertEqual([error["loc"] for error in answer.json()["errors"]], [["query", name]])
+            self.assertIn("a time such as 2026-01-01T00:00:00Z", answer.json()["detail"])
 
     def test_a_failed_run_is_tried_again_as_a_row_of_its_own(self):
         task = self.server.task(pipeline=[{"uses": "orchestrator.sleep", "with": {"seconds": 1.5}, "timeout_seconds": 0.1}], max_retries=2,

@@ -199,6 +199,10 @@ class CommandLine(unittest.TestCase):
 
         weekly = self.server.task(schedule_kind="cron", schedule_expr="0 9 * * 1")
         self.assertEqual(len(self.command("task", "next", weekly, "--count", "3", "-o", "name").split()), 3)
+        times = self.command("task", "next", weekly, "--count", "3", "-o", "name").split()
+        self.assertIn(times[1], self.command("task", "skip", weekly, "--reason", "holiday"))
+        self.assertEqual(self.command("task", "next", weekly, "--count", "2", "-o", "name").split(), times[1:])
+        self.command("task", "skip", self.server.task(), code=6)
         task = self.server.task(pipeline=[{"uses": "orchestrator.sleep", "with": {"seconds": 100}}])
         run = self.server.now(task)
         self.server.reaches(run, ("queued", "running"))
@@ -219,6 +223,47 @@ class CommandLine(unittest.TestCase):
         self.assertIn("orchestrator.sleep", tools)
         self.command("tool", "show", "orchestrator.sleep")
         self.command("tool", "show", "orchestrator.snooze", code=3)
+
+    def test_lists_are_yaml_and_csv_too(self):
+        import csv
+        import io
+        import json
+
+        task = self.server.task(title='=cmd, "quoted"', schedule_kind="cron", schedule_expr="0 9 * * 1", payload={"pipeline": [NAP], "params": {"no": "yes", "n": -1}})
+        said = json.loads(self.command("task", "show", task, "-o", "json"))
+
+        listed = self.command("task", "list", "-o", "yaml", "--limit", "200")
+        self.assertIn("\n  id: \"%s\"\n" % task, "\n" + listed.replace("- backoff", "  backoff"))
+        shown = self.command("task", "show", task, "-o", "yaml")
+        self.assertEqual(self.read_yaml(shown), said)
+        rows = list(csv.DictReader(io.StringIO(self.command("task", "list", "-o", "csv", "--limit", "200"), newline="")))
+        row = next(row for row in rows if row["id"] == task)
+        self.assertEqual((list(row)[0], row["title"], row["priority"], row["dedupe_key"]), ("id", "'" + said["title"], "5", ""))
+        self.assertEqual(json.loads(row["payload"]), said["payload"])
+        refused = self.command("task", "show", "018f6b1e-2c3d-7a4b-8c9d-0e1f2a3b4c5d", "-o", "yaml", code=3)
+        self.assertEqual(json.loads(refused)["code"], "task_not_found")
+        self.assertEqual(self.command("task", "runs", task, "-o", "yaml"), "[]\n")
+
+    @staticmethod
+    def read_yaml(text):
+        """What the part of YAML means that the command line writes, read by indents alone."""
+        import json
+
+        def read(lines, depth):
+            if len(lines) == 1 and not lines[0].startswith("- ") and ": " not in lines[0].split('"')[0] and not lines[0].endswith(":"):
+                return json.loads(lines[0])
+            starts = [at for at, line in enumerate(lines) if not line.startswith(" ")] + [len(lines)]
+            parts = [lines[one:two] for one, two in zip(starts, starts[1:])]
+            if lines[0].startswith("- "):
+                return [read([part[0][2:]] + [line[2:] for line in part[1:]], depth + 1) for part in parts]
+            whole = {}
+            for part in parts:
+                name, _, rest = part[0].partition(":")
+                name = json.loads(name) if name.startswith('"') else name
+                whole[name] = json.loads(rest) if rest else read([line[2:] for line in part[1:]], depth + 1)
+            return whole
+
+        return read(text.splitlines(), 0)
 
     def test_events_and_approvals(self):
         import json

@@ -57,7 +57,12 @@ class Tasks(unittest.TestCase):
         task = self.client.tasks.create("Weekly", [dict(NAP, **{"with": {"seconds": {"$expr": "params.nap"}}})], cron="0 9 * * 1", params={"nap": 0},
                                         timezone="Europe/Berlin", priority=2)
         self.assertEqual((task.status, task.created_by, task.priority, task.timezone), ("active", "olaf", 2, "Europe/Berlin"))
-        self.assertEqual(len(task.next(3)), 3)
+        times = task.next(3)
+        self.assertEqual((len(times), times[0]), (3, task.next_due_at))
+        self.assertEqual(task.skip("holiday").next_due_at, times[1])
+        stale = self.client.tasks.get(task.id)
+        task.skip()
+        self.assertRaises(errors.Conflict, stale.skip)
         self.assertEqual(self.client.tasks.get(task.id).title, "Weekly")
         self.assertIn(task.id, [one.id for one in self.client.tasks.list(status="active", kind="cron")])
         self.assertEqual(task.update(title="Daily", cron="0 9 * * *").schedule_expr, "0 9 * * *")

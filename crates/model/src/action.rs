@@ -408,6 +408,8 @@ actions! {
     RunTask = "task.run_now", TaskTarget, Change, Needs::Scope("tasks:update");
     /// Have what waits of a task wait longer.
     SnoozeTask = "task.snoozed", TaskTarget, Change, Needs::Scope("tasks:update");
+    /// Leave the next due time of a task out.
+    SkipTask = "task.skipped", TaskTarget, Change, Needs::Scope("tasks:update");
     /// Stop a task from running by itself.
     PauseTask = "task.paused", TaskTarget, Change, Needs::Scope("tasks:update");
     /// Let a task run by itself again.

@@ -547,11 +547,33 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
 }
 
+/// A part of the way to a refused field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Loc {
+    /// A member of an object.
+    Name(String),
+    /// An element of a list.
+    Index(usize),
+}
+
+impl From<&str> for Loc {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<String> for Loc {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
 /// A refused field.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where.
-    pub loc: Vec<String>,
+    /// Where: names of members, and places in lists as numbers.
+    pub loc: Vec<Loc>,
     /// Kind of refusal.
     #[serde(rename = "type")]
     pub kind: String,

@@ -14,7 +14,7 @@ use interlock_engine::executions::ExecuteError;
 use interlock_engine::notary::NotaryError;
 use interlock_engine::users::UserError;
 use interlock_model::strict_json::BadJson;
-use interlock_model::wire::FieldError;
+use interlock_model::wire::{FieldError, Loc};
 
 /// A refusal or failure, not yet rendered.
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ impl ApiError {
     /// One refused field.
     pub fn field(location: &[&str], kind: &str, message: impl Into<String>) -> Self {
         let msg = message.into();
-        let loc = location.iter().map(|&part| part.to_owned()).collect();
+        let loc = location.iter().map(|&part| part.into()).collect();
         Self::unprocessable(msg.clone(), vec![FieldError { loc, kind: kind.to_owned(), msg }])
     }
 
@@ -233,7 +233,7 @@ impl From<BadJson> for ApiError {
         let msg = error.to_string();
         Self::unprocessable(
             format!("The body is not acceptable JSON: {msg}"),
-            vec![FieldError { loc: vec!["body".to_owned()], kind: "json_invalid".to_owned(), msg }],
+            vec![FieldError { loc: vec!["body".into()], kind: "json_invalid".to_owned(), msg }],
         )
     }
 }
@@ -251,8 +251,8 @@ impl From<ExecuteError> for ApiError {
                 let errors = refused
                     .into_iter()
                     .map(|error| {
-                        let mut loc = vec!["body".to_owned()];
-                        loc.extend(error.loc);
+                        let mut loc = vec!["body".into()];
+                        loc.extend(error.loc.into_iter().map(Loc::from));
                         FieldError { loc, kind: error.kind.to_owned(), msg: error.message }
                     })
                     .collect();

@@ -171,16 +171,13 @@ fn headers(given: Option<&Value>) -> Result<HeaderMap, Misuse> {
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();
         if RESERVED.contains(&lower.as_str()) {
-            return misuse("headers", format!("the header {name:?} is set by the request itself"));
+            return misuse("headers", format!("the header {lower:?} is set by the request itself"));
         }
         let value = value.as_str().filter(|value| value.len() <= LONGEST_HEADER);
         let (Ok(name), Some(Ok(value))) =
             (HeaderName::from_bytes(lower.as_bytes()), value.map(HeaderValue::from_str))
         else {
-            return misuse(
-                "headers",
-                format!("the header {name:?} is not a name and a text without line breaks"),
-            );
+            return misuse("headers", "a header is a name and a text without line breaks");
         };
         headers.insert(name, value);
     }
@@ -272,7 +269,7 @@ impl Tool for HttpRequest {
         }
         if known.open.is_empty() {
             let plan = Plan::read(known.fixed)?;
-            self.reach.check(&plan.url).or_else(|refused| misuse("url", refused.to_string()))?;
+            self.reach.check(&plan.url).or_else(|refused| misuse("url", refused.nameless()))?;
             return Ok(plan.effect);
         }
         // What is there already is checked; the rest when the step runs.
@@ -283,7 +280,7 @@ impl Tool for HttpRequest {
         statuses(known.fixed.get("accept_status"))?;
         if let Some(fixed) = known.fixed.get("url") {
             let Some(text) = fixed.as_str() else { return misuse("url", "url is a text") };
-            self.reach.check(&url(text, None)?).or_else(|refused| misuse("url", refused.to_string()))?;
+            self.reach.check(&url(text, None)?).or_else(|refused| misuse("url", refused.nameless()))?;
         }
         Ok(effect(&worst, idempotent))
     }

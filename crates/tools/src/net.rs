@@ -54,6 +54,19 @@ pub enum Refused {
     Address(String),
 }
 
+impl Refused {
+    /// The reason without the host, for whoever sent it: what was refused is not repeated.
+    pub(crate) fn nameless(&self) -> String {
+        match self {
+            Self::Url(reason) => reason.clone(),
+            Self::Host(_) => "this host is not among those that tools may reach (HTTP_TOOL_HOSTS)".to_owned(),
+            Self::Address(_) => {
+                "this is at an address that tools may not reach (HTTP_TOOL_NETWORKS)".to_owned()
+            }
+        }
+    }
+}
+
 impl Reach {
     /// Reads the lists. A host is `example.org`, `*.example.org`, `example.org:8443`, `http://example.org` for plain HTTP, or `*`
     /// for any host over HTTPS; a network is `10.0.5.0/24` or a single address.
@@ -99,7 +112,7 @@ impl Reach {
         let plain = match url.scheme() {
             "https" => false,
             "http" => true,
-            scheme => return Err(Refused::Url(format!("a URL begins with https://, not with {scheme}:"))),
+            _ => return Err(Refused::Url("a URL begins with https://".to_owned())),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Refused::Url(

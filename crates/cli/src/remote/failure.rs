@@ -7,9 +7,9 @@ use std::io::Write as _;
 use interlock_client::{ClientError, Refusal};
 use interlock_model::RunId;
 use interlock_model::run::RunState;
-use interlock_model::wire::{Problem, RunView};
+use interlock_model::wire::{FieldError, Loc, Problem, RunView};
 
-use super::global::{Global, Output};
+use super::global::{Form, Global};
 use super::text::{block, line};
 use super::ui::{Ui, json_text};
 
@@ -108,8 +108,8 @@ impl Failure {
             return;
         }
         let ui = Ui::new(global);
-        if matches!(global.output, Output::Json | Output::Jsonl) && !self.answered {
-            let _ = ui.out(&json_text(&self.document(), global.output == Output::Json));
+        if matches!(global.output, Form::Json | Form::Jsonl | Form::Yaml) && !self.answered {
+            let _ = ui.out(&json_text(&self.document(), global.output != Form::Jsonl));
             return;
         }
         let label = if self.chosen { ui.bold("note: ") } else { ui.red("error:") };
@@ -211,6 +211,23 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// What is wrong with a field; with its place if that lies deeper than a name that the sentence tells.
+fn placed(field: &FieldError) -> String {
+    let deep = field.loc.iter().any(|part| matches!(part, Loc::Index(_)));
+    if !deep {
+        return field.msg.clone();
+    }
+    let mut place = String::new();
+    for part in field.loc.iter().skip(1) {
+        match part {
+            Loc::Index(at) => place.extend(["[", &at.to_string(), "]"]),
+            Loc::Name(name) if place.is_empty() => place.push_str(name),
+            Loc::Name(name) => place.extend([".", name]),
+        }
+    }
+    format!("{place}: {}", field.msg)
+}
+
 impl Failure {
     fn from_refusal(refusal: Refusal) -> Self {
         let Refusal { problem, status, retry_after, run } = refusal;
@@ -228,7 +245,7 @@ impl Failure {
                 format!("the server's log has more under request id {}", line(&problem.request_id))
             };
         }
-        let mut lines: Vec<String> = problem.errors.iter().map(|field| field.msg.clone()).collect();
+        let mut lines: Vec<String> = problem.errors.iter().map(placed).collect();
         lines.dedup();
         let cause = if problem.errors.is_empty() { None } else { Some(lines.join("\n")) };
         let error = match (cause.is_some(), problem.code.as_str()) {

@@ -4,9 +4,22 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+/// What a command prints on standard output: for people, documents, or names. YAML and CSV say what JSON does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// One document.
+    Json,
+    /// One document on each line.
+    Jsonl,
+    /// Ids or names only, one on each line.
+    Name,
+}
+
 /// Form of what a command prints on standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum Form {
     /// For people.
     #[default]
     Table,
@@ -16,12 +29,28 @@ pub(crate) enum Output {
     Jsonl,
     /// Ids or names only, one on each line.
     Name,
+    /// One YAML document. What is no list and no single thing is JSON, which YAML reads.
+    Yaml,
+    /// Rows with a line of names, for lists. What is no list is JSON.
+    Csv,
+}
+
+impl Form {
+    /// What is printed, whatever the notation.
+    pub(crate) fn output(self) -> Output {
+        match self {
+            Self::Table => Output::Table,
+            Self::Json | Self::Yaml | Self::Csv => Output::Json,
+            Self::Jsonl => Output::Jsonl,
+            Self::Name => Output::Name,
+        }
+    }
 }
 
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Global {
-    /// Form of the output: table, json, jsonl or name
+    /// Form of the output: table, json, jsonl, yaml, csv (lists) or name
     #[arg(
         short,
         long,
@@ -33,7 +62,7 @@ pub(crate) struct Global {
         value_name = "FORM",
         help_heading = "Global options"
     )]
-    pub(crate) output: Output,
+    pub(crate) output: Form,
 
     /// Use this context instead of the current one [env: INTERLOCK_CONTEXT]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
@@ -75,6 +104,6 @@ pub(crate) fn process_variable(name: &str) -> Option<String> {
 impl Global {
     /// Whether output is for programs.
     pub(crate) fn wants_json(&self) -> bool {
-        matches!(self.output, Output::Json | Output::Jsonl)
+        matches!(self.output.output(), Output::Json | Output::Jsonl)
     }
 }

@@ -25,6 +25,7 @@ mod keys;
 mod live;
 mod lockouts;
 mod logs;
+mod notation;
 mod parameters;
 mod roles;
 mod run;

@@ -97,6 +97,14 @@ pub(crate) enum TaskCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Leave the next due time of a task out
+    Skip {
+        /// Id
+        task: TaskId,
+        /// Why, for the record
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// End a task for good
     Cancel {
         /// Id
@@ -241,10 +249,10 @@ pub(super) fn items(value: &Value, name: &str) -> Vec<Value> {
 }
 
 fn task_table(tasks: &[Value]) -> Table {
-    let mut table = Table::new(&["ID", "TITLE", "STATUS", "KIND", "SCHEDULE"]);
+    let mut table = Table::new(&["ID", "TITLE", "STATUS", "KIND", "SCHEDULE", "DUE NEXT"]);
     for task in tasks {
-        let cells =
-            ["id", "title", "status", "schedule_kind", "schedule_expr"].map(|name| line(text(task, name)));
+        let cells = ["id", "title", "status", "schedule_kind", "schedule_expr", "next_due_at"]
+            .map(|name| line(text(task, name)));
         table.row(cells);
     }
     table
@@ -276,6 +284,7 @@ const TASK: &[&str] = &[
     "concurrency_key",
     "dedupe_key",
     "misfire_policy",
+    "next_due_at",
     "created_by",
     "created_at",
     "payload",
@@ -329,30 +338,38 @@ pub(crate) async fn task(ui: &Ui, global: &Global, command: TaskCommand) -> Resu
             if let Some(zone) = zone {
                 body["timezone"] = json!(zone);
             }
-            due(ui, &client, body).await
+            due(ui, &ask(&client, "POST", "/schedules/preview", Some(body)).await?)
         }
         TaskCommand::Next { task, count } => {
             let found = ask(&client, "GET", &format!("/tasks/{task}"), None).await?;
-            let kind = text(&found, "schedule_kind");
-            if !matches!(kind, "cron" | "rrule" | "once") {
-                let error = format!("the task has no times: it is of the kind {}", line(kind));
-                return Err(Failure::new(exit::CONFLICT, error, format!("interlock task show {task}")));
-            }
+            timed(&found, task)?;
             if text(&found, "status") != "active" {
                 ui.note(&format!("the task is {} and will not run by itself", line(text(&found, "status"))));
             }
-            let mut body = json!({ "count": count });
-            for name in ["schedule_kind", "schedule_expr", "timezone"] {
-                body[name] = found[name].clone();
-            }
-            due(ui, &client, body).await
+            due(ui, &ask(&client, "GET", &format!("/tasks/{task}/due?count={count}"), None).await?)
+        }
+        TaskCommand::Skip { task, reason } => {
+            // The time that was seen: asked twice, it is left out once.
+            let found = ask(&client, "GET", &format!("/tasks/{task}"), None).await?;
+            timed(&found, task)?;
+            let body = json!({ "due_at": found["next_due_at"], "reason": reason });
+            change(ui, &client, task, "skip", body).await
         }
     }
 }
 
+/// Refuses a task that has no due times by its kind.
+fn timed(found: &Value, task: TaskId) -> Result<(), Failure> {
+    let kind = text(found, "schedule_kind");
+    if matches!(kind, "cron" | "rrule" | "once") {
+        return Ok(());
+    }
+    let error = format!("the task has no times: it is of the kind {}", line(kind));
+    Err(Failure::new(exit::CONFLICT, error, format!("interlock task show {task}")))
+}
+
 /// When a schedule is due.
-async fn due(ui: &Ui, client: &Client, schedule: Value) -> Result<(), Failure> {
-    let found = ask(client, "POST", "/schedules/preview", Some(schedule)).await?;
+fn due(ui: &Ui, found: &Value) -> Result<(), Failure> {
     let times = |times: &[Value]| {
         let mut table = Table::new(&["DUE"]);
         for time in times {
@@ -360,7 +377,7 @@ async fn due(ui: &Ui, client: &Client, schedule: Value) -> Result<(), Failure> {
         }
         table
     };
-    ui.list(&items(&found, "times"), times, |time| time.as_str().unwrap_or("").to_owned())
+    ui.list(&items(found, "times"), times, |time| time.as_str().unwrap_or("").to_owned())
 }
 
 async fn change(ui: &Ui, client: &Client, task: TaskId, what: &str, body: Value) -> Result<(), Failure> {

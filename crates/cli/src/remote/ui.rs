@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 use super::failure::{Failure, exit};
-use super::global::{Global, Output, process_variable};
+use super::global::{Form, Global, Output, process_variable};
+use super::notation::{csv, yaml};
 use super::text::{is_plain, line};
 
 /// How this process may talk.
@@ -17,8 +18,10 @@ use super::text::{is_plain, line};
     reason = "independent facts about the terminal and switches of the command line"
 )]
 pub(crate) struct Ui {
-    /// Form of data.
+    /// Form of data, without YAML and CSV.
     pub(crate) output: Output,
+    /// Form of lists and single things.
+    form: Form,
     /// Results and errors only.
     pub(crate) quiet: bool,
     /// More.
@@ -42,14 +45,15 @@ impl Ui {
         let refused = process_variable("NO_COLOR").is_some();
         let coloured = |terminal: bool| forced || (terminal && !refused && !dumb);
         Self {
-            output: global.output,
+            output: global.output.output(),
+            form: global.output,
             quiet: global.quiet,
             verbose: global.verbose > 0,
             interactive: input && notes && !global.no_input,
             yes: global.yes,
             live: notes && !global.quiet && !dumb,
             colour: coloured(notes),
-            colour_data: coloured(data) && global.output == Output::Table,
+            colour_data: coloured(data) && global.output == Form::Table,
         }
     }
 
@@ -119,11 +123,13 @@ impl Ui {
         table: impl Fn(&[T]) -> Table,
         name: impl Fn(&T) -> String,
     ) -> Result<(), Failure> {
-        match self.output {
-            Output::Table => table(items).print(self),
-            Output::Json => self.out(&json_text(&items, true)),
-            Output::Jsonl => items.iter().try_for_each(|item| self.out(&json_text(item, false))),
-            Output::Name => items.iter().try_for_each(|item| self.out(&line(&name(item)))),
+        match self.form {
+            Form::Table => table(items).print(self),
+            Form::Yaml => self.out(&yaml(&items)),
+            Form::Csv => self.out(&csv(items)),
+            Form::Json => self.out(&json_text(&items, true)),
+            Form::Jsonl => items.iter().try_for_each(|item| self.out(&json_text(item, false))),
+            Form::Name => items.iter().try_for_each(|item| self.out(&line(&name(item)))),
         }
     }
 
@@ -134,11 +140,13 @@ impl Ui {
         facts: impl FnOnce() -> Facts,
         name: &str,
     ) -> Result<(), Failure> {
-        match self.output {
-            Output::Table => facts().print(self),
-            Output::Json => self.out(&json_text(item, true)),
-            Output::Jsonl => self.out(&json_text(item, false)),
-            Output::Name => self.out(&line(name)),
+        match self.form {
+            Form::Table => facts().print(self),
+            Form::Yaml => self.out(&yaml(item)),
+            Form::Csv => self.out(&csv(std::slice::from_ref(item))),
+            Form::Json => self.out(&json_text(item, true)),
+            Form::Jsonl => self.out(&json_text(item, false)),
+            Form::Name => self.out(&line(name)),
         }
     }
 }
@@ -315,6 +323,7 @@ mod tests {
     fn plain() -> Ui {
         Ui {
             output: Output::Table,
+            form: Form::Table,
             quiet: false,
             verbose: false,
             interactive: false,

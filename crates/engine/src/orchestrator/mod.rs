@@ -39,7 +39,9 @@ pub use self::deliveries::{Courier, DeliveryError, Message, Undelivered};
 pub use self::events::{EventError, NewEvent, Published, Subscription};
 pub use self::mirror::{EventMirror, MirrorError};
 pub use self::runs::{RunFact, RunFollowing, RunNews, RunsError, Stats};
-pub use self::tasks::{Cancelled, Keyed, NewTask, Preview, Snoozed, StatusChange, TaskChange, TaskError};
+pub use self::tasks::{
+    Cancelled, Keyed, NewTask, Preview, Skipped, Snoozed, StatusChange, TaskChange, TaskError,
+};
 pub use interlock_store::orchestrator::{
     ApprovalRow, DeliveryRow, DeliveryState, EventRow, RunNote, RunsFilter, TaskRunRow, TasksFilter, Topic,
 };

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use interlock_model::Timestamp;
 use interlock_model::action::{
-    CancelTask, CreateTask, ListTasks, PauseTask, PreviewSchedule, ReadTask, ResumeTask, RunTask, SnoozeTask,
-    TaskTarget, UpdateTask,
+    CancelTask, CreateTask, ListTasks, PauseTask, PreviewSchedule, ReadTask, ResumeTask, RunTask, SkipTask,
+    SnoozeTask, TaskTarget, UpdateTask,
 };
 use interlock_model::pipeline::{Condition, Loc};
 use interlock_model::schedule::Schedule;
@@ -30,6 +30,8 @@ const LONGEST_KEY: usize = 100;
 const LONGEST_WINDOW: i64 = 10 * 366 * 86_400;
 /// Longest wait that snoozing adds, in seconds: a week.
 const LONGEST_SNOOZE: i64 = 604_800;
+/// Longest reason, in characters.
+const LONGEST_REASON: usize = 200;
 /// Longest payload, in bytes of JSON.
 pub(super) const LARGEST_PAYLOAD: usize = 1 << 20;
 
@@ -38,7 +40,7 @@ pub(super) const LARGEST_PAYLOAD: usize = 1 << 20;
 pub enum TaskError {
     /// Fields that cannot be used: where in the body, and what is wrong.
     #[error("some fields cannot be used")]
-    Fields(Vec<(Vec<String>, String)>),
+    Fields(Vec<(Vec<Loc>, String)>),
     /// There is none, or the caller may not know.
     #[error("task not found")]
     NoSuchTask,
@@ -57,6 +59,12 @@ pub enum TaskError {
     /// It is over.
     #[error("the task is canceled, which is final")]
     Canceled,
+    /// It has no due time.
+    #[error("the task has no due time")]
+    NothingDue,
+    /// Its next due time is another one.
+    #[error("the task is due at another time")]
+    DueChanged,
     /// It is paused.
     #[error("the task is not active")]
     NotActive,
@@ -149,6 +157,15 @@ pub struct Snoozed {
     pub next: Option<Timestamp>,
 }
 
+/// What skipping did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The due time that was left out.
+    pub due: Timestamp,
+    /// When the task is due next.
+    pub next: Option<Timestamp>,
+}
+
 /// What pausing or resuming did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusChange {
@@ -190,13 +207,13 @@ pub(super) fn run_of_due(task: TaskId, due: Timestamp) -> TaskRunId {
     TaskRunId::of_due(due, &hash.finalize().into())
 }
 
-fn field(name: &str) -> Vec<String> {
-    vec!["body".to_owned(), name.to_owned()]
+fn field(name: &str) -> Vec<Loc> {
+    vec!["body".into(), name.into()]
 }
 
 /// Collects what is wrong, so that a caller learns all of it at once.
 #[derive(Default)]
-struct Faults(Vec<(Vec<String>, String)>);
+struct Faults(Vec<(Vec<Loc>, String)>);
 
 impl Faults {
     fn add(&mut self, name: &str, message: impl Into<String>) {
@@ -221,6 +238,12 @@ impl Faults {
     fn range(&mut self, name: &str, number: i64, from: i64, to: i64) {
         if !(from..=to).contains(&number) {
             self.add(name, format!("'{name}' must be {from} to {to}"));
+        }
+    }
+
+    fn reason(&mut self, reason: Option<&String>) {
+        if reason.is_some_and(|reason| reason.chars().count() > LONGEST_REASON) {
+            self.add("reason", format!("'reason' must have at most {LONGEST_REASON} characters"));
         }
     }
 
@@ -274,13 +297,14 @@ async fn keep_answer(
 }
 
 /// A task as clients see it.
-fn view(task: &TaskRow) -> Value {
+fn view(task: &TaskRow, due: Option<Timestamp>) -> Value {
     json!({
         "id": task.id, "title": task.title, "description": task.description, "schedule_kind": task.kind,
         "schedule_expr": task.expression, "timezone": task.zone, "payload": task.payload, "priority": task.priority,
         "dedupe_key": task.dedupe_key, "dedupe_window_seconds": task.dedupe_window_seconds, "max_retries": task.max_retries,
         "backoff_strategy": task.backoff, "concurrency_key": task.concurrency_key, "misfire_policy": task.misfire,
         "created_by": task.created_by, "status": task.status, "created_at": task.created_at, "updated_at": task.updated_at,
+        "next_due_at": due,
     })
 }
 
@@ -316,11 +340,8 @@ impl Orchestrator {
             faults.add("payload", format!("'payload' must have at most {LARGEST_PAYLOAD} bytes as JSON"));
         } else if let Err(mistakes) = self.compile(&task.payload, &task.created_by) {
             for mistake in mistakes {
-                let place = mistake.loc.into_iter().map(|part| match part {
-                    Loc::Name(name) => name,
-                    Loc::Index(at) => at.to_string(),
-                });
-                faults.0.push((field("payload").into_iter().chain(place).collect(), mistake.message));
+                let place = field("payload").into_iter().chain(mistake.loc).collect();
+                faults.0.push((place, mistake.message));
             }
         }
         faults.done()?;
@@ -410,7 +431,7 @@ impl Orchestrator {
                     if due.is_some() {
                         all.set_due(task.id, due).await?;
                     }
-                    let answer = view(&task);
+                    let answer = view(&task, due);
                     keep_answer(&mut all, keyed.as_ref(), &actor, &answer, times).await?;
                     let details =
                         json!({ "title": task.title, "schedule_kind": task.kind, "created_by": task.created_by });
@@ -435,9 +456,42 @@ impl Orchestrator {
     /// [`TaskError`].
     pub async fn get(&self, permit: &Permit<ReadTask>) -> Result<Value, TaskError> {
         let id = Self::id(permit.target())?;
-        let task = self.ask(move |mut reads| Box::pin(async move { reads.task(id).await })).await?;
-        let task = task.filter(|task| permit.caller().reaches(&task.created_by));
-        task.as_ref().map(view).ok_or(TaskError::NoSuchTask)
+        let (task, due) = self.seen(permit.caller(), id).await?;
+        Ok(view(&task, due))
+    }
+
+    async fn seen(&self, caller: &Caller, id: TaskId) -> Result<(TaskRow, Option<Timestamp>), TaskError> {
+        let (task, due) = self
+            .ask(move |mut reads| {
+                Box::pin(async move { Ok((reads.task(id).await?, reads.due_of(id).await?)) })
+            })
+            .await?;
+        let task = task.filter(|task| caller.reaches(&task.created_by));
+        task.map(|task| (task, due)).ok_or(TaskError::NoSuchTask)
+    }
+
+    /// When a task is due: the next time as it stands, with what was snoozed or skipped, and those of its schedule behind it.
+    /// For a paused task the times that it would have if it were resumed now.
+    ///
+    /// # Errors
+    /// [`TaskError`].
+    pub async fn due_times(
+        &self,
+        permit: &Permit<ReadTask>,
+        count: usize,
+    ) -> Result<Vec<Timestamp>, TaskError> {
+        let (task, due) = self.seen(permit.caller(), Self::id(permit.target())?).await?;
+        if task.status == TaskStatus::Canceled || (task.status == TaskStatus::Active && due.is_none()) {
+            return Ok(Vec::new());
+        }
+        let mut faults = Faults::default();
+        let schedule = Self::schedule_of(&task, &mut faults);
+        faults.done()?;
+        let schedule = schedule.ok_or_else(|| TaskError::Fields(Vec::new()))?;
+        let mut times = Vec::from_iter(due);
+        let after = due.unwrap_or_else(|| self.now());
+        times.extend(schedule.times_after(after, count.saturating_sub(times.len())));
+        Ok(times)
     }
 
     /// Tasks, newest first. Agents see their own, unless they administer.
@@ -458,7 +512,8 @@ impl Orchestrator {
         }
         let found =
             self.ask(move |mut reads| Box::pin(async move { reads.tasks(&filter, page).await })).await?;
-        Ok(Paged { items: found.items.iter().map(view).collect(), total: found.total })
+        let items = found.items.iter().map(|(task, due)| view(task, *due)).collect();
+        Ok(Paged { items, total: found.total })
     }
 
     /// When a schedule would be due.
@@ -568,7 +623,8 @@ impl Orchestrator {
                         return Err(TaskError::DuplicateDedupeKey);
                     }
                     this.move_status(&mut all, &before, &task, &schedule, rescheduled, now).await?;
-                    Ok(Recorded { value: view(&task), details: json!({ "updated_fields": fields }) })
+                    let due = all.due_of(task.id).await?;
+                    Ok(Recorded { value: view(&task, due), details: json!({ "updated_fields": fields }) })
                 })
             })
             .await?;
@@ -666,9 +722,7 @@ impl Orchestrator {
         let id = Self::id(permit.target())?;
         let mut faults = Faults::default();
         faults.range("delay_seconds", seconds, 1, LONGEST_SNOOZE);
-        if reason.as_ref().is_some_and(|reason| reason.chars().count() > 200) {
-            faults.add("reason", "'reason' must have at most 200 characters");
-        }
+        faults.reason(reason.as_ref());
         faults.done()?;
         let now = self.now();
         let reaching = Self::reaching(permit.caller());
@@ -699,6 +753,50 @@ impl Orchestrator {
             .await?;
         self.tell_schedule();
         Ok(snoozed)
+    }
+
+    /// Leaves the next due time of a task out. With `expected`, only if that is the one.
+    ///
+    /// # Errors
+    /// [`TaskError`].
+    pub async fn skip(
+        &self,
+        permit: &Permit<SkipTask>,
+        expected: Option<Timestamp>,
+        reason: Option<String>,
+    ) -> Result<Skipped, TaskError> {
+        let id = Self::id(permit.target())?;
+        let mut faults = Faults::default();
+        faults.reason(reason.as_ref());
+        faults.done()?;
+        let reaching = Self::reaching(permit.caller());
+        let skipped = self
+            .0
+            .db
+            .write(permit, move |tx| {
+                Box::pin(async move {
+                    let mut all = tx.orchestrator();
+                    let task = reached(&mut all, id, &reaching).await?;
+                    if task.status != TaskStatus::Active {
+                        return Err(not_active(&task));
+                    }
+                    let due = all.due_of(task.id).await?.ok_or(TaskError::NothingDue)?;
+                    if expected.is_some_and(|expected| expected != due) {
+                        return Err(TaskError::DueChanged);
+                    }
+                    let mut faults = Faults::default();
+                    let schedule = Self::schedule_of(&task, &mut faults);
+                    faults.done()?;
+                    let schedule = schedule.ok_or_else(|| TaskError::Fields(Vec::new()))?;
+                    let next = Self::next_due(&mut all, task.id, &schedule, due).await?;
+                    all.set_due(task.id, next).await?;
+                    let details = json!({ "due_at": due, "next_due_at": next, "reason": reason });
+                    Ok::<_, TaskError>(Recorded { value: Skipped { due, next }, details })
+                })
+            })
+            .await?;
+        self.tell_schedule();
+        Ok(skipped)
     }
 
     /// Stops a task from running by itself. What waits does not begin.

@@ -127,10 +127,11 @@ impl Lexer {
                 Token::Name(self.chars[begin..self.at].iter().collect())
             }
             '$' => return Err("an expression stands here without ${ }".to_owned()),
-            c => {
-                return Err(format!(
-                    "{c:?} means nothing here: names with other characters stand in double quotes"
-                ));
+            _ => {
+                return Err(
+                    "this character means nothing here: names with other characters stand in double quotes"
+                        .to_owned(),
+                );
             }
         })
     }

@@ -310,7 +310,7 @@ impl Parser {
     fn call(&mut self, name: &str) -> Result<Node, SyntaxError> {
         let function = Function::named(name).ok_or_else(|| {
             self.at -= 1;
-            self.error(format!("there is no function {name:?}; there are {}", Function::names()))
+            self.error(format!("there is no such function; there are {}", Function::names()))
         })?;
         self.expect(&Token::OpenParen)?;
         let mut arguments = Vec::new();

@@ -85,7 +85,7 @@ fn what_is_no_expression_is_refused_with_its_place() {
         ("${a}", 1, "without ${ }"),
         ("a['b']", 3, "does not belong"),
         ("length(a, b)", 12, "length(string, array or object)"),
-        ("len(a)", 1, "no function \"len\""),
+        ("len(a)", 1, "no such function"),
         ("sort_by(a, b)", 13, "&expression"),
         ("&a", 1, "does not belong"),
         ("'open", 1, "closing '"),

@@ -20,6 +20,7 @@ use crate::jmespath::{Expression, Fuel};
 use crate::task::Backoff;
 use template::{Budget, Compiler, Scope, Template, size, told};
 
+pub use crate::wire::Loc;
 pub use output::RunOutput;
 pub use record::{StepRecord, StepState};
 
@@ -44,6 +45,9 @@ const STEP_FUEL: u64 = 500_000;
 /// What a condition on an event may cost: it is asked for each event and each task that waits.
 const CONDITION_FUEL: u64 = 20_000;
 const LONGEST_NAME: usize = 100;
+/// What a step may say.
+const MEMBERS: [&str; 8] =
+    ["uses", "id", "with", "save_as", "if", "timeout_seconds", "max_retries", "backoff_strategy"];
 const LONGEST_TOOL: usize = 200;
 
 /// What a tool does to the world.
@@ -56,22 +60,6 @@ pub enum Effect {
     Idempotent,
     /// Something that must not be done twice.
     Once,
-}
-
-/// A part of the way to a mistake.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Loc {
-    /// A member of an object.
-    Name(String),
-    /// An element of a list.
-    Index(usize),
-}
-
-impl From<&str> for Loc {
-    fn from(name: &str) -> Self {
-        Self::Name(name.to_owned())
-    }
 }
 
 /// A mistake in a pipeline.
@@ -103,6 +91,19 @@ impl Known<'_> {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.fixed.keys().chain(self.open).map(String::as_str)
     }
+}
+
+/// The members of steps that mean nothing: where the steps lie that have some, below `payload`. They are ignored, unless whoever
+/// sent them wants to know.
+pub fn unknown_members(payload: &Value) -> Vec<Vec<Loc>> {
+    let steps = payload["pipeline"].as_array().map_or(&[][..], Vec::as_slice);
+    (0..)
+        .zip(steps)
+        .filter(|(_, step)| {
+            step.as_object().is_some_and(|step| step.keys().any(|name| !MEMBERS.contains(&name.as_str())))
+        })
+        .map(|(at, _)| vec!["pipeline".into(), Loc::Index(at)])
+        .collect()
 }
 
 /// Why a step cannot use a tool.
@@ -221,7 +222,7 @@ impl Compiler {
                     && !ids.insert(id.clone())
                 {
                     loc.push("id".into());
-                    self.wrong(&loc, format!("two steps have the id {id:?}: each id is used once"));
+                    self.wrong(&loc, "another step has this id: each id is used once");
                 }
                 pipeline.steps.push(step);
             }
@@ -308,7 +309,7 @@ impl Compiler {
             ),
             Ok(_) => return,
             Err(Misuse::Unknown) => {
-                ("uses", format!("there is no tool {uses:?} that you may use: GET /tools lists those there are"))
+                ("uses", "there is no such tool that you may use: GET /tools lists those there are".to_owned())
             }
             Err(Misuse::Input(None, message)) => ("with", message),
             Err(Misuse::Input(Some(name), message)) => {

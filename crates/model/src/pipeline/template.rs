@@ -184,9 +184,8 @@ fn now_and(text: &str) -> Option<Result<i64, String>> {
         return None;
     }
     let wrong = || {
-        format!(
-            "{text:?} is not a time: write now, a plus or minus, a number and one of s, m, h, d, w, such as now+24h"
-        )
+        "this is not a time: write now, a plus or minus, a number and one of s, m, h, d, w, such as now+24h"
+            .to_owned()
     };
     let mut seconds = 0_i64;
     while let Some(sign) = rest.chars().next() {
@@ -210,7 +209,7 @@ fn now_and(text: &str) -> Option<Result<i64, String>> {
         rest = after[digits + 1..].trim_start();
     }
     if seconds.abs() > FARTHEST_SECONDS {
-        return Some(Err(format!("{text:?} is more than a hundred years away")));
+        return Some(Err("this time is more than a hundred years away".to_owned()));
     }
     Some(Ok(seconds))
 }

@@ -44,9 +44,8 @@ impl Cron {
             "@monthly" => "0 0 1 * *",
             "@yearly" | "@annually" => "0 0 1 1 *",
             at if at.starts_with('@') => {
-                return Err(format!(
-                    "{text:?} is not known: write five fields, or @hourly, @daily, @weekly, @monthly or @yearly"
-                ));
+                return Err("this name is not known: write five fields, or @hourly, @daily, @weekly, @monthly or @yearly"
+                    .to_owned());
             }
             _ => text,
         };
@@ -146,7 +145,7 @@ impl Field {
             }
             if first > last {
                 return Err(format!(
-                    "{range:?} in the field for the {} goes backwards: write the smaller value first, or two ranges with a comma",
+                    "a range in the field for the {} goes backwards: write the smaller value first, or two ranges with a comma",
                     self.name
                 ));
             }
@@ -163,7 +162,7 @@ impl Field {
                 .filter(|span| (1..=self.last - self.first + 1).contains(span) && !step.starts_with('+'))
                 .ok_or_else(|| {
                     format!(
-                        "the step {step:?} in the field for the {} must be a number from 1 to {}",
+                        "a step in the field for the {} must be a number from 1 to {}",
                         self.name,
                         self.last - self.first + 1
                     )
@@ -191,7 +190,7 @@ impl Field {
                     ""
                 };
                 Err(format!(
-                    "{text:?} is not a {}: write a number from {} to {}{names}{hint}",
+                    "what stands there is not a {}: write a number from {} to {}{names}{hint}",
                     self.name, self.first, self.last
                 ))
             }

@@ -113,9 +113,10 @@ impl Schedule {
         let zone = Zone::named(zone).map_err(|problem| ScheduleError {
             field: Field::Zone,
             message: match problem {
-                NoZone::Spelled(exact) => format!("{zone:?} is written {exact:?}"),
+                NoZone::Spelled(exact) => format!("this zone is written {exact:?}"),
                 NoZone::Unknown => {
-                    format!("{zone:?} is not a zone of the IANA database: write for example \"Europe/Berlin\" or \"UTC\"")
+                    "this is not a zone of the IANA database: write for example \"Europe/Berlin\" or \"UTC\""
+                        .to_owned()
                 }
             },
         })?;
@@ -232,10 +233,10 @@ fn example(kind: ScheduleKind) -> &'static str {
 
 fn once(expr: &str, zone: &Zone) -> Result<Timestamp, ScheduleError> {
     let written = civil::read(expr).map_err(|_| {
-        wrong(format!("{expr:?} is not an ISO 8601 time: write for example \"2030-01-31T09:00:00\" or \"2030-01-31T09:00:00Z\""))
+        wrong("this is not an ISO 8601 time: write for example \"2030-01-31T09:00:00\" or \"2030-01-31T09:00:00Z\"")
     })?;
     if written.date_only {
-        return Err(wrong(format!("{expr:?} has no time of day: write for example \"{expr}T09:00:00\"")));
+        return Err(wrong("this date has no time of day: write for example \"2030-01-31T09:00:00\""));
     }
     Ok(Timestamp::from_micros(instant(written, zone) * 1_000_000 + written.micros))
 }
@@ -267,9 +268,9 @@ fn recurrence(expr: &str, zone: &Zone, anchor: Timestamp) -> Result<Plan, Schedu
                 return Err(wrong(format!("{name} is there twice: a schedule has it once")));
             }
             _ => {
-                return Err(wrong(format!(
-                    "{name:?} is not known: a recurrence has the lines RRULE, DTSTART and EXDATE"
-                )));
+                return Err(wrong(
+                    "a line is not known: a recurrence has the lines RRULE, DTSTART and EXDATE",
+                ));
             }
         }
     }
@@ -320,20 +321,22 @@ fn time(name: &str, parameters: &str, value: &str, zone: &Zone) -> Result<Writte
             "TZID" if setting == zone.name() => {}
             "TZID" => {
                 return Err(wrong(format!(
-                    "{name} is in the zone {setting:?} and the task in {:?}: write the same zone in both",
+                    "{name} is in another zone than the task, which is in {:?}: write the same zone in both",
                     zone.name()
                 )));
             }
             "VALUE" if matches!(setting, "DATE" | "DATE-TIME") => {}
             _ => {
                 return Err(wrong(format!(
-                    "{name} has the parameters TZID and VALUE=DATE or VALUE=DATE-TIME, not {parameter:?}"
+                    "{name} has the parameters TZID and VALUE=DATE or VALUE=DATE-TIME, and no others"
                 )));
             }
         }
     }
     civil::read(value.trim()).ok().filter(|time| time.micros == 0).ok_or_else(|| {
-        wrong(format!("{value:?} in {name} is not a time: write for example 20260131T090000, or 20260131T090000Z for UTC"))
+        wrong(format!(
+            "a value of {name} is not a time: write for example 20260131T090000, or 20260131T090000Z for UTC"
+        ))
     })
 }
 

@@ -77,12 +77,12 @@ impl Text {
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut parts: Vec<(String, String)> = Vec::new();
         for part in text.trim().trim_end_matches(';').split(';') {
-            let (name, value) = part.split_once('=').ok_or_else(|| {
-                format!("{part:?} is not a part of a rule such as FREQ=DAILY or BYDAY=MO,WE")
-            })?;
+            let (name, value) = part
+                .split_once('=')
+                .ok_or("a rule has parts such as FREQ=DAILY and BYDAY=MO,WE, with ; between them")?;
             let name = name.trim().to_ascii_uppercase();
             if parts.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(format!("{name} is there twice: a rule has each part once"));
+                return Err("a part is there twice: a rule has each part once".to_owned());
             }
             parts.push((name, value.trim().to_ascii_uppercase()));
         }
@@ -124,7 +124,7 @@ impl Text {
             }
             "UNTIL" => {
                 self.end = End::Until(read(value).map_err(|_| {
-                    format!("UNTIL={value} is not a time: write for example 20261231T235959Z, or 20261231T090000 in the zone of the task")
+                    "UNTIL is not a time: write for example 20261231T235959Z, or 20261231T090000 in the zone of the task".to_owned()
                 })?);
             }
             "WKST" => self.week_start = day_of_week(name, value)?,
@@ -138,10 +138,9 @@ impl Text {
             "BYSECOND" => self.seconds = mask(name, value, 0, 59)?,
             "BYSETPOS" => self.positions = list(name, value, 366)?,
             _ => {
-                return Err(format!(
-                    "{name:?} is not known: a rule has FREQ, INTERVAL, COUNT, UNTIL, WKST, BYSETPOS, BYMONTH, BYWEEKNO, BYYEARDAY, \
+                return Err("a part is not known: a rule has FREQ, INTERVAL, COUNT, UNTIL, WKST, BYSETPOS, BYMONTH, BYWEEKNO, BYYEARDAY, \
                      BYMONTHDAY, BYDAY, BYHOUR, BYMINUTE and BYSECOND"
-                ));
+                    .to_owned());
             }
         }
         Ok(())
@@ -200,12 +199,12 @@ fn frequency(parts: &[(String, String)]) -> Result<Frequency, String> {
         .iter()
         .find(|(name, _)| *name == value)
         .map(|(_, frequency)| *frequency)
-        .ok_or_else(|| format!("FREQ={value} is not known: write one of {}", names()))
+        .ok_or_else(|| format!("this FREQ is not known: write one of {}", names()))
 }
 
 fn day_of_week(name: &str, value: &str) -> Result<i64, String> {
     (0..).zip(WEEKDAYS).find(|(_, day)| *day == value).map(|(at, _)| at).ok_or_else(|| {
-        format!("{value:?} in {name} is not a day of the week: write MO, TU, WE, TH, FR, SA or SU")
+        format!("a value of {name} is not a day of the week: write MO, TU, WE, TH, FR, SA or SU")
     })
 }
 
@@ -215,7 +214,7 @@ fn number(name: &str, value: &str, least: i64, most: i64) -> Result<i64, String>
         .parse()
         .ok()
         .filter(|number| plain && (least..=most).contains(number))
-        .ok_or_else(|| format!("{value:?} in {name} is not a number from {least} to {most}"))
+        .ok_or_else(|| format!("a value of {name} is not a number from {least} to {most}"))
 }
 
 fn signed(name: &str, value: &str, most: i64) -> Result<i64, String> {
@@ -226,7 +225,7 @@ fn signed(name: &str, value: &str, most: i64) -> Result<i64, String> {
     };
     number(name, digits, 1, most)
         .map(|number| sign * number)
-        .map_err(|_| format!("{value:?} in {name} is not a number from 1 to {most} or from -{most} to -1"))
+        .map_err(|_| format!("a value of {name} is not a number from 1 to {most} or from -{most} to -1"))
 }
 
 fn mask(name: &str, value: &str, least: i64, most: i64) -> Result<u64, String> {

@@ -268,7 +268,7 @@ fn bad_rules_are_refused_with_what_is_right() {
     for (expr, part) in [
         ("BYDAY=MO", "needs FREQ"),
         ("FREQ=FORTNIGHTLY", "write one of YEARLY"),
-        ("FREQ", "not a part of a rule"),
+        ("FREQ", "a rule has parts"),
         ("FREQ=DAILY;FREQ=DAILY", "twice"),
         ("FREQ=DAILY;INTERVAL=0", "from 1 to"),
         ("FREQ=DAILY;INTERVAL=-1", "from 1 to"),

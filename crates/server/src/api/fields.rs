@@ -33,7 +33,7 @@ pub(super) struct Fields(Vec<FieldError>);
 impl Fields {
     /// Notes a fault.
     pub(super) fn wrong(&mut self, name: &str, kind: &str, message: impl Into<String>) {
-        let loc = vec!["body".to_owned(), name.to_owned()];
+        let loc = vec!["body".into(), name.into()];
         self.0.push(FieldError { loc, kind: kind.to_owned(), msg: message.into() });
     }
 

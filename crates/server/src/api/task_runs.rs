@@ -13,7 +13,6 @@ use interlock_engine::Paged;
 use interlock_engine::orchestrator::{
     Orchestrator, RunFact, RunNews, RunNote, RunsError, RunsFilter, Stats, TaskRunRow,
 };
-use interlock_model::Timestamp;
 use interlock_model::action::{CancelTaskRun, ListRuns, ReadTaskRun, ReadTaskRuns};
 use interlock_model::task::{TaskId, TaskRunState};
 use interlock_model::wire::PageAnswer;
@@ -21,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::runs::envelope;
-use super::tasks::query_word;
+use super::tasks::{query_time, query_value, query_word};
 use crate::body::{JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
@@ -98,14 +97,15 @@ async fn list_task_runs(
     Query(query): Query<RunsQuery>,
 ) -> Result<Json<PageAnswer<Value>>, ApiError> {
     let page = query.page.page()?;
-    let time = |text: &str| text.parse::<Timestamp>().ok();
     let filter = RunsFilter {
         owner: None,
-        task: query_word("task_id", query.task_id.as_ref(), |text| text.parse::<TaskId>().ok())?,
+        task: query_value("task_id", query.task_id.as_ref(), "the id of a task, a UUID", |text| {
+            text.parse::<TaskId>().ok()
+        })?,
         success: query_word("success", query.success.as_ref(), flag)?,
         state: query_word("state", query.state.as_ref(), TaskRunState::parse)?,
-        since: query_word("start_time", query.start_time.as_ref(), time)?,
-        until: query_word("end_time", query.end_time.as_ref(), time)?,
+        since: query_time("start_time", query.start_time.as_ref())?,
+        until: query_time("end_time", query.end_time.as_ref())?,
     };
     let with_errors = query_word("include_errors", query.include_errors.as_ref(), flag)?.unwrap_or(false);
     let found = orchestrator.runs(&grant, filter, page).await?;

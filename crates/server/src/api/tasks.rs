@@ -7,10 +7,12 @@ use axum::response::{IntoResponse as _, Response};
 use interlock_engine::orchestrator::{
     Keyed, NewTask, Orchestrator, Preview, TaskChange, TaskError, TasksFilter,
 };
+use interlock_model::Timestamp;
 use interlock_model::action::{
     CancelTask, CreateTask, ListTasks, ListTools, PauseTask, PreviewSchedule, ReadTask, ResumeTask, RunTask,
-    SnoozeTask, UpdateTask,
+    SkipTask, SnoozeTask, UpdateTask,
 };
+use interlock_model::pipeline::unknown_members;
 use interlock_model::screen::Place;
 use interlock_model::task::{Backoff, Misfire, ScheduleKind, TaskStatus};
 use interlock_model::wire::{FieldError, Operation, PageAnswer};
@@ -19,7 +21,7 @@ use serde_json::{Value, json};
 
 use super::fields::Fields;
 use super::runs::envelope;
-use crate::body::{JsonBody, PageQuery, Query};
+use crate::body::{JsonBody, PageQuery, Query, prefers};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};
@@ -31,6 +33,8 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
         .route(Method::PUT, "/tasks/{task_id}", update_task)
         .route(Method::POST, "/tasks/{task_id}/run_now", run_task)
         .route(Method::POST, "/tasks/{task_id}/snooze", snooze_task)
+        .route(Method::POST, "/tasks/{task_id}/skip", skip_task)
+        .route(Method::GET, "/tasks/{task_id}/due", due_times)
         .route(Method::POST, "/tasks/{task_id}/pause", pause_task)
         .route(Method::POST, "/tasks/{task_id}/resume", resume_task)
         .route(Method::POST, "/tasks/{task_id}/cancel", cancel_task)
@@ -72,6 +76,16 @@ impl From<TaskError> for ApiError {
                 StatusCode::BAD_REQUEST,
                 "task_not_active",
                 "The task is not active. Resume it first.",
+            ),
+            TaskError::NothingDue => Self::client(
+                StatusCode::CONFLICT,
+                "nothing_due",
+                "The task has no due time that could be left out. Nothing was done.",
+            ),
+            TaskError::DueChanged => Self::client(
+                StatusCode::CONFLICT,
+                "due_time_changed",
+                "The task is due at another time than due_at. Nothing was done. Look at next_due_at.",
             ),
             TaskError::WithinWindow => Self::client(
                 StatusCode::CONFLICT,
@@ -126,13 +140,36 @@ impl Screened for TaskBody {
         ids.into_iter().flatten().filter_map(Value::as_str).for_each(|text| look(Place::Id, text));
         self.title.iter().filter_map(Value::as_str).for_each(|text| look(Place::Label, text));
         // Expressions and keys have grammars of their own, in which honest texts look like anything.
-        let free = [&self.description, &self.schedule_expr, &self.dedupe_key, &self.concurrency_key];
+        let free = [&self.description, &self.dedupe_key, &self.concurrency_key];
         free.into_iter().flatten().filter_map(Value::as_str).for_each(|text| look(Place::FreeText, text));
+        // The expression of an event is a topic, a label as where it is published.
+        let topic = self.schedule_kind.as_ref().and_then(Value::as_str) == Some(ScheduleKind::Event.as_str());
+        let place = if topic { Place::Label } else { Place::FreeText };
+        self.schedule_expr.iter().filter_map(Value::as_str).for_each(|text| look(place, text));
         super::fields::texts(self.payload.as_ref(), look);
     }
 }
 
 impl TaskBody {
+    /// Refuses members of steps that mean nothing, if the caller wants to know.
+    fn strictly(self, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let unknown = if prefers(headers, "handling=strict") {
+            self.payload.as_ref().map(unknown_members).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        if unknown.is_empty() {
+            return Ok(self);
+        }
+        let told = "A step has a member that is not known here.";
+        let errors = unknown.into_iter().map(|place| FieldError {
+            loc: ["body".into(), "payload".into()].into_iter().chain(place).collect(),
+            kind: "unexpected".to_owned(),
+            msg: told.to_owned(),
+        });
+        Err(ApiError::unprocessable(told, errors.collect()))
+    }
+
     /// What the caller asked, for the digest of its key.
     fn asked(&self) -> Value {
         json!([
@@ -240,7 +277,7 @@ async fn create_task(
 ) -> Result<Response, ApiError> {
     let key = super::execute::idempotency_key(&headers)?;
     let keyed = key.map(|key| Keyed::new(key, "POST /tasks", &body.asked()));
-    let made = orchestrator.create(&grant, body.new_task()?, keyed).await;
+    let made = orchestrator.create(&grant, body.strictly(&headers)?.new_task()?, keyed).await;
     first_answer(made, StatusCode::CREATED, |answer| answer)
 }
 
@@ -267,6 +304,25 @@ pub(super) fn query_word<T>(
     .transpose()
 }
 
+/// A value of the query, or the error that names it and says what it is to be.
+pub(super) fn query_value<T>(
+    name: &str,
+    text: Option<&String>,
+    right: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, ApiError> {
+    text.map(|text| {
+        parse(text)
+            .ok_or_else(|| ApiError::field(&["query", name], "value", format!("'{name}' must be {right}")))
+    })
+    .transpose()
+}
+
+/// A time of the query.
+pub(super) fn query_time(name: &str, text: Option<&String>) -> Result<Option<Timestamp>, ApiError> {
+    query_value(name, text, "a time such as 2026-01-01T00:00:00Z", |text| text.parse().ok())
+}
+
 async fn list_tasks(
     grant: Granted<ListTasks>,
     State(orchestrator): State<Orchestrator>,
@@ -291,15 +347,25 @@ async fn show_task(
 async fn update_task(
     grant: Granted<UpdateTask>,
     State(orchestrator): State<Orchestrator>,
+    headers: HeaderMap,
     JsonBody(body): JsonBody<TaskBody>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(orchestrator.update(&grant, body.change()?).await?))
+    Ok(Json(orchestrator.update(&grant, body.strictly(&headers)?.change()?).await?))
+}
+
+/// The body of what needs none: it is read all the same, so that it has the bounds and the form of any other.
+#[derive(Debug, Deserialize)]
+struct Nothing {}
+
+impl Screened for Nothing {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
 async fn run_task(
     grant: Granted<RunTask>,
     State(orchestrator): State<Orchestrator>,
     headers: HeaderMap,
+    JsonBody(Nothing {}): JsonBody<Nothing>,
 ) -> Result<Response, ApiError> {
     let key = super::execute::idempotency_key(&headers)?;
     let keyed = key.map(|key| Keyed::new(key, "run_now", &json!(grant.target().task_id)));
@@ -344,6 +410,49 @@ async fn snooze_task(
     Ok(Json(Operation::done(format!("Task snoozed for {seconds} seconds"), Some(details))))
 }
 
+#[derive(Debug, Deserialize)]
+struct SkipBody {
+    due_at: Option<Value>,
+    reason: Option<Value>,
+}
+
+impl Screened for SkipBody {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        self.due_at.iter().filter_map(Value::as_str).for_each(|text| look(Place::Id, text));
+        self.reason.iter().filter_map(Value::as_str).for_each(|text| look(Place::FreeText, text));
+    }
+}
+
+async fn skip_task(
+    grant: Granted<SkipTask>,
+    State(orchestrator): State<Orchestrator>,
+    JsonBody(body): JsonBody<SkipBody>,
+) -> Result<Json<Operation>, ApiError> {
+    let mut fields = Fields::default();
+    let expected = fields.time("due_at", body.due_at.as_ref());
+    let reason = fields.text("reason", body.reason);
+    fields.done()?;
+    let skipped = orchestrator.skip(&grant, expected, reason).await?;
+    let details = json!({ "task_id": grant.target().task_id, "skipped_due_at": skipped.due, "next_due_at": skipped.next });
+    Ok(Json(Operation::done(format!("Due time {} skipped", skipped.due), Some(details))))
+}
+
+#[derive(Debug, Deserialize)]
+struct DueQuery {
+    count: Option<String>,
+}
+
+async fn due_times(
+    grant: Granted<ReadTask>,
+    State(orchestrator): State<Orchestrator>,
+    Query(query): Query<DueQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let count = query_value("count", query.count.as_ref(), "1 to 100", |text| {
+        text.parse().ok().filter(|count| (1..=100).contains(count))
+    })?;
+    Ok(Json(json!({ "times": orchestrator.due_times(&grant, count.unwrap_or(10)).await? })))
+}
+
 fn moved(
     id: &str,
     change: interlock_engine::orchestrator::StatusChange,
@@ -361,6 +470,7 @@ fn moved(
 async fn pause_task(
     grant: Granted<PauseTask>,
     State(orchestrator): State<Orchestrator>,
+    JsonBody(Nothing {}): JsonBody<Nothing>,
 ) -> Result<Json<Operation>, ApiError> {
     let change = orchestrator.pause(&grant).await?;
     Ok(moved(&grant.target().task_id, change, "Task paused", "Task is paused already"))
@@ -369,6 +479,7 @@ async fn pause_task(
 async fn resume_task(
     grant: Granted<ResumeTask>,
     State(orchestrator): State<Orchestrator>,
+    JsonBody(Nothing {}): JsonBody<Nothing>,
 ) -> Result<Json<Operation>, ApiError> {
     let change = orchestrator.resume(&grant).await?;
     Ok(moved(&grant.target().task_id, change, "Task resumed", "Task is active already"))
@@ -377,6 +488,7 @@ async fn resume_task(
 async fn cancel_task(
     grant: Granted<CancelTask>,
     State(orchestrator): State<Orchestrator>,
+    JsonBody(Nothing {}): JsonBody<Nothing>,
 ) -> Result<Json<Operation>, ApiError> {
     let done = orchestrator.cancel(&grant).await?;
     let details = json!({

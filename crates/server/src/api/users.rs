@@ -7,7 +7,6 @@ use axum::response::{IntoResponse as _, Response};
 use interlock_engine::evidence::Evidence;
 use interlock_engine::users::{UserChange, Users};
 use interlock_engine::{AuditBy, AuditFilter, UserRow};
-use interlock_model::Timestamp;
 use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
@@ -15,6 +14,7 @@ use interlock_model::wire::{AuditCount, AuditView, Operation, PageAnswer, UserVi
 use serde::Deserialize;
 
 use super::runs::envelope;
+use super::tasks::query_time;
 use crate::body::{JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
@@ -119,14 +119,15 @@ struct AuditWhich {
     rule: Option<String>,
     route: Option<String>,
     result: Option<String>,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
+    since: Option<String>,
+    until: Option<String>,
 }
 
-impl From<AuditWhich> for AuditFilter {
-    fn from(which: AuditWhich) -> Self {
-        let AuditWhich { action, actor, subject, source, rule, route, result, since, until } = which;
-        Self { action, actor, subject, source, rule, route, result, since, until }
+impl AuditWhich {
+    fn filter(self) -> Result<AuditFilter, ApiError> {
+        let Self { action, actor, subject, source, rule, route, result, since, until } = self;
+        let (since, until) = (query_time("since", since.as_ref())?, query_time("until", until.as_ref())?);
+        Ok(AuditFilter { action, actor, subject, source, rule, route, result, since, until })
     }
 }
 
@@ -144,7 +145,7 @@ async fn read_audit(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<PageAnswer<AuditView>>, ApiError> {
     let page = query.page.page()?;
-    let found = evidence.audit(&grant, &query.which.into(), page).await?;
+    let found = evidence.audit(&grant, &query.which.filter()?, page).await?;
     let rows = interlock_engine::Paged {
         items: found.items.into_iter().map(AuditView::from).collect(),
         total: found.total,
@@ -188,7 +189,7 @@ async fn count_audit(
         By::Reason => AuditBy::Reason,
     };
     let limit = query.page.page()?.limit;
-    let counts = evidence.counts(&grant, &query.which.into(), by, limit).await?;
+    let counts = evidence.counts(&grant, &query.which.filter()?, by, limit).await?;
     Ok(Json(counts.into_iter().map(|(value, entries)| AuditCount { value, entries }).collect()))
 }
 

@@ -47,6 +47,24 @@ pub(super) const OPERATIONS: &[Entry] = &[
     ),
     (
         "POST",
+        "/tasks/{task_id}/skip",
+        "skip_task",
+        "Tasks",
+        "Leave the next due time of a task out; with due_at, only if that is the one",
+        "Skip",
+        "Operation",
+    ),
+    (
+        "GET",
+        "/tasks/{task_id}/due",
+        "due_times",
+        "Tasks",
+        "When a task is due, what was snoozed or skipped included; of a paused one, if it were resumed now. Query: count, 1 to 100",
+        "",
+        "Times",
+    ),
+    (
+        "POST",
         "/tasks/{task_id}/pause",
         "pause_task",
         "Tasks",
@@ -223,6 +241,17 @@ pub(super) fn queries(method: &Method, path: &str) -> &'static [&'static str] {
 }
 
 /// Members of a task that have defaults.
+/// What a task has beside what must be sent.
+const DESCRIBED: [(&str, &str); 11] = {
+    let mut all = [("next_due_at", "time?"); 11];
+    let mut at = 0;
+    while at < DEFAULTED.len() {
+        all[at] = DEFAULTED[at];
+        at += 1;
+    }
+    all
+};
+
 const DEFAULTED: [(&str, &str); 10] = [
     ("schedule_expr", "string?"),
     ("timezone", "string"),
@@ -307,9 +336,10 @@ pub(super) const SHAPES: &[Shape] = &[
             ("created_at", "time"),
             ("updated_at", "time"),
         ],
-        &DEFAULTED,
+        &DESCRIBED,
     ),
     ("Snooze", &[("delay_seconds", "integer")], &[("reason", "string?")]),
+    ("Skip", &[], &[("due_at", "time?"), ("reason", "string?")]),
     (
         "Preview",
         &[("schedule_kind", "string")],

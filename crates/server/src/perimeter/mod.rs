@@ -276,7 +276,7 @@ fn render(
     let (mut parts, _) = bare.into_parts();
     let body = if state.config.legacy_errors && error.status == StatusCode::UNPROCESSABLE_ENTITY {
         let whole = FieldError {
-            loc: vec!["request".to_owned()],
+            loc: vec!["request".into()],
             kind: error.code.to_owned(),
             msg: error.detail.clone(),
         };

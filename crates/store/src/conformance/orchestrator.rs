@@ -200,7 +200,7 @@ pub async fn tasks_are_filtered_and_paged(store: Arc<dyn Store>) {
             let found =
                 ask(&*store, move |mut reads| async move { reads.tasks(&filter, page).await }.boxed()).await;
             let found = found.expect("readable");
-            (found.items.iter().map(|row| row.id).collect::<Vec<_>>(), found.total)
+            (found.items.iter().map(|(row, _)| row.id).collect::<Vec<_>>(), found.total)
         }
     };
 

@@ -93,9 +93,11 @@ pub struct Due {
     pub misfire: Misfire,
 }
 
-const TASK: &str = "SELECT id, title, description, kind, expression, zone, anchor, payload, status, priority, dedupe_key, \
-                    dedupe_window_seconds, max_retries, backoff, concurrency_key, misfire, created_by, created_at, updated_at, \
-                    version FROM tasks";
+/// When a task is due next, beside its row.
+const DUE: &str = "(SELECT due_at FROM task_due WHERE task_due.task = tasks.id)";
+
+const COLUMNS: &str = "id, title, description, kind, expression, zone, anchor, payload, status, priority, dedupe_key, \
+                    dedupe_window_seconds, max_retries, backoff, concurrency_key, misfire, created_by, created_at, updated_at, version";
 
 fn small(row: &Row, column: usize) -> Result<u8, Error> {
     u8::try_from(row.number(column)?).map_err(|_| Error::Corrupt("a number is too large".to_owned()))
@@ -202,7 +204,7 @@ impl Changes<'_> {
     /// # Errors
     /// The storage's.
     pub async fn task(&mut self, id: TaskId) -> Result<Option<TaskRow>, Error> {
-        let query = format!("{TASK} WHERE id = ?1{}", self.sql.lock());
+        let query = format!("SELECT {COLUMNS} FROM tasks WHERE id = ?1{}", self.sql.lock());
         self.sql.row(&query, values![id.as_bytes()]).await?.as_ref().map(task_row).transpose()
     }
 
@@ -274,12 +276,13 @@ impl Changes<'_> {
         Ok(rows.len() as u64)
     }
 
-    /// When a task is due next.
+    /// When a task is due next; no other write serves or moves that until this one has ended.
     ///
     /// # Errors
     /// The storage's.
     pub async fn due_of(&mut self, task: TaskId) -> Result<Option<Timestamp>, Error> {
-        self.reads().due_of(task).await
+        let query = format!("SELECT due_at FROM task_due WHERE task = ?1{}", self.sql.lock());
+        self.sql.row(&query, values![task.as_bytes()]).await?.map(|row| row.time(0)).transpose()
     }
 
     /// Due times that have come, earliest first; those that another server works at are left out.
@@ -343,7 +346,7 @@ impl Reads<'_> {
     /// # Errors
     /// The storage's.
     pub async fn task(&mut self, id: TaskId) -> Result<Option<TaskRow>, Error> {
-        let query = format!("{TASK} WHERE id = ?1");
+        let query = format!("SELECT {COLUMNS} FROM tasks WHERE id = ?1");
         self.sql.row(&query, values![id.as_bytes()]).await?.as_ref().map(task_row).transpose()
     }
 
@@ -366,11 +369,15 @@ impl Reads<'_> {
         found.map(|row| row.time(0)).transpose()
     }
 
-    /// Tasks, newest first.
+    /// Tasks, newest first, each with when it is due next.
     ///
     /// # Errors
     /// The storage's.
-    pub async fn tasks(&mut self, filter: &TasksFilter, page: Page) -> Result<Paged<TaskRow>, Error> {
+    pub async fn tasks(
+        &mut self,
+        filter: &TasksFilter,
+        page: Page,
+    ) -> Result<Paged<(TaskRow, Option<Timestamp>)>, Error> {
         let mut conditions = String::new();
         let mut bound = Vec::new();
         let tests = [
@@ -391,9 +398,17 @@ impl Reads<'_> {
         let count = format!("SELECT count(*) FROM tasks{conditions}");
         let total = self.sql.row(&count, bound.clone()).await?.map_or(Ok(0), |row| row.count(0))?;
         let place = bound.len();
-        let query = format!("{TASK}{conditions} ORDER BY id DESC LIMIT ?{} OFFSET ?{}", place + 1, place + 2);
+        let query = format!(
+            "SELECT {COLUMNS}, {DUE} FROM tasks{conditions} ORDER BY id DESC LIMIT ?{} OFFSET ?{}",
+            place + 1,
+            place + 2
+        );
         bound.extend(values![page.limit, codec::position(page.offset)]);
-        let items = self.sql.rows(&query, bound).await?.iter().map(task_row).collect::<Result<_, _>>()?;
+        let rows = self.sql.rows(&query, bound).await?;
+        let items = rows
+            .iter()
+            .map(|row| Ok((task_row(row)?, row.optional_time(20)?)))
+            .collect::<Result<_, Error>>()?;
         Ok(Paged { items, total })
     }
 }
