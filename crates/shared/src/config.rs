@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use interlock_model::secret::Secret;
-use redis::{Client, TlsCertificates};
+use redis::{Client, ClientTlsConfig, TlsCertificates};
 use url::{Host, Url};
 
 /// Where Redis is.
@@ -18,8 +18,18 @@ pub struct RedisConfig {
     tls: bool,
     exposed: bool,
     ca_pem: Option<String>,
+    own: Option<OwnCertificate>,
     /// How long a request waits for an answer.
     pub deadline: Duration,
+}
+
+/// The certificate that we show to Redis, and its key, both PEM.
+#[derive(Clone)]
+pub struct OwnCertificate {
+    /// The certificate and those between it and its authority.
+    pub chain: String,
+    /// Its key.
+    pub key: Secret,
 }
 
 impl fmt::Debug for RedisConfig {
@@ -76,7 +86,21 @@ impl RedisConfig {
         let place = format!("{host}:{}/{db}", parsed.port().unwrap_or(6379));
         let url = Secret::new(url.expose().trim());
         let exposed = !tls && !is_loopback;
-        Ok(Self { url, place, db, tls, exposed, ca_pem, deadline: DEADLINE })
+        Ok(Self { url, place, db, tls, exposed, ca_pem, own: None, deadline: DEADLINE })
+    }
+
+    /// Shows this certificate to Redis, over TLS.
+    ///
+    /// # Errors
+    /// That the connection is not encrypted, or that the two cannot be used.
+    pub fn showing(mut self, own: OwnCertificate) -> Result<Self, &'static str> {
+        if !self.tls {
+            return Err("is not encrypted, so no certificate can be shown: write rediss://");
+        }
+        self.own = Some(own);
+        self.client()
+            .map_err(|_| "cannot be used with this certificate and key: both are wanted in PEM form")?;
+        Ok(self)
     }
 
     /// `host:port/db`, for people.
@@ -102,7 +126,11 @@ impl RedisConfig {
     pub(crate) fn client(&self) -> redis::RedisResult<Client> {
         if self.tls {
             let root_cert = self.ca_pem.clone().map(String::into_bytes);
-            Client::build_with_tls(self.url.expose(), TlsCertificates { client_tls: None, root_cert })
+            let client_tls = self.own.as_ref().map(|own| ClientTlsConfig {
+                client_cert: own.chain.clone().into_bytes(),
+                client_key: own.key.expose().as_bytes().to_vec(),
+            });
+            Client::build_with_tls(self.url.expose(), TlsCertificates { client_tls, root_cert })
         } else {
             Client::open(self.url.expose())
         }

@@ -10,6 +10,6 @@ mod link;
 mod news;
 mod stream;
 
-pub use config::RedisConfig;
+pub use config::{OwnCertificate, RedisConfig};
 pub use link::{Link, SharedError};
 pub use stream::{Entry, Stream, StreamError};

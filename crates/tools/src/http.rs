@@ -25,6 +25,8 @@ const MOST_REDIRECTS: usize = 5;
 const MOST_HEADERS: usize = 50;
 const LONGEST_HEADER: usize = 8_192;
 const LONGEST_URL: usize = 8_192;
+/// Names and values together; servers commonly take 16 KiB or more for a whole head.
+const MOST_HEADER_BYTES: usize = 12_288;
 /// Largest body of an answer, bytes.
 const LARGEST_BODY: usize = LARGEST_RESULT / 2;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -153,6 +155,13 @@ fn url(text: &str, query: Option<&Value>) -> Result<Url, Misuse> {
         Some(_) => return misuse("query", "query is an object of names and values"),
     }
     url.set_fragment(None);
+    // What stands in it for what was given may be longer: three bytes for one.
+    if url.as_str().len() > LONGEST_URL {
+        return misuse(
+            "url",
+            format!("a URL has at most {LONGEST_URL} bytes, with its query and percent-encoded"),
+        );
+    }
     Ok(url)
 }
 
@@ -180,6 +189,11 @@ fn headers(given: Option<&Value>) -> Result<HeaderMap, Misuse> {
             return misuse("headers", "a header is a name and a text without line breaks");
         };
         headers.insert(name, value);
+    }
+    if headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
+        > MOST_HEADER_BYTES
+    {
+        return misuse("headers", format!("headers have at most {MOST_HEADER_BYTES} bytes together"));
     }
     Ok(headers)
 }
@@ -339,8 +353,8 @@ impl HttpRequest {
                 return Err(certain(format!("it was redirected more than {MOST_REDIRECTS} times"), false));
             }
             let next = target.to_str().ok().and_then(|target| plan.url.join(target).ok());
-            let next = next.ok_or_else(|| {
-                certain("it was redirected to something that is no address".to_owned(), false)
+            let next = next.filter(|next| next.as_str().len() <= LONGEST_URL).ok_or_else(|| {
+                certain("it was redirected to something that is no address, or too long".to_owned(), false)
             })?;
             if plan.url.scheme() == "https" && next.scheme() == "http" {
                 return Err(certain("it was redirected from HTTPS to plain HTTP".to_owned(), false));

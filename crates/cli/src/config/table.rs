@@ -637,6 +637,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Authorities to trust, PEM; empty: this machine's.",
     ),
     setting(
+        "redis.cert_file",
+        &["REDIS_CERT_FILE"],
+        Kind::Text,
+        "",
+        "Certificate that is shown to Redis, PEM, with those between it and its authority; wants redis.key_file. Read at the start.",
+    ),
+    setting("redis.key_file", &["REDIS_KEY_FILE"], Kind::Text, "", "Its key, PEM."),
+    setting(
         "redis.insecure_plaintext",
         &["INSECURE_REDIS_PLAINTEXT"],
         Kind::Flag,

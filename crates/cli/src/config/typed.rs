@@ -14,7 +14,7 @@ use interlock_server::config::{ForwardedBy, Hsts, Method, RateLimits, Screening,
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::acme::{Acme, Proof};
 use interlock_server::tls::{ClientSources, PeopleSources, PersonField};
-use interlock_shared::RedisConfig;
+use interlock_shared::{OwnCertificate, RedisConfig};
 use interlock_tools::telemetry::{BadCollector, Collector};
 use ipnet::IpNet;
 
@@ -404,6 +404,16 @@ impl Config {
         let mut redis =
             RedisConfig::new(&url, ca_pem, plaintext).map_err(|reason| self.bad("redis.url", reason))?;
         redis.deadline = deadline;
+        let redis = match (self.pem("redis.cert_file")?, self.pem("redis.key_file")?) {
+            (None, None) => redis,
+            (Some(chain), Some(key)) => redis
+                .showing(OwnCertificate { chain, key: Secret::new(key) })
+                .map_err(|reason| self.bad("redis.cert_file", reason))?,
+            (chain, _) => {
+                let missing = if chain.is_some() { "redis.key_file" } else { "redis.cert_file" };
+                return Err(self.bad(missing, "is wanted too: a certificate and its key"));
+            }
+        };
         Ok(Some(redis))
     }
 

@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use futures::stream::StreamExt as _;
-use rustls::pki_types::CertificateDer;
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{broken, error};
 use super::news::Messages;
-use super::url::{self, Protection, Roots};
+use super::url::{self, OwnCertificate, Protection, Roots};
 use crate::Error;
 
 /// Time to reach the server and sign in.
@@ -53,7 +56,9 @@ pub(super) fn pool(url: &str, size: usize) -> Result<Pool, Error> {
     let manage = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match protection {
         Protection::Plain => Manager::from_config(config, NoTls, manage),
-        Protection::Tls(roots) => Manager::from_config(config, MakeRustlsConnect::new(tls(&roots)?), manage),
+        Protection::Tls(roots, own) => {
+            Manager::from_config(config, MakeRustlsConnect::new(tls(&roots, own)?), manage)
+        }
     };
     Pool::builder(manager)
         .max_size(size)
@@ -80,8 +85,8 @@ pub(super) async fn alone(url: &str) -> Result<(Client, Messages), Error> {
                 let messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
                 (client, messages.boxed())
             }
-            Protection::Tls(roots) => {
-                let tls = MakeRustlsConnect::new(tls(&roots)?);
+            Protection::Tls(roots, own) => {
+                let tls = MakeRustlsConnect::new(tls(&roots, own)?);
                 let (client, mut connection) = config.connect(tls).await.map_err(error)?;
                 let messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
                 (client, messages.boxed())
@@ -92,7 +97,7 @@ pub(super) async fn alone(url: &str) -> Result<(Client, Messages), Error> {
     tokio::time::timeout(CONNECT, connecting).await.map_err(late)?
 }
 
-fn tls(roots: &Roots) -> Result<ClientConfig, Error> {
+fn tls(roots: &Roots, own: Option<OwnCertificate>) -> Result<ClientConfig, Error> {
     let mut store = RootCertStore::empty();
     match roots {
         Roots::System => {
@@ -115,9 +120,56 @@ fn tls(roots: &Roots) -> Result<ClientConfig, Error> {
         ));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::Database(Box::new(error)))?
-        .with_root_certificates(store)
-        .with_no_client_auth())
+        .with_root_certificates(store);
+    Ok(match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let shown = Shown { own, provider };
+            shown.read().map_err(|reason| broken(&reason))?;
+            builder.with_client_cert_resolver(Arc::new(shown))
+        }
+    })
+}
+
+/// The certificate that we show. It is read again for each connection, so that one that lives for hours can be put in its place.
+#[derive(Debug)]
+struct Shown {
+    own: OwnCertificate,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Shown {
+    fn read(&self) -> Result<CertifiedKey, String> {
+        let OwnCertificate { chain, key } = &self.own;
+        let chain: Vec<_> = CertificateDer::pem_file_iter(chain)
+            .and_then(Iterator::collect)
+            .map_err(|error| format!("the certificate file {} cannot be read: {error}", chain.display()))?;
+        if chain.is_empty() {
+            return Err(format!("the certificate file {} holds none", self.own.chain.display()));
+        }
+        let secret = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| format!("the key file {} cannot be read: {error}", key.display()))?;
+        CertifiedKey::from_der(chain, secret, &self.provider).map_err(|error| {
+            format!("the certificate and the key in {} do not go together: {error}", key.display())
+        })
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        match self.read() {
+            Ok(shown) => Some(Arc::new(shown)),
+            Err(reason) => {
+                tracing::error!(%reason, "no certificate can be shown to the database server");
+                None
+            }
+        }
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }

@@ -71,6 +71,7 @@ impl Postgres {
     /// of the file `sslrootcert=PATH`; that is `sslmode=verify-full`, and what other modes are raised to. A Unix socket or
     /// loopback address is used in plain unless a mode asks for TLS; `sslmode=disable` goes in plain anywhere, with a warning.
     /// Over TLS the server has to use SCRAM bound to the connection, unless the URL says `channel_binding=prefer`.
+    /// `sslcert=PATH&sslkey=PATH` (PEM) is the certificate that we show, read again for each connection.
     ///
     /// # Errors
     /// [`Error::Database`] if the URL is wrong or the server refuses; [`Error::Newer`] and [`Error::Corrupt`] if the database

@@ -15,7 +15,14 @@ pub(super) enum Protection {
     /// Not at all.
     Plain,
     /// TLS; certificate and name are checked.
-    Tls(Roots),
+    Tls(Roots, Option<OwnCertificate>),
+}
+
+/// Files of the certificate that we show, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnCertificate {
+    pub(super) chain: PathBuf,
+    pub(super) key: PathBuf,
 }
 
 /// Whose certificates count.
@@ -37,11 +44,14 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
     }
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (mut mode, mut roots, mut binds, mut rest) = (None, Roots::System, None, Vec::new());
+    let (mut chain, mut key) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("sslmode", value)) => mode = Some(value),
             Some(("sslrootcert", "system")) => roots = Roots::System,
-            Some(("sslrootcert", value)) => roots = Roots::File(PathBuf::from(decoded(value)?)),
+            Some(("sslrootcert", value)) => roots = Roots::File(path(value, "sslrootcert")?),
+            Some(("sslcert", value)) => chain = Some(path(value, "sslcert")?),
+            Some(("sslkey", value)) => key = Some(path(value, "sslkey")?),
             Some(("channel_binding", value)) => {
                 binds = Some(value);
                 rest.push(pair);
@@ -51,18 +61,36 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
     }
     let plain_url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
     let mut config: Config = plain_url.parse().map_err(error)?;
-    let protection = protection(mode, is_local(&config), roots)?;
+    let own = match (chain, key) {
+        (Some(chain), Some(key)) => Some(OwnCertificate { chain, key }),
+        (None, None) => None,
+        _ => return Err(broken("the database URL must give both sslcert and sslkey, or neither")),
+    };
+    let protection = protection(mode, is_local(&config), roots, own)?;
     config.ssl_mode(if protection == Protection::Plain { SslMode::Disable } else { SslMode::Require });
     // SCRAM bound to the TLS connection (RFC 5802, RFC 5929 section 4): the driver would else hash the password with MD5, or send it as
     // it is, for a server that asks for that.
-    if protection != Protection::Plain && binds.is_none() {
+    // Where a certificate takes the place of the password, there is none to be told.
+    let by_certificate = matches!(protection, Protection::Tls(_, Some(_))) && config.get_password().is_none();
+    if protection != Protection::Plain && binds.is_none() && !by_certificate {
         config.channel_binding(ChannelBinding::Require);
     }
     Ok((config, protection))
 }
 
-fn protection(mode: Option<&str>, local: bool, roots: Roots) -> Result<Protection, Error> {
+fn protection(
+    mode: Option<&str>,
+    local: bool,
+    roots: Roots,
+    own: Option<OwnCertificate>,
+) -> Result<Protection, Error> {
     match mode {
+        None | Some("disable" | "prefer" | "allow") if local && own.is_some() => Err(broken(
+            "the database URL gives a certificate to show, which is sent over TLS only: say sslmode=verify-full",
+        )),
+        Some("disable") if own.is_some() => Err(broken(
+            "the database URL gives a certificate to show and sslmode=disable: say sslmode=verify-full",
+        )),
         Some("disable") if !local => {
             tracing::warn!(
                 "sslmode=disable: the database password and all data cross the network in plain text"
@@ -71,12 +99,12 @@ fn protection(mode: Option<&str>, local: bool, roots: Roots) -> Result<Protectio
         }
         Some("disable") => Ok(Protection::Plain),
         None | Some("prefer" | "allow") if local => Ok(Protection::Plain),
-        None | Some("verify-full") => Ok(Protection::Tls(roots)),
+        None | Some("verify-full") => Ok(Protection::Tls(roots, own)),
         Some(weaker @ ("require" | "verify-ca" | "prefer" | "allow")) => {
             tracing::warn!(
                 "sslmode={weaker} does not check whom it talks to and is treated as verify-full; say sslmode=verify-full"
             );
-            Ok(Protection::Tls(roots))
+            Ok(Protection::Tls(roots, own))
         }
         Some(_) => Err(broken("the database URL's sslmode is not one of disable, require, verify-full")),
     }
@@ -97,9 +125,14 @@ fn is_local(config: &Config) -> bool {
     })
 }
 
-/// Percent-decoding of a path.
-fn decoded(text: &str) -> Result<String, Error> {
-    let bad = || broken("the database URL's sslrootcert is not a path");
+fn path(text: &str, name: &str) -> Result<PathBuf, Error> {
+    decoded(text)
+        .map(PathBuf::from)
+        .ok_or_else(|| broken(&format!("the database URL's {name} is not a path")))
+}
+
+/// Percent-decoding.
+fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -108,11 +141,11 @@ fn decoded(text: &str) -> Result<String, Error> {
             bytes.push(byte);
             continue;
         }
-        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(bad)?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok())?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = &rest[2..];
     }
-    String::from_utf8(bytes).map_err(|_| bad())
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -135,7 +168,7 @@ mod tests {
             "postgres://u:p@localhost/i?hostaddr=10.0.0.7",
             "postgres://u:p@localhost/i?sslmode=require",
         ] {
-            assert_eq!(protection_of(url), Protection::Tls(Roots::System), "{url}");
+            assert_eq!(protection_of(url), Protection::Tls(Roots::System, None), "{url}");
         }
     }
 
@@ -171,8 +204,32 @@ mod tests {
         )
         .expect("good");
 
-        assert_eq!(protection, Protection::Tls(Roots::File(PathBuf::from("/etc/my ca.pem"))));
+        assert_eq!(protection, Protection::Tls(Roots::File(PathBuf::from("/etc/my ca.pem")), None));
         assert_eq!(config.get_application_name(), Some("x"));
+    }
+
+    #[test]
+    fn a_certificate_is_shown_over_tls_only_and_with_its_key() {
+        let own =
+            Some(OwnCertificate { chain: PathBuf::from("/etc/own.pem"), key: PathBuf::from("/etc/own.key") });
+        let shown = "sslcert=/etc/own.pem&sslkey=/etc/own.key";
+        for url in ["postgres://u@db.example/i?", "postgres://u@localhost/i?sslmode=verify-full&"] {
+            assert_eq!(
+                protection_of(&format!("{url}{shown}")),
+                Protection::Tls(Roots::System, own.clone()),
+                "{url}"
+            );
+        }
+        for url in [
+            format!("postgres://u@localhost/i?{shown}"),
+            format!("postgres://u@localhost/i?sslmode=prefer&{shown}"),
+            format!("postgres://u@db.example/i?sslmode=disable&{shown}"),
+            "postgres://u@db.example/i?sslcert=/etc/own.pem".to_owned(),
+            "postgres://u@db.example/i?sslkey=/etc/own.key".to_owned(),
+            "postgres://u@db.example/i?sslkey=%zz&sslcert=/etc/own.pem".to_owned(),
+        ] {
+            assert!(parse(&url).is_err(), "{url}");
+        }
     }
 
     #[test]

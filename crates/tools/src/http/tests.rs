@@ -109,6 +109,7 @@ async fn redirects_of_reading_are_followed_and_checked_each_time() {
             "/unlisted" => format!("http://127.0.0.1:{elsewhere}/"),
             "/private" => "http://169.254.169.254/latest/meta-data/".to_owned(),
             "/file" => "file:///etc/passwd".to_owned(),
+            "/long" => format!("/{}", "x".repeat(9_000)),
             _ => "/loop".to_owned(),
         };
         answer(302, &format!("location: {to}\r\n"), "")
@@ -132,6 +133,8 @@ async fn redirects_of_reading_are_followed_and_checked_each_time() {
     }
     let failure = ask(&shelf, json!({ "url": url("/loop") })).await.expect_err("a loop");
     assert!(failure.to_string().contains("more than 5 times"), "{failure}");
+    let failure = ask(&shelf, json!({ "url": url("/long") })).await.expect_err("a long address");
+    assert!(failure.to_string().contains("too long"), "{failure}");
 }
 
 /// Answers with the next list each time it is asked.
@@ -258,6 +261,16 @@ fn bad_input_is_refused_when_the_task_is_made() {
         (json!({ "url": "http://a.example" }), "HTTP_TOOL_HOSTS"),
         (json!({ "url": "https://127.0.0.1" }), "HTTP_TOOL_NETWORKS"),
         (json!({ "url": format!("https://a.example/{}", "x".repeat(9_000)) }), "at most 8192"),
+        (json!({ "url": "https://a.example", "query": { "q": "x".repeat(9_000) } }), "with its query"),
+        (json!({ "url": "https://a.example", "query": { "q": "é".repeat(1_500) } }), "percent-encoded"),
+        (
+            json!({ "url": "https://a.example", "headers": { "cookie": "x".repeat(9_000) } }),
+            "without line breaks",
+        ),
+        (
+            json!({ "url": "https://a.example", "headers": { "cookie": "x".repeat(8_000), "x-more": "x".repeat(8_000) } }),
+            "12288 bytes together",
+        ),
     ] {
         let told = check(&tool, &input).expect_err(part);
         assert!(told.contains(part), "{input}: {told}");
