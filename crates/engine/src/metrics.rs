@@ -141,6 +141,16 @@ pub fn describe() {
         }
     }
     counter!("interlock_unscreened_bytes_total").absolute(0);
+    metrics::describe_gauge!(
+        "interlock_screening_rules_info",
+        "1 for the versions of the rules in force: the program's and those of THREAT_RULES_FILE."
+    );
+    metrics::describe_gauge!("interlock_added_rules", "Rules and names of THREAT_RULES_FILE in force.");
+    gauge!("interlock_added_rules").set(0.0);
+    describe_counter!("interlock_added_rules_reloads_total", "Changed files of added rules, by result.");
+    for result in ["done", "failed"] {
+        counter!("interlock_added_rules_reloads_total", "result" => result).absolute(0);
+    }
     gauge!("interlock_bans_in_force").set(0.0);
     metrics::describe_gauge!(
         "interlock_redis_up",

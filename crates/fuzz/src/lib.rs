@@ -45,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("scope", language::scope),
     ("screen", language::screen),
     ("strict_json", language::strict_json),
+    ("threat_rules", network::threat_rules),
     ("time", language::time),
     ("tree", disk::tree),
     ("unit", language::unit),

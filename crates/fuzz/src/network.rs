@@ -69,6 +69,13 @@ pub(crate) fn certificate(data: &[u8]) {
     server::certificate(data);
 }
 
+/// Rules that an administrator adds.
+pub(crate) fn threat_rules(data: &[u8]) {
+    if let Some(text) = crate::text(data) {
+        server::threat_rules(text);
+    }
+}
+
 /// Lists of revoked certificates.
 pub(crate) fn revocations(data: &[u8]) {
     server::revocations(data);

@@ -14,7 +14,7 @@ use crate::config::ForwardedBy;
 use crate::connection::preamble;
 use crate::gate::{Gate, Log, Verdict};
 use crate::listener::Peer;
-use crate::perimeter::address;
+use crate::perimeter::{added, address};
 use crate::tls::{self, PersonField};
 
 /// A stream that comes in pieces.
@@ -111,6 +111,11 @@ pub fn certificate(der: &[u8]) {
             let _ = tls::person(&parsed, field);
         }
     }
+}
+
+/// Reads a file of `THREAT_RULES_FILE`, and looks for what it says in its own text, in every place.
+pub fn threat_rules(text: &str) {
+    added::try_out(text);
 }
 
 /// Reads lists of revoked certificates as the file of `TLS_CLIENT_CRL_FILE` holds them.

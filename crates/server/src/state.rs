@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::perimeter::Answers;
+use crate::perimeter::added::AddedRules;
 use crate::perimeter::limits::Limiter;
 use crate::tls::Keeper;
 
@@ -90,6 +91,8 @@ pub struct Services {
     pub recorder: Recorder,
     /// Limits of addresses and principals.
     pub limits: Arc<Limiter>,
+    /// Rules that the administrator adds to those of the program.
+    pub added: Arc<AddedRules>,
     /// Settings.
     pub config: Arc<ServerConfig>,
     /// The certificates in force, where the listener speaks TLS.

@@ -29,6 +29,7 @@ use interlock_model::action::World;
 use interlock_model::secret::Secret;
 use interlock_server::config::ServerConfig;
 use interlock_server::listener::{Listener, listen};
+use interlock_server::perimeter::added::AddedRules;
 use interlock_server::perimeter::limits::{Limiter, SharedCounters, WhenAway};
 use interlock_server::tls::{self, Keeper};
 use interlock_server::{AppState, DeviceServices, Services};
@@ -282,6 +283,7 @@ where
         shared: shared.clone(),
         heralds,
         certificates: certificates.clone(),
+        added: Arc::clone(&settings.added_rules),
         orchestrator: orchestrating.as_ref().map(|all| all.orchestrator.clone()),
     };
     let hosted = host.as_ref().map(|host| (Arc::new(LocalDevice(host.clone())) as Arc<dyn Device>, name));
@@ -323,6 +325,7 @@ where
         tokio::spawn(anchors::keep_forever(Arc::clone(&parts.store), signer.key().clone(), path));
     }
     tokio::spawn(Arc::clone(&app.limits).save_forever(counters.clone(), SAVING));
+    tokio::spawn(Arc::clone(&app.added).watch());
     let renewal = net::renewal(&settings, &state, certificates.as_ref());
     if let Some(keeper) = certificates {
         tokio::spawn(Arc::clone(&keeper).watch());
@@ -369,6 +372,7 @@ where
         token_algorithm = algorithm,
         rate_limits = app.config.rate.enabled,
         screening_rules = interlock_model::screen::RULES,
+        added_rules = app.added.in_force().0,
         roles = "admin operator viewer auditor",
         actions = told.actions,
         reconciled,
@@ -525,6 +529,7 @@ struct Wired<'a> {
     device_run_days: Option<u32>,
     orchestrator: Option<Orchestrator>,
     certificates: Option<Arc<Keeper>>,
+    added: Arc<AddedRules>,
 }
 
 type Background = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -580,6 +585,7 @@ impl Wired<'_> {
         following.extend(self.shared.iter().flat_map(Shared::background));
         following.extend(self.heralds.iter().flat_map(Heralds::background));
         let app = AppState::new(Services {
+            added: self.added,
             guard,
             identity,
             evidence: Evidence::new(db.clone()),

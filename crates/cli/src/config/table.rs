@@ -316,6 +316,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Also refuses reasons and descriptions that hold live markup or control characters.",
     ),
     setting(
+        "screening.rules_file",
+        &["THREAT_RULES_FILE"],
+        Kind::Text,
+        "",
+        "Rules that are added to those of the program, TOML; a running server looks at the file every 5 s. Empty: none.",
+    ),
+    setting(
         "screening.ban_allow",
         &["BAN_ALLOW"],
         Kind::List,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use interlock_directory::{ClientAuth, LdapConfig, OidcConfig, RoleMap, WorkloadTrust};
@@ -11,6 +12,7 @@ use interlock_model::schedule::Schedule;
 use interlock_model::secret::Secret;
 use interlock_model::task::ScheduleKind;
 use interlock_server::config::{ForwardedBy, Hsts, Method, RateLimits, Screening, ScreeningMode};
+use interlock_server::perimeter::added::AddedRules;
 use interlock_server::perimeter::limits::WhenAway;
 use interlock_server::tls::acme::{Acme, Proof};
 use interlock_server::tls::{ClientSources, PeopleSources, PersonField};
@@ -158,6 +160,8 @@ pub(crate) struct ServerSettings {
     pub(crate) tls_users: Option<CertificateSignIn>,
     pub(crate) rate: RateLimits,
     pub(crate) screening: Screening,
+    /// Those of the file, which it goes on following.
+    pub(crate) added_rules: Arc<AddedRules>,
     pub(crate) jwt_secret: Option<Secret>,
     pub(crate) jwt_secret_previous: Option<Secret>,
     pub(crate) token_hours: i64,
@@ -498,6 +502,7 @@ impl Config {
             tls_users: self.tls_users()?,
             rate: self.rate()?,
             screening: self.screening()?,
+            added_rules: self.added_rules()?,
             jwt_secret: self.secret("identity.jwt_secret_key"),
             jwt_secret_previous: self.secret("identity.jwt_secret_key_previous"),
             token_hours: i64::try_from(self.integer("identity.access_token_expire_hours", 1, 24)?)
@@ -631,6 +636,14 @@ impl Config {
             )?,
             text_as_labels: self.flag("screening.text")?,
         })
+    }
+
+    fn added_rules(&self) -> Result<Arc<AddedRules>, ConfigError> {
+        let key = "screening.rules_file";
+        let Some(path) = self.filled(key) else { return Ok(Arc::default()) };
+        AddedRules::open(std::path::Path::new(&path))
+            .map(Arc::new)
+            .map_err(|error| self.bad(key, format!("cannot be taken: {error}")))
     }
 
     /// Where probes and metrics are served. What leaves this machine is for those who hold the token.

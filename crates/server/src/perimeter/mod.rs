@@ -3,6 +3,7 @@
 //! The order is fixed in [`guard`], which reads as a list. A step that refuses names itself in the
 //! metrics and answers with a problem body.
 
+pub mod added;
 pub mod address;
 mod answers;
 mod bans;

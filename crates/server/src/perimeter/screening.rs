@@ -16,6 +16,7 @@ use interlock_engine::security::{self, Event};
 use interlock_model::screen::{self, Confidence, Family, Meter, Place, Verdict};
 use serde_json::{Map, Value, json};
 
+use super::added::{Added, AddedRules};
 use super::bans;
 use crate::config::ScreeningMode;
 use crate::error::ApiError;
@@ -93,15 +94,36 @@ pub(super) fn request(state: &AppState, origin: &Origin, request: &Request) -> R
             let certain = scanner.is_some() || verdict.confidence == Confidence::High;
             let caller = || state.guard.recognise(bearer(request.headers()), origin);
             let strike = if certain { Strike::By(caller()) } else { Strike::None };
-            refuse(state, &Met { origin, route: &Route::of(request) }, verdict, &strike)
+            return refuse(state, &Met { origin, route: &Route::of(request) }, verdict.into(), &strike);
         }
         (None, Some(name)) => {
             let met = Met { origin, route: &Route::of(request) };
             observed(state, &met, Family::Scanner, Place::Header, name);
-            Ok(())
         }
-        (None, None) => Ok(()),
+        (None, None) => {}
     }
+    by_added_rules(state, origin, request)
+}
+
+/// The same by the rules of the administrator. They never count towards a ban.
+fn by_added_rules(state: &AppState, origin: &Origin, request: &Request) -> Result<(), ApiError> {
+    let (rules, uri) = (&state.added, request.uri());
+    let agent = request.headers().get(header::USER_AGENT);
+    if let Some(name) = agent.and_then(|agent| rules.scanner(agent.as_bytes())) {
+        observed(state, &Met { origin, route: &Route::of(request) }, Family::Scanner, Place::Header, &name);
+    }
+    let in_headers = || {
+        let minded = rules.mind(Place::Header);
+        let mut looked_at = request.headers().iter().filter(|(name, _)| minded && !skipped(name));
+        looked_at.find_map(|(_, value)| rules.find(Place::Header, value.as_bytes()))
+    };
+    let found = rules
+        .find(Place::Path, uri.path().as_bytes())
+        .or_else(|| rules.find(Place::Query, uri.query()?.as_bytes()))
+        .or_else(in_headers);
+    found.map_or(Ok(()), |found| {
+        refuse(state, &Met { origin, route: &Route::of(request) }, (&found).into(), &Strike::None)
+    })
 }
 
 /// A request that is told about.
@@ -213,18 +235,32 @@ pub(crate) fn body(
     }
     let mut meter = Meter::default();
     let mut worst: Option<Verdict> = None;
+    let mut added: Option<Added> = None;
     body.texts(&mut |place, text| {
         let place = if place == Place::FreeText && screening.text_as_labels { Place::Label } else { place };
+        if added.as_ref().is_none_or(|added| added.place == Place::FreeText) {
+            added = state.added.find(place, text.as_bytes()).or(added.take());
+        }
         let verdict = screen::inspect(place, text.as_bytes(), &mut meter);
         worst = worst.into_iter().chain(verdict).max_by_key(|verdict| (refuses(*verdict), verdict.score));
     });
     match worst {
         Some(verdict) if refuses(verdict) => {
             let certain = verdict.confidence == Confidence::High;
-            refuse(state, &met, verdict, &if certain { Strike::By(caller) } else { Strike::None })
+            return refuse(
+                state,
+                &met,
+                verdict.into(),
+                &if certain { Strike::By(caller) } else { Strike::None },
+            );
         }
-        Some(verdict) => {
-            observed(state, &met, verdict.family, verdict.place, verdict.rule);
+        Some(verdict) => observed(state, &met, verdict.family, verdict.place, verdict.rule),
+        None => {}
+    }
+    match added {
+        Some(added) if added.place != Place::FreeText => refuse(state, &met, (&added).into(), &Strike::None),
+        Some(added) => {
+            observed(state, &met, added.family, added.place, &added.rule);
             Ok(())
         }
         None => Ok(()),
@@ -240,7 +276,9 @@ pub(crate) fn observe(state: &AppState, met: Met<'_>, object: &Map<String, Value
     if state.config.screening.mode == ScreeningMode::Off {
         return;
     }
-    let mut looking = Looking { left: BUDGET, unread: 0, worst: None, meter: Meter::default() };
+    let rules = &*state.added;
+    let mut looking =
+        Looking { left: BUDGET, unread: 0, worst: None, added: None, rules, meter: Meter::default() };
     for (name, value) in object {
         looking.text(name);
         looking.value(value);
@@ -250,6 +288,9 @@ pub(crate) fn observe(state: &AppState, met: Met<'_>, object: &Map<String, Value
     }
     if let Some(verdict) = looking.worst {
         observed(state, &met, verdict.family, verdict.place, verdict.rule);
+    }
+    if let Some(added) = looking.added {
+        observed(state, &met, added.family, added.place, &added.rule);
     }
 }
 
@@ -261,16 +302,21 @@ pub(crate) fn observe_text(state: &AppState, met: Met<'_>, text: &str) {
     if let Some(verdict) = screen::inspect(Place::FreeText, text.as_bytes(), &mut Meter::default()) {
         observed(state, &met, verdict.family, verdict.place, verdict.rule);
     }
+    if let Some(added) = state.added.find(Place::FreeText, text.as_bytes()) {
+        observed(state, &met, added.family, added.place, &added.rule);
+    }
 }
 
-struct Looking {
+struct Looking<'a> {
     left: usize,
     unread: usize,
     worst: Option<Verdict>,
+    added: Option<Added>,
+    rules: &'a AddedRules,
     meter: Meter,
 }
 
-impl Looking {
+impl Looking<'_> {
     fn text(&mut self, text: &str) {
         let cost = text.len().min(screen::MOST) + EACH;
         if cost > self.left {
@@ -278,6 +324,9 @@ impl Looking {
             return;
         }
         self.left -= cost;
+        if self.added.is_none() {
+            self.added = self.rules.find(Place::FreeText, text.as_bytes());
+        }
         let verdict = screen::inspect(Place::FreeText, text.as_bytes(), &mut self.meter);
         self.worst = self.worst.into_iter().chain(verdict).max_by_key(|verdict| verdict.score);
     }
@@ -306,16 +355,36 @@ enum Strike {
     By(Option<Arc<Caller>>),
 }
 
+/// What is told of a hit: of which rule, never what was in the text.
+#[derive(Clone, Copy)]
+struct Hit<'a> {
+    rule: &'a str,
+    family: Family,
+    place: Place,
+}
+
+impl From<Verdict> for Hit<'static> {
+    fn from(Verdict { rule, family, place, .. }: Verdict) -> Self {
+        Self { rule, family, place }
+    }
+}
+
+impl<'a> From<&'a Added> for Hit<'a> {
+    fn from(Added { rule, family, place }: &'a Added) -> Self {
+        Self { rule, family: *family, place: *place }
+    }
+}
+
 /// Refuses a request, or only says that it would have been refused.
-fn refuse(state: &AppState, met: &Met<'_>, verdict: Verdict, strike: &Strike) -> Result<(), ApiError> {
+fn refuse(state: &AppState, met: &Met<'_>, hit: Hit<'_>, strike: &Strike) -> Result<(), ApiError> {
     if state.config.screening.mode != ScreeningMode::Block {
-        observed(state, met, verdict.family, verdict.place, verdict.rule);
+        observed(state, met, hit.family, hit.place, hit.rule);
         return Ok(());
     }
-    let (family, place) = (verdict.family.name(), verdict.place.name());
+    let (family, place) = (hit.family.name(), hit.place.name());
     let Met { origin, route } = *met;
     let details = json!({
-        "rule": verdict.rule, "family": family, "place": place, "route": route.to_string(),
+        "rule": hit.rule, "family": family, "place": place, "route": route.to_string(),
         "strike": matches!(strike, Strike::By(_)),
     });
     metrics::counter!("orchestrator_blocked_requests_total", "reason" => family).increment(1);
@@ -336,7 +405,7 @@ fn refuse(state: &AppState, met: &Met<'_>, verdict: Verdict, strike: &Strike) ->
     ))
 }
 
-fn observed(state: &AppState, met: &Met<'_>, family: Family, place: Place, rule: &'static str) {
+fn observed(state: &AppState, met: &Met<'_>, family: Family, place: Place, rule: &str) {
     let Met { origin, route } = *met;
     let (family, place) = (family.name(), place.name());
     let details = json!({ "rule": rule, "family": family, "place": place, "route": route.to_string() });

@@ -306,7 +306,6 @@ impl Lab {
         let passwords = Passwords::start(Hasher::Weak);
         let lifetimes = Lifetimes { user_seconds: 3600, agent_seconds: 3600, refresh_seconds: 30 * 86_400 };
         let tokens = Tokens::new(key.keys(), AUDIENCE.to_owned(), lifetimes).issued_by(ISSUER.to_owned());
-        let root = SystemPermit::root("system");
         let identity = Identity::new(Setup {
             db: &db,
             ambient: &ambient,
@@ -316,7 +315,7 @@ impl Lab {
             master: MasterKey::new(&[7; KEY_BYTES]).expect("a key"),
             recorder: &recorder,
             rules: rules.clone(),
-            system: root,
+            system: SystemPermit::root("system"),
             directories,
             ceremonies: None,
         });
@@ -354,6 +353,7 @@ impl Lab {
         let system = SystemPermit::root("system");
         let bans = Bans::load(db.clone(), ambient.clone(), allow, system).await.expect("bans");
         let app = AppState::new(Services {
+            added: Arc::default(),
             guard,
             identity,
             evidence: Evidence::new(db.clone()),
