@@ -103,7 +103,8 @@ class ThreatRules(unittest.TestCase):
         self.assertEqual((answer.status_code, answer.json()["code"]), (400, "request_blocked"))
         before = len(self.hits("pattern_observed"))
         self.assertEqual(self.server.run("move", {"key": "beacon://there"}).status_code, 200)
-        self.assertEqual(self.server.post("/stop", {"reason": "a beacon://light"}).status_code, 200)
+        self.assertEqual(self.server.post("/stop", {"reason": "a stop waits for nobody who looks at a beacon://light"}).status_code, 200)
+        self.assertEqual(self.server.post("/stop/release", {"reason": "a beacon://light"}).status_code, 200)
         wait_for(lambda: self.hits("pattern_observed")[before:] == [("added.beacon", "free_text")] * 2, "both are observed")
 
         os.unlink(self.path)
