@@ -272,7 +272,7 @@ class Tools(Case):
                           ("http://127.0.0.1:1/", "HTTP_TOOL_HOSTS"), ("file:///etc/passwd", "https://"), ("http://[::1]/", "HTTP_TOOL_HOSTS")]:
             with self.subTest(url=url):
                 error = self.refused({"uses": "http.request", "with": {"url": url}})
-                self.assertEqual(error["loc"], ["body", "payload", "pipeline", "0", "with", "url"])
+                self.assertEqual(error["loc"], ["body", "payload", "pipeline", 0, "with", "url"])
                 self.assertIn(part, error["msg"])
         for path in ("/inner", "/large"):
             run = self.carried_out([{"uses": "http.request", "with": {"url": self.service.url + path}}], max_retries=0)
