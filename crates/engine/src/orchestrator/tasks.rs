@@ -40,7 +40,7 @@ pub(super) const LARGEST_PAYLOAD: usize = 1 << 20;
 pub enum TaskError {
     /// Fields that cannot be used: where in the body, and what is wrong.
     #[error("some fields cannot be used")]
-    Fields(Vec<(Vec<Loc>, String)>),
+    Fields(Vec<Fault>),
     /// There is none, or the caller may not know.
     #[error("task not found")]
     NoSuchTask,
@@ -211,9 +211,18 @@ fn field(name: &str) -> Vec<Loc> {
     vec!["body".into(), name.into()]
 }
 
+/// Where something is wrong, and what.
+type Fault = (Vec<Loc>, String);
+
+impl From<Fault> for TaskError {
+    fn from(fault: Fault) -> Self {
+        Self::Fields(vec![fault])
+    }
+}
+
 /// Collects what is wrong, so that a caller learns all of it at once.
 #[derive(Default)]
-struct Faults(Vec<(Vec<Loc>, String)>);
+struct Faults(Vec<Fault>);
 
 impl Faults {
     fn add(&mut self, name: &str, message: impl Into<String>) {
@@ -309,20 +318,14 @@ fn view(task: &TaskRow, due: Option<Timestamp>) -> Value {
 }
 
 impl Orchestrator {
-    fn schedule_of(task: &TaskRow, faults: &mut Faults) -> Option<Schedule> {
-        if task.kind == ScheduleKind::Condition
-            && let Err(message) = Condition::compile(task.expression.as_deref().unwrap_or(""))
-        {
-            faults.add("schedule_expr", message);
-            return None;
+    /// The schedule of a task as it stands, or what is wrong with it.
+    fn schedule_of(task: &TaskRow) -> Result<Schedule, Fault> {
+        if task.kind == ScheduleKind::Condition {
+            Condition::compile(task.expression.as_deref().unwrap_or(""))
+                .map_err(|message| (field("schedule_expr"), message))?;
         }
-        match Schedule::parse(task.kind, task.expression.as_deref(), &task.zone, task.anchor) {
-            Ok(schedule) => Some(schedule),
-            Err(error) => {
-                faults.add(error.field.loc(), error.message);
-                None
-            }
-        }
+        Schedule::parse(task.kind, task.expression.as_deref(), &task.zone, task.anchor)
+            .map_err(|error| (field(error.field.loc()), error.message))
     }
 
     /// Finds what is wrong with a task; gives its schedule if nothing is.
@@ -335,7 +338,10 @@ impl Orchestrator {
         faults.range("dedupe_window_seconds", task.dedupe_window_seconds, 0, LONGEST_WINDOW);
         faults.key("dedupe_key", task.dedupe_key.as_ref());
         faults.key("concurrency_key", task.concurrency_key.as_ref());
-        let schedule = Self::schedule_of(task, &mut faults);
+        let schedule = Self::schedule_of(task);
+        if let Err(fault) = &schedule {
+            faults.0.push(fault.clone());
+        }
         if task.payload.to_string().len() > LARGEST_PAYLOAD {
             faults.add("payload", format!("'payload' must have at most {LARGEST_PAYLOAD} bytes as JSON"));
         } else if let Err(mistakes) = self.compile(&task.payload, &task.created_by) {
@@ -345,7 +351,7 @@ impl Orchestrator {
             }
         }
         faults.done()?;
-        schedule.ok_or_else(|| TaskError::Fields(Vec::new()))
+        Ok(schedule?)
     }
 
     /// Whose task it may be.
@@ -484,10 +490,7 @@ impl Orchestrator {
         if task.status == TaskStatus::Canceled || (task.status == TaskStatus::Active && due.is_none()) {
             return Ok(Vec::new());
         }
-        let mut faults = Faults::default();
-        let schedule = Self::schedule_of(&task, &mut faults);
-        faults.done()?;
-        let schedule = schedule.ok_or_else(|| TaskError::Fields(Vec::new()))?;
+        let schedule = Self::schedule_of(&task)?;
         let mut times = Vec::from_iter(due);
         let after = due.unwrap_or_else(|| self.now());
         times.extend(schedule.times_after(after, count.saturating_sub(times.len())));
@@ -528,8 +531,7 @@ impl Orchestrator {
         let zone = asked.timezone.unwrap_or_else(|| self.0.settings.default_zone.clone());
         let from = asked.from.unwrap_or_else(|| self.now());
         let parsed = Schedule::parse(asked.schedule_kind, asked.schedule_expr.as_deref(), &zone, from);
-        let schedule =
-            parsed.map_err(|error| TaskError::Fields(vec![(field(error.field.loc()), error.message)]))?;
+        let schedule = parsed.map_err(|error| TaskError::from((field(error.field.loc()), error.message)))?;
         Ok(schedule.times_after(from, asked.count))
     }
 
@@ -690,10 +692,7 @@ impl Orchestrator {
                 let (keyed, reaching, actor) = (keyed.clone(), reaching.clone(), actor.clone());
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let task = reached(&mut all, id, &reaching).await?;
-                    if task.status != TaskStatus::Active {
-                        return Err(not_active(&task));
-                    }
+                    let task = reached_active(&mut all, id, &reaching).await?;
                     if !all.trigger(task.id, task.dedupe_window_seconds, now).await? {
                         return Err(TaskError::WithinWindow);
                     }
@@ -732,10 +731,7 @@ impl Orchestrator {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let task = reached(&mut all, id, &reaching).await?;
-                    if task.status != TaskStatus::Active {
-                        return Err(not_active(&task));
-                    }
+                    let task = reached_active(&mut all, id, &reaching).await?;
                     let mut affected = all.delay(task.id, seconds * 1_000_000, now).await?;
                     let mut next = all.due_of(task.id).await?;
                     if affected == 0
@@ -776,18 +772,12 @@ impl Orchestrator {
             .write(permit, move |tx| {
                 Box::pin(async move {
                     let mut all = tx.orchestrator();
-                    let task = reached(&mut all, id, &reaching).await?;
-                    if task.status != TaskStatus::Active {
-                        return Err(not_active(&task));
-                    }
+                    let task = reached_active(&mut all, id, &reaching).await?;
                     let due = all.due_of(task.id).await?.ok_or(TaskError::NothingDue)?;
                     if expected.is_some_and(|expected| expected != due) {
                         return Err(TaskError::DueChanged);
                     }
-                    let mut faults = Faults::default();
-                    let schedule = Self::schedule_of(&task, &mut faults);
-                    faults.done()?;
-                    let schedule = schedule.ok_or_else(|| TaskError::Fields(Vec::new()))?;
+                    let schedule = Self::schedule_of(&task)?;
                     let next = Self::next_due(&mut all, task.id, &schedule, due).await?;
                     all.set_due(task.id, next).await?;
                     let details = json!({ "due_at": due, "next_due_at": next, "reason": reason });
@@ -841,10 +831,7 @@ impl Orchestrator {
                         task.status = status;
                         task.updated_at = now;
                         task.version += 1;
-                        let mut faults = Faults::default();
-                        let schedule = Self::schedule_of(&task, &mut faults);
-                        faults.done()?;
-                        let schedule = schedule.ok_or_else(|| TaskError::Fields(Vec::new()))?;
+                        let schedule = Self::schedule_of(&task)?;
                         all.update_task(&task).await?;
                         this.move_status(&mut all, &before, &task, &schedule, false, now).await?;
                     }
@@ -902,8 +889,18 @@ async fn reached(
     all.task(id).await?.filter(|task| reaching(task)).ok_or(TaskError::NoSuchTask)
 }
 
-fn not_active(task: &TaskRow) -> TaskError {
-    if task.status == TaskStatus::Canceled { TaskError::Canceled } else { TaskError::NotActive }
+/// As [`reached`], and the task acts by itself.
+async fn reached_active(
+    all: &mut Changes<'_>,
+    id: TaskId,
+    reaching: &(impl Fn(&TaskRow) -> bool + Sync),
+) -> Result<TaskRow, TaskError> {
+    let task = reached(all, id, reaching).await?;
+    match task.status {
+        TaskStatus::Active => Ok(task),
+        TaskStatus::Paused => Err(TaskError::NotActive),
+        TaskStatus::Canceled => Err(TaskError::Canceled),
+    }
 }
 
 /// A task that becomes manual loses its expression unless the same change gives one, which is then refused.
