@@ -43,7 +43,7 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
         return Err(broken("the database URL must begin with postgres:// or postgresql://"));
     }
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let (mut mode, mut roots, mut binds, mut rest) = (None, Roots::System, None, Vec::new());
+    let (mut mode, mut roots, mut rest) = (None, Roots::System, Vec::new());
     let (mut chain, mut key) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -52,10 +52,6 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
             Some(("sslrootcert", value)) => roots = Roots::File(path(value, "sslrootcert")?),
             Some(("sslcert", value)) => chain = Some(path(value, "sslcert")?),
             Some(("sslkey", value)) => key = Some(path(value, "sslkey")?),
-            Some(("channel_binding", value)) => {
-                binds = Some(value);
-                rest.push(pair);
-            }
             _ => rest.push(pair),
         }
     }
@@ -72,7 +68,8 @@ pub(super) fn parse(url: &str) -> Result<(Config, Protection), Error> {
     // it is, for a server that asks for that.
     // Where a certificate takes the place of the password, there is none to be told.
     let by_certificate = matches!(protection, Protection::Tls(_, Some(_))) && config.get_password().is_none();
-    if protection != Protection::Plain && binds.is_none() && !by_certificate {
+    let says_itself = rest.iter().any(|pair| pair.starts_with("channel_binding="));
+    if protection != Protection::Plain && !says_itself && !by_certificate {
         config.channel_binding(ChannelBinding::Require);
     }
     Ok((config, protection))
@@ -84,21 +81,19 @@ fn protection(
     roots: Roots,
     own: Option<OwnCertificate>,
 ) -> Result<Protection, Error> {
+    let plain = mode == Some("disable") || local && matches!(mode, None | Some("prefer" | "allow"));
     match mode {
-        None | Some("disable" | "prefer" | "allow") if local && own.is_some() => Err(broken(
+        _ if plain && own.is_some() => Err(broken(
             "the database URL gives a certificate to show, which is sent over TLS only: say sslmode=verify-full",
         )),
-        Some("disable") if own.is_some() => Err(broken(
-            "the database URL gives a certificate to show and sslmode=disable: say sslmode=verify-full",
-        )),
-        Some("disable") if !local => {
-            tracing::warn!(
-                "sslmode=disable: the database password and all data cross the network in plain text"
-            );
+        _ if plain => {
+            if !local {
+                tracing::warn!(
+                    "sslmode=disable: the database password and all data cross the network in plain text"
+                );
+            }
             Ok(Protection::Plain)
         }
-        Some("disable") => Ok(Protection::Plain),
-        None | Some("prefer" | "allow") if local => Ok(Protection::Plain),
         None | Some("verify-full") => Ok(Protection::Tls(roots, own)),
         Some(weaker @ ("require" | "verify-ca" | "prefer" | "allow")) => {
             tracing::warn!(
