@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
+use super::query;
 use super::runs::envelope;
-use super::tasks::query_word;
 use crate::body::{JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
@@ -74,7 +74,7 @@ async fn list_approvals(
     Query(query): Query<ApprovalsQuery>,
 ) -> Result<Json<PageAnswer<Value>>, ApiError> {
     let page = query.page.page()?;
-    let state = query_word("state", query.state.as_ref(), ApprovalState::parse)?;
+    let state = query::word("state", query.state.as_ref(), ApprovalState::parse)?;
     let found = orchestrator.approvals(&grant, state, page).await?;
     let items = found.items.iter().map(view).collect();
     Ok(envelope(Paged { items, total: found.total }, page))

@@ -16,6 +16,7 @@ mod notices;
 mod oauth;
 mod orchestrator;
 mod passkeys;
+mod query;
 pub(crate) mod reports;
 mod resets;
 mod roles;

@@ -19,8 +19,8 @@ use interlock_model::wire::PageAnswer;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::query;
 use super::runs::envelope;
-use super::tasks::{query_time, query_value, query_word};
 use crate::body::{JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
@@ -99,15 +99,15 @@ async fn list_task_runs(
     let page = query.page.page()?;
     let filter = RunsFilter {
         owner: None,
-        task: query_value("task_id", query.task_id.as_ref(), "the id of a task, a UUID", |text| {
+        task: query::value("task_id", query.task_id.as_ref(), "the id of a task, a UUID", |text| {
             text.parse::<TaskId>().ok()
         })?,
-        success: query_word("success", query.success.as_ref(), flag)?,
-        state: query_word("state", query.state.as_ref(), TaskRunState::parse)?,
-        since: query_time("start_time", query.start_time.as_ref())?,
-        until: query_time("end_time", query.end_time.as_ref())?,
+        success: query::word("success", query.success.as_ref(), flag)?,
+        state: query::word("state", query.state.as_ref(), TaskRunState::parse)?,
+        since: query::time("start_time", query.start_time.as_ref())?,
+        until: query::time("end_time", query.end_time.as_ref())?,
     };
-    let with_errors = query_word("include_errors", query.include_errors.as_ref(), flag)?.unwrap_or(false);
+    let with_errors = query::word("include_errors", query.include_errors.as_ref(), flag)?.unwrap_or(false);
     let found = orchestrator.runs(&grant, filter, page).await?;
     let items = found.items.iter().map(|run| view(run, with_errors)).collect();
     Ok(envelope(Paged { items, total: found.total }, page))
@@ -255,7 +255,7 @@ async fn task_run_log(
     State(orchestrator): State<Orchestrator>,
     Query(query): Query<LogQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    let after = query_word("after", query.after.as_ref(), |text| text.parse::<u32>().ok())?.unwrap_or(0);
+    let after = query::word("after", query.after.as_ref(), |text| text.parse::<u32>().ok())?.unwrap_or(0);
     let good = |text: &str| text.parse().ok().filter(|limit| (1..=1_000).contains(limit));
     let limit = match &query.limit {
         None => 200,

@@ -7,7 +7,6 @@ use axum::response::{IntoResponse as _, Response};
 use interlock_engine::orchestrator::{
     Keyed, NewTask, Orchestrator, Preview, TaskChange, TaskError, TasksFilter,
 };
-use interlock_model::Timestamp;
 use interlock_model::action::{
     CancelTask, CreateTask, ListTasks, ListTools, PauseTask, PreviewSchedule, ReadTask, ResumeTask, RunTask,
     SkipTask, SnoozeTask, UpdateTask,
@@ -20,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::fields::Fields;
+use super::query;
 use super::runs::envelope;
 use crate::body::{JsonBody, PageQuery, Query, prefers};
 use crate::error::ApiError;
@@ -290,39 +290,6 @@ struct TasksQuery {
     page: PageQuery,
 }
 
-/// A word of the query, or the error that names it.
-pub(super) fn query_word<T>(
-    name: &str,
-    text: Option<&String>,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<Option<T>, ApiError> {
-    text.map(|text| {
-        parse(text).ok_or_else(|| {
-            ApiError::field(&["query", name], "enum", format!("'{name}' has an unknown value"))
-        })
-    })
-    .transpose()
-}
-
-/// A value of the query, or the error that names it and says what it is to be.
-pub(super) fn query_value<T>(
-    name: &str,
-    text: Option<&String>,
-    right: &str,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<Option<T>, ApiError> {
-    text.map(|text| {
-        parse(text)
-            .ok_or_else(|| ApiError::field(&["query", name], "value", format!("'{name}' must be {right}")))
-    })
-    .transpose()
-}
-
-/// A time of the query.
-pub(super) fn query_time(name: &str, text: Option<&String>) -> Result<Option<Timestamp>, ApiError> {
-    query_value(name, text, "a time such as 2026-01-01T00:00:00Z", |text| text.parse().ok())
-}
-
 async fn list_tasks(
     grant: Granted<ListTasks>,
     State(orchestrator): State<Orchestrator>,
@@ -331,8 +298,8 @@ async fn list_tasks(
     let page = query.page.page()?;
     let filter = TasksFilter {
         created_by: query.created_by,
-        status: query_word("status", query.status.as_ref(), TaskStatus::parse)?,
-        kind: query_word("schedule_kind", query.schedule_kind.as_ref(), ScheduleKind::parse)?,
+        status: query::word("status", query.status.as_ref(), TaskStatus::parse)?,
+        kind: query::word("schedule_kind", query.schedule_kind.as_ref(), ScheduleKind::parse)?,
     };
     Ok(envelope(orchestrator.list(&grant, filter, page).await?, page))
 }
@@ -447,7 +414,7 @@ async fn due_times(
     State(orchestrator): State<Orchestrator>,
     Query(query): Query<DueQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    let count = query_value("count", query.count.as_ref(), "1 to 100", |text| {
+    let count = query::value("count", query.count.as_ref(), "1 to 100", |text| {
         text.parse().ok().filter(|count| (1..=100).contains(count))
     })?;
     Ok(Json(json!({ "times": orchestrator.due_times(&grant, count.unwrap_or(10)).await? })))

@@ -13,8 +13,8 @@ use interlock_model::secret::Secret;
 use interlock_model::wire::{AuditCount, AuditView, Operation, PageAnswer, UserView};
 use serde::Deserialize;
 
+use super::query;
 use super::runs::envelope;
-use super::tasks::query_time;
 use crate::body::{JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
@@ -126,7 +126,7 @@ struct AuditWhich {
 impl AuditWhich {
     fn filter(self) -> Result<AuditFilter, ApiError> {
         let Self { action, actor, subject, source, rule, route, result, since, until } = self;
-        let (since, until) = (query_time("since", since.as_ref())?, query_time("until", until.as_ref())?);
+        let (since, until) = (query::time("since", since.as_ref())?, query::time("until", until.as_ref())?);
         Ok(AuditFilter { action, actor, subject, source, rule, route, result, since, until })
     }
 }

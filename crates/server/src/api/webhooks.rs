@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::agents::no_store;
+use super::query;
 use super::runs::envelope;
-use super::tasks::query_word;
 use crate::body::{PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
@@ -77,7 +77,7 @@ async fn list_deliveries(
     Query(query): Query<DeliveriesQuery>,
 ) -> Result<Json<PageAnswer<DeliveryView>>, ApiError> {
     let page = query.page.page()?;
-    let state = query_word("state", query.state.as_ref(), DeliveryState::parse)?;
+    let state = query::word("state", query.state.as_ref(), DeliveryState::parse)?;
     let found = orchestrator.deliveries(&grant, &identity.agents, state, page).await?;
     let items = found.items.iter().map(view).collect();
     Ok(envelope(Paged { items, total: found.total }, page))
