@@ -39,20 +39,24 @@ class CommandLine(unittest.TestCase):
         self.cli("login", "--url", self.server.url, "--ca-file", self.server.ready["ca_file"], "--user", "admin", "--password-stdin",
                  stdin=ADMIN_PASSWORD + "\n")
 
-    def test_the_trail_is_watched_while_it_grows(self):
-        self.login()
-        self.cli("run", "later")
-        variables = {"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}
-        tail = subprocess.Popen([program(), "-o", "jsonl", "audit", "tail", "-n", "3", "--every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    def audit_tail(self, variables, *words):
+        """`interlock audit tail`, which a hung test cannot outlive: reading it ends after 30 s."""
+        tail = subprocess.Popen([program(), "-o", "jsonl", "audit", "tail", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True, env=variables)
         self.addCleanup(tail.stderr.close)
         self.addCleanup(tail.stdout.close)
         self.addCleanup(tail.wait, 10)
         self.addCleanup(tail.kill)
-        # Reading has an end, too.
         given_up = threading.Timer(30, tail.kill)
         given_up.start()
         self.addCleanup(given_up.cancel)
+        return tail
+
+    def test_the_trail_is_watched_while_it_grows(self):
+        self.login()
+        self.cli("run", "later")
+        variables = {"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}
+        tail = self.audit_tail(variables, "-n", "3", "--every", "1")
         first = json.loads(tail.stdout.readline())
         self.cli("run", "mix", "volume=7")
         seen = [first["id"]]
@@ -77,14 +81,7 @@ class CommandLine(unittest.TestCase):
             file.flush()
             variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", "ORCHESTRATOR_API": self.server.url,
                          "INTERLOCK_CA_FILE": self.server.ready["ca_file"], "INTERLOCK_TOKEN_FILE": file.name}
-            tail = subprocess.Popen([program(), "-o", "jsonl", "audit", "tail", "--action", "request.blocked"], stdout=subprocess.PIPE,
-                                    stderr=subprocess.DEVNULL, text=True, env=variables)
-            self.addCleanup(tail.stdout.close)
-            self.addCleanup(tail.wait, 10)
-            self.addCleanup(tail.kill)
-            given_up = threading.Timer(30, tail.kill)
-            given_up.start()
-            self.addCleanup(given_up.cancel)
+            tail = self.audit_tail(variables, "--action", "request.blocked")
             entry = json.loads(tail.stdout.readline())
         self.assertEqual((entry["action"], entry["client_ip"]), ("request.blocked", "127.0.0.1"))
 

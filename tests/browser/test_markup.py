@@ -105,6 +105,12 @@ class Markup(unittest.TestCase):
         except urllib.error.HTTPError as error:
             return json.load(error)
 
+    def sign_in(self, page):
+        self.browser.open(self.url + page)
+        self.browser.find("#username").type("admin")
+        self.browser.find("#password").type(PASSWORD)
+        self.browser.find("#sign-in-form button.primary").click()
+
     def shown(self, selector, *places):
         """Each place's word is on the page inside its markup, as text; nothing of it is an element."""
         for place in places:
@@ -115,10 +121,7 @@ class Markup(unittest.TestCase):
 
     def test_whatever_a_device_says_stays_text(self):
         browser = self.browser
-        browser.open(self.url + "/panel")
-        browser.find("#username").type("admin")
-        browser.find("#password").type(PASSWORD)
-        browser.find("#sign-in-form button.primary").click()
+        self.sign_in("/panel")
         browser.wait_text("#state", "ready")
         browser.script("document.querySelectorAll('.action, details').forEach((one) => { one.open = true })")
         self.shown("#action-list", "title", "rule", "help", "field", "choice")
@@ -133,10 +136,7 @@ class Markup(unittest.TestCase):
 
     def test_what_people_write_stays_text(self):
         browser = self.browser
-        browser.open(self.url + "/panel")
-        browser.find("#username").type("admin")
-        browser.find("#password").type(PASSWORD)
-        browser.find("#sign-in-form button.primary").click()
+        self.sign_in("/panel")
         browser.wait_text("#state", "ready")
         reason = "<img src=x data-planted=reason onerror=\"window.hit=1\"><form id=stop name=body></form>"
         self.call("POST", "/stop", {"reason": reason})
@@ -146,10 +146,7 @@ class Markup(unittest.TestCase):
 
     def test_the_reference_and_the_page_for_codes(self):
         browser = self.browser
-        browser.open(self.url + "/docs")
-        browser.find("#username").type("admin")
-        browser.find("#password").type(PASSWORD)
-        browser.find("#sign-in-form button.primary").click()
+        self.sign_in("/docs")
         browser.wait_text("#state", "", 30)
         browser.find("#to-reference").click()
         browser.wait_text("#operations", "/execute/mark")
