@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::global::{Global, Output};
 use super::terminal::{ask_new_password, ask_password, secrets_from_stdin};
 use super::text::{line, time};
-use super::ui::{Facts, Table, Ui, json_text};
+use super::ui::{Facts, Table, Ui};
 
 /// Invitations.
 #[derive(Debug, Subcommand)]
@@ -45,10 +45,10 @@ pub(crate) async fn invitation(ui: &Ui, global: &Global, command: InvitationComm
     match command {
         InvitationCommand::Make { name, role } => {
             let made = client.invite(&name, &role).await?;
-            if matches!(ui.output, Output::Json | Output::Jsonl) {
+            if ui.output == Output::Document {
                 let mut document = json!(made.invitation);
                 document["token"] = json!(made.token.expose());
-                return ui.out(&json_text(&document, ui.output == Output::Json));
+                return ui.document(&document);
             }
             ui.note(&format!(
                 "invited {} until {}; they run: interlock invitation accept --url {}\nThe token is shown only now:",

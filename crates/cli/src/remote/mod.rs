@@ -30,6 +30,7 @@ mod parameters;
 mod roles;
 mod run;
 mod runs;
+mod selection;
 mod sign_in;
 mod signing;
 mod status;
