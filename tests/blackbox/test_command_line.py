@@ -114,41 +114,6 @@ class CommandLine(unittest.TestCase):
         self.cli("logout")
         self.cli("whoami", code=None)
 
-    def test_the_form_of_the_answer_is_chosen(self):
-        self.login()
-        self.cli("run", "mix", "volume=9", "wells=2")
-        self.cli("run", "mix", "volume=8")
-        every = json.loads(self.cli("-o", "json", "runs", "list"))[:2]
-        first, second = every
-        chosen = json.loads(self.cli("runs", "list", "--json", "id,parameters.volume,gone"))
-        self.assertEqual(chosen[0], {"id": first["id"], "parameters": {"volume": 8}, "gone": None})
-        self.assertEqual([item["parameters"] for item in chosen[:2]], [{"volume": 8}, {"volume": 9}])
-        lines = self.cli("runs", "list", "--json", "state,id", "-o", "csv").splitlines()
-        self.assertEqual(lines[:2], ["state,id", "succeeded," + first["id"]])
-        self.assertEqual(json.loads(self.cli("runs", "list", "--json", "id", "-o", "jsonl").splitlines()[1]), {"id": second["id"]})
-        self.assertTrue(self.cli("runs", "list", "--json", "id", "-o", "yaml").startswith('- id: "%s"\n' % first["id"]))
-        table = self.cli("runs", "list", "--json", "state,parameters.volume", "-o", "table").splitlines()
-        self.assertEqual([line.split() for line in table[:3]], [["STATE", "PARAMETERS.VOLUME"], ["succeeded", "8"], ["succeeded", "9"]])
-
-        filled = self.cli("runs", "list", "--template", "${id}\t${to_string(parameters.volume)} of ${action}").splitlines()
-        self.assertEqual(filled[:2], ["%s\t8 of mix" % first["id"], "%s\t9 of mix" % second["id"]])
-        self.assertEqual(self.cli("runs", "show", first["id"], "--template", "${state} ${gone}"), "succeeded null\n")
-        self.assertEqual(self.cli("run", "mix", "volume=7", "--template", "${parameters.volume}"), "7\n")
-        self.assertIn("}", self.cli("runs", "list", "--template", "${id", code=2))
-        self.assertIn("abs", self.cli("runs", "list", "--template", "${abs(id)}", code=1))
-        self.assertIn("id,device.state", self.cli("runs", "list", "--json", "id,,", code=2))
-
-        wide = self.cli("runs", "list", "-o", "wide").splitlines()
-        self.assertEqual(set(wide[0].split()), {name.upper() for run in json.loads(self.cli("-o", "json", "runs", "list")) for name in run})
-        self.assertTrue(wide[0].startswith("ID "))
-        self.assertIn(first["id"], self.cli("runs", "show", first["id"], "-o", "wide"))
-        refused = self.cli("runs", "show", first["id"][:-4] + "0000", "--template", "${id}", code=3)
-        self.assertIn("error:", refused)
-
-    def test_the_help_has_topics(self):
-        self.assertIn("  12  the emergency stop is engaged", self.cli("help", "exit-codes"))
-        self.assertEqual(self.cli("help", "output"), self.cli("output"))
-
     def test_what_is_kept_is_private_and_holds_no_password(self):
         self.login()
         files = [os.path.join(folder, name) for folder, _, names in os.walk(self.home) for name in names]

@@ -25,20 +25,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use commands::{config as config_command, dev, directory, doctor, net, probe, serve, topics};
+use commands::{config as config_command, dev, directory, doctor, net, probe, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs laboratory robots over a network, safely.
 #[derive(Debug, Parser)]
-#[command(
-    name = "interlock",
-    version,
-    about,
-    max_term_width = 100,
-    after_help = "More: interlock help output, interlock help exit-codes"
-)]
+#[command(name = "interlock", version, about, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: remote::Global,
@@ -71,12 +65,6 @@ enum Command {
         /// The folder
         folder: std::path::PathBuf,
     },
-    /// What the exit codes of the commands mean
-    #[command(hide = true, long_about = topics::EXIT_CODES, help_template = "{about}")]
-    ExitCodes,
-    /// What commands print, and how to have it otherwise
-    #[command(hide = true, long_about = topics::OUTPUT, help_template = "{about}")]
-    Output,
     /// Print a completion script
     Completion {
         /// bash, zsh, fish, elvish or powershell
@@ -148,14 +136,6 @@ async fn dispatch(cli: Cli) -> u8 {
             Err(error) => told(Err(error)),
         },
         Command::Probe(args) => told(probe::probe(&args).await),
-        Command::ExitCodes => {
-            print_out(topics::EXIT_CODES);
-            0
-        }
-        Command::Output => {
-            print_out(topics::OUTPUT);
-            0
-        }
         Command::Man { folder } => told(manual(&folder)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "interlock", &mut std::io::stdout());

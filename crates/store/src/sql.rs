@@ -145,6 +145,9 @@ pub(crate) trait Sql: Send {
     fn keep(&self) -> &'static str;
     /// As [`Sql::lock`] for the first table of a join, and rows that somebody has locked are left out.
     fn lock_free(&self, table: &'static str) -> &'static str;
+    /// A column of a `SELECT` that has rows taken in the order of an index from then on until the transaction ends. A server that
+    /// has not looked lately how many rows there are would read and sort all of them for the first few.
+    fn in_order(&self) -> &'static str;
     /// Runs a statement and returns how many rows it touched.
     async fn change(&mut self, statement: &'static str, values: Vec<Value>) -> Result<u64, Error>;
     /// Runs a statement for each of `rows`, on a server without waiting in between.

@@ -9,4 +9,3 @@ pub(crate) mod net;
 pub(crate) mod orchestrate;
 pub(crate) mod probe;
 pub(crate) mod serve;
-pub(crate) mod topics;

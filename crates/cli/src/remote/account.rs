@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::global::{Global, Output};
 use super::terminal::{ask, ask_new_password, ask_password, confirm, secrets_from_stdin};
 use super::text::{line, time};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 
 /// One's own account.
 #[derive(Debug, Subcommand)]
@@ -209,7 +209,9 @@ async fn add(ui: &Ui, client: &Client, name: &str) -> Result<(), Failure> {
 fn show_codes(ui: &Ui, codes: &[Secret]) -> Result<(), Failure> {
     let texts: Vec<&str> = codes.iter().map(Secret::expose).collect();
     match ui.output {
-        Output::Document => ui.document(&json!({ "recovery_codes": texts })),
+        Output::Json | Output::Jsonl => {
+            ui.out(&json_text(&json!({ "recovery_codes": texts }), ui.output == Output::Json))
+        }
         Output::Table | Output::Name => {
             ui.note("Recovery codes: each stands in for the app once. Keep them apart from it; they are shown only now:");
             ui.out(&texts.join("\n"))

@@ -54,7 +54,7 @@ pub(crate) async fn action(ui: &Ui, global: &Global, command: ActionCommand) -> 
                 Output::Name => {
                     spec.parameters.iter().try_for_each(|parameter| ui.out(&line(&parameter.name)))
                 }
-                Output::Document => ui.document(spec),
+                form => ui.out(&json_text(spec, form == Output::Json)),
             }
         }
         ActionCommand::Lint { file } => lint(ui, file).await,
@@ -192,8 +192,8 @@ async fn lint(ui: &Ui, file: PathBuf) -> Result<(), Failure> {
         asked.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("{error:#}")))?;
     let findings = report["findings"].as_array().cloned().unwrap_or_default();
     let good = report["ok"].as_bool().unwrap_or(false);
-    if ui.output == Output::Document {
-        ui.document(&report)?;
+    if matches!(ui.output, Output::Json | Output::Jsonl) {
+        ui.out(&json_text(&report, ui.output == Output::Json))?;
     } else {
         let text = |finding: &Value, member: &str| finding[member].as_str().unwrap_or("").to_owned();
         let table = |findings: &[Value]| {

@@ -11,7 +11,7 @@ use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::{Global, Output};
 use super::text::{duration, line, time};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 use crate::ambient::SystemClock;
 
 /// Software that acts: what each may do, and what it proves itself with.
@@ -182,7 +182,7 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
             let id = find(&client, &agent).await?;
             let made = client.rotate_webhook_secret(id).await?;
             match ui.output {
-                Output::Document => ui.document(&made),
+                Output::Json | Output::Jsonl => ui.out(&json_text(&made, ui.output == Output::Json)),
                 Output::Table | Output::Name => {
                     ui.note(&format!("the secret of the webhook of {id} is shown only now; its receiver checks signatures with it:"));
                     ui.out(&made.webhook_secret)
@@ -212,7 +212,10 @@ pub(crate) async fn agent(ui: &Ui, global: &Global, command: AgentCommand) -> Re
             let made = client.set_agent_secret(id, &new).await?;
             let secret = made.agent_secret.unwrap_or_default();
             match ui.output {
-                Output::Document => ui.document(&json!({ "agent_id": id, "agent_secret": secret })),
+                Output::Json | Output::Jsonl => {
+                    let document = json!({ "agent_id": id, "agent_secret": secret });
+                    ui.out(&json_text(&document, ui.output == Output::Json))
+                }
                 Output::Table | Output::Name => {
                     let before = if overlap.is_some() {
                         "lives on for the overlap"

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 
 use super::connect::Session;
 use super::failure::Failure;
-use super::global::Global;
+use super::global::{Global, Output};
 use super::parameters;
 use super::text::block;
-use super::ui::Ui;
+use super::ui::{Ui, json_text};
 
 /// A request.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(crate) async fn api(ui: &Ui, global: &Global, args: ApiArgs) -> Result<(), F
     let body = if method == "GET" && body.is_empty() { None } else { Some(Value::Object(body)) };
     let answer = client.raw(&method, &args.path, body.as_ref()).await?;
     match serde_json::from_slice::<Value>(&answer.bytes) {
-        Ok(value) => ui.document(&value),
+        Ok(value) => ui.out(&json_text(&value, ui.output != Output::Jsonl)),
         Err(_) => ui.out(block(&String::from_utf8_lossy(&answer.bytes)).trim_end()),
     }
 }

@@ -6,7 +6,7 @@ use super::connect::Session;
 use super::failure::Failure;
 use super::global::{Global, Output};
 use super::text::{line, time};
-use super::ui::{Facts, Ui};
+use super::ui::{Facts, Ui, json_text};
 
 /// A device that waits for a person.
 #[derive(Debug, Subcommand)]
@@ -47,7 +47,7 @@ pub(crate) async fn attention(ui: &Ui, global: &Global, command: AttentionComman
             let done = client.clear_attention(&reason).await?;
             match ui.output {
                 Output::Table | Output::Name => ui.out(&line(&done.message)),
-                Output::Document => ui.document(&done),
+                form => ui.out(&json_text(&done, form == Output::Json)),
             }
         }
     }

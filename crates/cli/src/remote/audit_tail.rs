@@ -95,7 +95,7 @@ async fn since(
 /// A watch has no end, so every form has one document on each line.
 fn show(ui: &Ui, entry: &AuditView) -> Result<(), Failure> {
     match ui.output {
-        Output::Document => ui.record(entry),
+        Output::Json | Output::Jsonl => ui.out(&json_text(entry, false)),
         Output::Name => ui.out(&entry.id.to_string()),
         Output::Table => {
             let actor = entry.actor_agent_id.as_deref().unwrap_or("-");

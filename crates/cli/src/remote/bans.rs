@@ -17,7 +17,7 @@ use super::failure::{Failure, exit};
 use super::global::{Global, Output};
 use super::lockouts;
 use super::text::{duration, line, time};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 use crate::local::Local;
 
 /// What protects the server from its network.
@@ -147,7 +147,9 @@ async fn work(ui: &Ui, bans: &Bans, command: BansCommand) -> Result<(), Failure>
             }
             match ui.output {
                 Output::Table | Output::Name => ui.out(&format!("{} is served again", line(&network))),
-                Output::Document => ui.document(&json!({ "network": network, "removed": true })),
+                form => {
+                    ui.out(&json_text(&json!({ "network": network, "removed": true }), form == Output::Json))
+                }
             }
         }
     }

@@ -9,9 +9,9 @@ use interlock_model::RunId;
 use interlock_model::run::RunState;
 use interlock_model::wire::{FieldError, Loc, Problem, RunView};
 
-use super::global::Global;
+use super::global::{Form, Global};
 use super::text::{block, line};
-use super::ui::Ui;
+use super::ui::{Ui, json_text};
 
 /// Exit codes of every command.
 pub(crate) mod exit {
@@ -108,8 +108,8 @@ impl Failure {
             return;
         }
         let ui = Ui::new(global);
-        if global.says_problems() && !self.answered {
-            let _ = ui.problem(&self.document());
+        if matches!(global.output, Form::Json | Form::Jsonl | Form::Yaml) && !self.answered {
+            let _ = ui.out(&json_text(&self.document(), global.output != Form::Jsonl));
             return;
         }
         let label = if self.chosen { ui.bold("note: ") } else { ui.red("error:") };

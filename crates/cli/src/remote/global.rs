@@ -3,17 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use interlock_model::pipeline::TextTemplate;
 
-use super::selection::Fields;
-
-/// What a command prints on standard output.
+/// What a command prints on standard output: for people, documents, or names. YAML and CSV say what JSON does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// For people.
     Table,
-    /// Documents, in the form that was asked for: [`Ui::document`](super::ui::Ui::document) knows it.
-    Document,
+    /// One document.
+    Json,
+    /// One document on each line.
+    Jsonl,
     /// Ids or names only, one on each line.
     Name,
 }
@@ -30,20 +29,19 @@ pub(crate) enum Form {
     Jsonl,
     /// Ids or names only, one on each line.
     Name,
-    /// One YAML document.
+    /// One YAML document. What is no list and no single thing is JSON, which YAML reads.
     Yaml,
-    /// Rows with a line of names.
+    /// Rows with a line of names, for lists. What is no list is JSON.
     Csv,
-    /// For people, with all there is: a column for each field.
-    Wide,
 }
 
 impl Form {
     /// What is printed, whatever the notation.
     pub(crate) fn output(self) -> Output {
         match self {
-            Self::Table | Self::Wide => Output::Table,
-            Self::Json | Self::Jsonl | Self::Yaml | Self::Csv => Output::Document,
+            Self::Table => Output::Table,
+            Self::Json | Self::Yaml | Self::Csv => Output::Json,
+            Self::Jsonl => Output::Jsonl,
             Self::Name => Output::Name,
         }
     }
@@ -52,32 +50,19 @@ impl Form {
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Global {
-    /// Form of the output: table, wide (every field), json, jsonl, yaml, csv (lists) or name
+    /// Form of the output: table, json, jsonl, yaml, csv (lists) or name
     #[arg(
         short,
         long,
         global = true,
         value_enum,
+        default_value_t,
+        hide_default_value = true,
         hide_possible_values = true,
         value_name = "FORM",
         help_heading = "Global options"
     )]
-    pub(crate) output: Option<Form>,
-
-    /// Print these fields only, such as id,device.state; with -o jsonl, yaml, csv or wide in that form
-    #[arg(long, global = true, value_name = "FIELDS", help_heading = "Global options")]
-    pub(crate) json: Option<Fields>,
-
-    /// Print a line of this text for each thing, such as '${id} ${state}'; what stands in ${} is JMESPath
-    #[arg(
-        long,
-        global = true,
-        value_name = "TEXT",
-        value_parser = TextTemplate::compile,
-        conflicts_with_all = ["output", "json"],
-        help_heading = "Global options"
-    )]
-    pub(crate) template: Option<TextTemplate>,
+    pub(crate) output: Form,
 
     /// Use this context instead of the current one [env: INTERLOCK_CONTEXT]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
@@ -117,25 +102,8 @@ pub(crate) fn process_variable(name: &str) -> Option<String> {
 }
 
 impl Global {
-    /// The form of what is printed.
-    pub(crate) fn form(&self) -> Form {
-        match (self.output, &self.json) {
-            _ if self.template.is_some() => Form::Json,
-            // A table of chosen fields is a wide one of these.
-            (Some(Form::Table), Some(_)) => Form::Wide,
-            (Some(form), _) => form,
-            (None, Some(_)) => Form::Json,
-            (None, None) => Form::Table,
-        }
-    }
-
     /// Whether output is for programs.
     pub(crate) fn wants_json(&self) -> bool {
-        matches!(self.form(), Form::Json | Form::Jsonl)
-    }
-
-    /// Whether a failure is a document on standard output, too.
-    pub(crate) fn says_problems(&self) -> bool {
-        self.template.is_none() && matches!(self.form(), Form::Json | Form::Jsonl | Form::Yaml)
+        matches!(self.output.output(), Output::Json | Output::Jsonl)
     }
 }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::global::{Global, Output};
 use super::terminal::{ask_new_password, ask_password, secrets_from_stdin};
 use super::text::{line, time};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 
 /// Invitations.
 #[derive(Debug, Subcommand)]
@@ -45,10 +45,10 @@ pub(crate) async fn invitation(ui: &Ui, global: &Global, command: InvitationComm
     match command {
         InvitationCommand::Make { name, role } => {
             let made = client.invite(&name, &role).await?;
-            if ui.output == Output::Document {
+            if matches!(ui.output, Output::Json | Output::Jsonl) {
                 let mut document = json!(made.invitation);
                 document["token"] = json!(made.token.expose());
-                return ui.document(&document);
+                return ui.out(&json_text(&document, ui.output == Output::Json));
             }
             ui.note(&format!(
                 "invited {} until {}; they run: interlock invitation accept --url {}\nThe token is shown only now:",

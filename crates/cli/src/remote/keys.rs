@@ -9,7 +9,7 @@ use super::connect::Session;
 use super::failure::Failure;
 use super::global::{Global, Output};
 use super::text::{line, time};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 use crate::ambient::SystemClock;
 
 /// API keys: one secret for a script, limited to what it names.
@@ -50,7 +50,7 @@ pub(crate) async fn key(ui: &Ui, global: &Global, command: KeyCommand) -> Result
             let new = NewApiKey { name: &name, scopes: &scope, expires_in_days: days, agent_id };
             let made = client.create_api_key(&new).await?;
             match ui.output {
-                Output::Document => ui.document(&made),
+                Output::Json | Output::Jsonl => ui.out(&json_text(&made, ui.output == Output::Json)),
                 Output::Table | Output::Name => {
                     let end = time(made.view.expires_at);
                     ui.note(&format!("key {} until {end}; it is shown only now:", line(&made.view.id)));

@@ -8,7 +8,7 @@ use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::{Global, Output};
 use super::text::line;
-use super::ui::{Table, Ui};
+use super::ui::{Table, Ui, json_text};
 
 /// Lists accounts at which somebody must wait.
 pub(super) async fn list(ui: &Ui, global: &Global, state: Option<&Path>) -> Result<(), Failure> {
@@ -45,7 +45,7 @@ pub(super) async fn unlock(
     }
     match ui.output {
         Output::Table | Output::Name => ui.out(&format!("{} can be tried again at once", line(account))),
-        Output::Document => ui.document(&json!({ "account": account, "unlocked": true })),
+        form => ui.out(&json_text(&json!({ "account": account, "unlocked": true }), form == Output::Json)),
     }
 }
 

@@ -15,7 +15,7 @@ use super::task_runs::AnyRun;
 use super::tasks::{ask, items, text};
 use super::terminal::Signals;
 use super::text::{connection_lost, line, number, seconds, time};
-use super::ui::Ui;
+use super::ui::{Ui, json_text};
 
 /// Events per request.
 const PAGE: u32 = 1000;
@@ -166,7 +166,7 @@ fn show_note(ui: &Ui, args: &LogsArgs, note: &Value) -> Result<bool, Failure> {
             ui.out(&format!("{at}  {}", note_words(note)))?;
         }
         Output::Name => ui.out(&note["seq"].to_string())?,
-        Output::Document => ui.record(note)?,
+        Output::Json | Output::Jsonl => ui.out(&json_text(note, false))?,
     }
     Ok(true)
 }
@@ -226,7 +226,8 @@ fn show(ui: &Ui, args: &LogsArgs, event: &RunEventView) -> Result<bool, Failure>
         match ui.output {
             Output::Table => ui.out(&format!("{}  {}", time(event.at), words(&event.kind)))?,
             Output::Name => ui.out(&event.seq.to_string())?,
-            Output::Document => ui.record(event)?,
+            // A log has no end while it is followed, so both forms have one document on each line.
+            Output::Json | Output::Jsonl => ui.out(&json_text(event, false))?,
         }
     }
     Ok(wanted)

@@ -30,7 +30,6 @@ mod parameters;
 mod roles;
 mod run;
 mod runs;
-mod selection;
 mod sign_in;
 mod signing;
 mod status;

@@ -1,11 +1,10 @@
-//! Documents as YAML, lists as CSV and as wide tables. All are made of the JSON form, so that every form says the same.
+//! Documents as YAML and lists as CSV. Both are made of the JSON form, so that every form says the same.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::selection::Fields;
 use super::ui::json_text;
 
 /// YAML 1.2 in blocks. Texts are quoted as JSON has them, so that none is taken for a number, a date or a switch, and none moves a
@@ -53,58 +52,28 @@ fn block(out: &mut String, value: &Value, depth: usize) {
     }
 }
 
-/// Rows and columns of a list.
-pub(super) struct Grid {
-    pub(super) names: Vec<String>,
-    rows: Vec<Value>,
-}
-
-impl Grid {
-    /// A column for each of `fields` in their order; without them for each member that any item has, `id` first. Items that are no
-    /// objects make one column, `value`.
-    pub(super) fn new<T: Serialize>(items: &[T], fields: Option<&Fields>) -> Self {
-        if let Some(fields) = fields {
-            let rows = items.iter().map(|item| fields.flat(item)).collect();
-            return Self { names: fields.names().to_vec(), rows };
+/// CSV as RFC 4180 has it, with a line of names: a column for each member that any item has, `id` first. Texts stand as they are,
+/// numbers and switches as in JSON, `null` is empty, lists and objects are JSON. A text that a spreadsheet would compute gets a
+/// single quote before it.
+pub(super) fn csv<T: Serialize>(items: &[T]) -> String {
+    let rows: Vec<Value> = items.iter().map(|item| serde_json::to_value(item).unwrap_or_default()).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for key in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
+        if !names.contains(&key.as_str()) {
+            names.push(key);
         }
-        let rows: Vec<Value> =
-            items.iter().map(|item| serde_json::to_value(item).unwrap_or_default()).collect();
-        let mut names: Vec<String> = Vec::new();
-        for key in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
-            if !names.contains(key) {
-                names.push(key.clone());
-            }
-        }
-        names.sort_by_key(|name| *name != "id");
-        if rows.iter().any(|row| !row.is_object()) {
-            names = vec!["value".to_owned()];
-        }
-        Self { names, rows }
     }
-
-    /// The cells of each row.
-    pub(super) fn rows(&self) -> impl Iterator<Item = Vec<&Value>> {
-        self.rows
-            .iter()
-            .map(|row| self.names.iter().map(|name| if row.is_object() { &row[name] } else { row }).collect())
+    names.sort_by_key(|name| *name != "id");
+    if rows.iter().any(|row| !row.is_object()) {
+        names = vec!["value"];
     }
-}
-
-/// CSV as RFC 4180 has it, with a line of names. Texts stand as they are, numbers and switches as in JSON, `null` is empty, lists
-/// and objects are JSON. A text that a spreadsheet would compute gets a single quote before it.
-pub(super) fn csv(grid: &Grid) -> String {
-    let names = grid.names.iter().map(|name| cell(&Value::from(name.as_str()))).collect::<Vec<_>>().join(",");
-    let rows = grid.rows().map(|row| row.into_iter().map(cell).collect::<Vec<_>>().join(","));
-    std::iter::once(names).chain(rows).collect::<Vec<_>>().join("\r\n")
-}
-
-/// A cell for people: texts as they are, nothing for `null`, all else as JSON.
-pub(super) fn words(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => json_text(other, false),
-    }
+    let line = |cells: Vec<String>| cells.join(",");
+    let mut lines = vec![line(names.iter().map(|name| cell(&Value::from(*name))).collect())];
+    lines.extend(rows.iter().map(|row| {
+        let of = |name: &&str| if row.is_object() { cell(&row[*name]) } else { cell(row) };
+        line(names.iter().map(of).collect())
+    }));
+    lines.join("\r\n")
 }
 
 fn cell(value: &Value) -> String {
@@ -156,18 +125,13 @@ mod tests {
             json!({ "id": "b", "title": "=1+1", "gone": null, "at": -3.5 }),
         ];
 
-        let text = csv(&Grid::new(&items, None));
+        let text = csv(&items);
 
         assert_eq!(
             text,
             "id,at,deep,title,gone\r\na,1,\"{\"\"x\"\":[1]}\",\"say \"\"hi\"\", twice\",\r\nb,-3.5,,'=1+1,"
         );
-        let fields = "title,deep.x".parse().expect("fields");
-        assert_eq!(
-            csv(&Grid::new(&items, Some(&fields))),
-            "title,deep.x\r\n\"say \"\"hi\"\", twice\",[1]\r\n'=1+1,"
-        );
-        assert_eq!(csv(&Grid::new(&[json!("2026-01-01T00:00:00Z")], None)), "value\r\n2026-01-01T00:00:00Z");
+        assert_eq!(csv(&[json!("2026-01-01T00:00:00Z")]), "value\r\n2026-01-01T00:00:00Z");
         assert_eq!(cell(&json!("a\u{1b}[2J")), "a\u{fffd}[2J");
     }
 }

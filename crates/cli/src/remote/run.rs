@@ -79,7 +79,7 @@ pub(crate) async fn run(ui: &Ui, global: &Global, args: RunArgs) -> Result<(), F
         return match ui.output {
             Output::Name => ui.out(&line(&checked.task_name)),
             Output::Table => ui.out(&json_text(&checked.parameters, true)),
-            Output::Document => ui.document(&checked),
+            form => ui.out(&json_text(&checked, form == Output::Json)),
         };
     }
     let key =
@@ -103,7 +103,7 @@ pub(crate) async fn run(ui: &Ui, global: &Global, args: RunArgs) -> Result<(), F
         let view = client.run(submitted.run).await?;
         return match ui.output {
             Output::Table | Output::Name => ui.out(&view.id.to_string()),
-            Output::Document => ui.document(&view),
+            form => ui.out(&json_text(&view, form == Output::Json)),
         };
     }
     ui.note(&format!("{}{}", submitted.run, if args.simulate { " (simulated)" } else { "" }));
@@ -289,7 +289,8 @@ fn unsure(error: ClientError, submission: &Submission) -> Failure {
 pub(crate) fn tell(ui: &Ui, view: &RunView) -> Result<(), Failure> {
     let written = match ui.output {
         Output::Name => ui.out(&view.id.to_string()),
-        Output::Document => ui.document(view),
+        Output::Json => ui.out(&json_text(view, true)),
+        Output::Jsonl => ui.out(&json_text(view, false)),
         Output::Table => match &view.result {
             Some(Value::String(text)) => ui.out(&block(text)),
             Some(Value::Null) | None => Ok(()),

@@ -211,7 +211,7 @@ pub(crate) async fn cancel(ui: &Ui, global: &Global, args: CancelArgs) -> Result
     match ui.output {
         Output::Table => ui.out(&format!("{} {}", view.id, ui.state(view.state.as_str()))),
         Output::Name => ui.out(&view.id.to_string()),
-        Output::Document => ui.document(&view),
+        form => ui.out(&json_text(&view, form == Output::Json)),
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::failure::{Failure, exit};
 use super::text::time;
-use super::ui::{Facts, Ui};
+use super::ui::{Facts, Ui, json_text};
 use super::users::open;
 
 /// Keys of the installation.
@@ -86,7 +86,7 @@ pub(crate) async fn revocations(ui: &Ui, command: RevocationsCommand) -> Result<
             let taken = local.export_revocations().await;
             local.close().await;
             let taken = taken.map_err(|error| failed("the revocations cannot be read", &error))?;
-            ui.document(&taken)
+            ui.out(&json_text(&taken, true))
         }
         RevocationsCommand::Import { at: At { state }, file } => {
             let document = document(file.as_ref())?;

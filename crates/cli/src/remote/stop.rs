@@ -10,7 +10,7 @@ use super::connect::Session;
 use super::failure::{Failure, exit};
 use super::global::{Global, Output};
 use super::text::{line, seconds};
-use super::ui::Ui;
+use super::ui::{Ui, json_text};
 
 /// What to do when nobody can say that the device stands still.
 pub(crate) const UNCONFIRMED_HINT: &str = "use the emergency stop of the device itself, now";
@@ -59,7 +59,7 @@ pub(crate) async fn stop(ui: &Ui, global: &Global, args: StopArgs) -> Result<(),
         told
     })?;
     match ui.output {
-        Output::Document => ui.document(&report)?,
+        Output::Json | Output::Jsonl => ui.out(&json_text(&report, ui.output == Output::Json))?,
         Output::Name => report.devices.iter().try_for_each(|device| ui.out(&line(&device.name)))?,
         Output::Table => {
             ui.out(&confirmed(&report))?;
@@ -144,6 +144,6 @@ pub(crate) async fn release(ui: &Ui, global: &Global, args: ReleaseArgs) -> Resu
     let done = client.release(&args.reason).await?;
     match ui.output {
         Output::Table | Output::Name => ui.out(&line(&done.message)),
-        Output::Document => ui.document(&done),
+        form => ui.out(&json_text(&done, form == Output::Json)),
     }
 }

@@ -15,7 +15,7 @@ use super::global::{Global, Output};
 use super::task_runs;
 use super::terminal::Signals;
 use super::text::{connection_lost, duration, line};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 
 /// Tasks: what is to be done, when, and how it went.
 #[derive(Debug, Subcommand)]
@@ -458,7 +458,8 @@ async fn follow_events(
                         ui.out(&format!("{at}  {topic}  {}", line(&event["payload"].to_string())))?;
                     }
                     Output::Name => ui.out(&line(text(&event, "event_id")))?,
-                    Output::Document => ui.record(&event)?,
+                    // There is no end, so both forms have one document on each line.
+                    Output::Json | Output::Jsonl => ui.out(&json_text(&event, false))?,
                 }
                 left = left.map(|left| left - 1);
             }

@@ -1,20 +1,15 @@
 //! Standard output for data, standard error for people; colour and prompts only where somebody can see them.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
-use interlock_model::Clock as _;
-use interlock_model::pipeline::TextTemplate;
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 use super::failure::{Failure, exit};
 use super::global::{Form, Global, Output, process_variable};
-use super::notation::{Grid, csv, words, yaml};
-use super::selection::Fields;
-use super::text::{block, is_plain, line};
-use crate::ambient::SystemClock;
+use super::notation::{csv, yaml};
+use super::text::{is_plain, line};
 
 /// How this process may talk.
 #[derive(Debug, Clone)]
@@ -23,14 +18,10 @@ use crate::ambient::SystemClock;
     reason = "independent facts about the terminal and switches of the command line"
 )]
 pub(crate) struct Ui {
-    /// Kind of data.
+    /// Form of data, without YAML and CSV.
     pub(crate) output: Output,
-    /// Its form.
+    /// Form of lists and single things.
     form: Form,
-    /// What is shown of it.
-    fields: Option<Fields>,
-    /// What is shown instead of it.
-    template: Option<TextTemplate>,
     /// Results and errors only.
     pub(crate) quiet: bool,
     /// More.
@@ -54,17 +45,15 @@ impl Ui {
         let refused = process_variable("NO_COLOR").is_some();
         let coloured = |terminal: bool| forced || (terminal && !refused && !dumb);
         Self {
-            output: global.form().output(),
-            form: global.form(),
-            fields: global.json.clone(),
-            template: global.template.clone(),
+            output: global.output.output(),
+            form: global.output,
             quiet: global.quiet,
             verbose: global.verbose > 0,
             interactive: input && notes && !global.no_input,
             yes: global.yes,
             live: notes && !global.quiet && !dumb,
             colour: coloured(notes),
-            colour_data: coloured(data) && global.form().output() == Output::Table,
+            colour_data: coloured(data) && global.output == Form::Table,
         }
     }
 
@@ -134,19 +123,13 @@ impl Ui {
         table: impl Fn(&[T]) -> Table,
         name: impl Fn(&T) -> String,
     ) -> Result<(), Failure> {
-        match (self.form, &self.fields) {
-            (Form::Table, _) => table(items).print(self),
-            (Form::Wide, fields) => Table::of(&Grid::new(items, fields.as_ref())).print(self),
-            (Form::Name, _) => items.iter().try_for_each(|item| self.out(&line(&name(item)))),
-            (Form::Csv, fields) => self.out(&csv(&Grid::new(items, fields.as_ref()))),
-            (Form::Jsonl, _) => items.iter().try_for_each(|item| self.record(item)),
-            (Form::Json | Form::Yaml, _) if self.template.is_some() => {
-                items.iter().try_for_each(|item| self.record(item))
-            }
-            (Form::Json | Form::Yaml, Some(fields)) => {
-                self.notate(&items.iter().map(|item| fields.nested(item)).collect::<Vec<_>>())
-            }
-            (Form::Json | Form::Yaml, None) => self.notate(&items),
+        match self.form {
+            Form::Table => table(items).print(self),
+            Form::Yaml => self.out(&yaml(&items)),
+            Form::Csv => self.out(&csv(items)),
+            Form::Json => self.out(&json_text(&items, true)),
+            Form::Jsonl => items.iter().try_for_each(|item| self.out(&json_text(item, false))),
+            Form::Name => items.iter().try_for_each(|item| self.out(&line(&name(item)))),
         }
     }
 
@@ -159,52 +142,12 @@ impl Ui {
     ) -> Result<(), Failure> {
         match self.form {
             Form::Table => facts().print(self),
-            Form::Wide => Facts::of(&Grid::new(std::slice::from_ref(item), self.fields.as_ref())).print(self),
+            Form::Yaml => self.out(&yaml(item)),
+            Form::Csv => self.out(&csv(std::slice::from_ref(item))),
+            Form::Json => self.out(&json_text(item, true)),
+            Form::Jsonl => self.out(&json_text(item, false)),
             Form::Name => self.out(&line(name)),
-            Form::Json | Form::Jsonl | Form::Yaml | Form::Csv => self.document(item),
         }
-    }
-
-    /// One document, in the form that was asked for; JSON if that is one for people.
-    pub(crate) fn document<T: Serialize>(&self, document: &T) -> Result<(), Failure> {
-        match (self.form, &self.fields) {
-            (Form::Csv, fields) => {
-                self.out(&csv(&Grid::new(std::slice::from_ref(document), fields.as_ref())))
-            }
-            (Form::Jsonl, _) => self.record(document),
-            _ if self.template.is_some() => self.record(document),
-            (_, Some(fields)) => self.notate(&fields.nested(document)),
-            (_, None) => self.notate(document),
-        }
-    }
-
-    /// One of a row of documents that may have no end: a line of its own in every form.
-    pub(crate) fn record<T: Serialize>(&self, document: &T) -> Result<(), Failure> {
-        if let Some(template) = &self.template {
-            let document = serde_json::to_value(document).unwrap_or_default();
-            let text = template.render(&document, SystemClock.now()).map_err(|message| {
-                Failure::new(
-                    exit::ERROR,
-                    "the template cannot be filled in; what was asked of the server is done",
-                    "interlock help output",
-                )
-                .because(message)
-            })?;
-            return self.out(&block(&text));
-        }
-        match &self.fields {
-            Some(fields) => self.out(&json_text(&fields.nested(document), false)),
-            None => self.out(&json_text(document, false)),
-        }
-    }
-
-    /// What went wrong, as a document for programs: all of it, whatever was asked for of the answer.
-    pub(crate) fn problem<T: Serialize>(&self, problem: &T) -> Result<(), Failure> {
-        self.out(&json_text(problem, self.form != Form::Jsonl))
-    }
-
-    fn notate<T: Serialize>(&self, document: &T) -> Result<(), Failure> {
-        if self.form == Form::Yaml { self.out(&yaml(document)) } else { self.out(&json_text(document, true)) }
     }
 }
 
@@ -279,7 +222,7 @@ impl<F: Formatter> Formatter for Plain<F> {
 /// Columns for people. Cells are cleaned when they are added.
 #[derive(Debug)]
 pub(crate) struct Table {
-    headings: Vec<Cow<'static, str>>,
+    headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
     state_column: Option<usize>,
 }
@@ -287,20 +230,7 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(headings: &[&'static str]) -> Self {
         let state_column = headings.iter().position(|&heading| heading == "STATE");
-        Self {
-            headings: headings.iter().map(|&heading| heading.into()).collect(),
-            rows: Vec::new(),
-            state_column,
-        }
-    }
-
-    /// All that there is in a list.
-    fn of(grid: &Grid) -> Self {
-        let headings = grid.names.iter().map(|name| line(&name.to_uppercase()).into()).collect();
-        let state_column = grid.names.iter().position(|name| name == "state");
-        let mut table = Self { headings, rows: Vec::new(), state_column };
-        grid.rows().for_each(|row| table.row(row.into_iter().map(words)));
-        table
+        Self { headings: headings.to_vec(), rows: Vec::new(), state_column }
     }
 
     pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
@@ -346,7 +276,7 @@ impl Table {
 
 /// Names and values of one thing, one on each line.
 #[derive(Debug, Default)]
-pub(crate) struct Facts(Vec<(Cow<'static, str>, String)>);
+pub(crate) struct Facts(Vec<(&'static str, String)>);
 
 impl Facts {
     pub(crate) fn new() -> Self {
@@ -355,14 +285,8 @@ impl Facts {
 
     #[must_use]
     pub(crate) fn with(mut self, name: &'static str, value: impl AsRef<str>) -> Self {
-        self.0.push((name.into(), line(value.as_ref())));
+        self.0.push((name, line(value.as_ref())));
         self
-    }
-
-    /// All that there is in the only row.
-    fn of(grid: &Grid) -> Self {
-        let cells = grid.rows().flatten().map(|cell| line(&words(cell)));
-        Self(grid.names.iter().map(|name| line(name).into()).zip(cells).collect())
     }
 
     #[must_use]
@@ -379,7 +303,7 @@ impl Facts {
             .0
             .iter()
             .map(|(name, value)| {
-                let value = if name == "state" { ui.state(value) } else { value.clone() };
+                let value = if *name == "state" { ui.state(value) } else { value.clone() };
                 format!(
                     "{}{:gap$}  {value}",
                     painted(ui.colour_data, "1", name),
@@ -400,8 +324,6 @@ mod tests {
         Ui {
             output: Output::Table,
             form: Form::Table,
-            fields: None,
-            template: None,
             quiet: false,
             verbose: false,
             interactive: false,

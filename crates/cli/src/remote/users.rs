@@ -17,7 +17,7 @@ use super::failure::{Failure, exit};
 use super::global::{Global, Output};
 use super::terminal::{ask_new_password, secret_from_stdin};
 use super::text::{line, time};
-use super::ui::{Facts, Table, Ui};
+use super::ui::{Facts, Table, Ui, json_text};
 use crate::ambient::SystemEntropy;
 use crate::local::Local;
 
@@ -206,9 +206,10 @@ async fn work(ui: &Ui, users: &Users, command: UserCommand) -> Result<(), Failur
             ));
             let shown = password.generate.then_some(&secret);
             match (ui.output, shown) {
-                (Output::Document, _) => {
-                    ui.document(&json!({ "name": name, "password": shown.map(Secret::expose) }))
-                }
+                (Output::Json | Output::Jsonl, _) => ui.out(&json_text(
+                    &json!({ "name": name, "password": shown.map(Secret::expose) }),
+                    ui.output == Output::Json,
+                )),
                 (_, Some(secret)) => ui.out(secret.expose()),
                 (_, None) => Ok(()),
             }
@@ -264,11 +265,11 @@ impl Users {
         // The command line lets nobody ask for this beside a folder.
         let Self::There(client) = self else { return Ok(()) };
         let made = client.start_reset(name, what).await?;
-        if ui.output == Output::Document {
+        if matches!(ui.output, Output::Json | Output::Jsonl) {
             let document = json!({
                 "name": made.name, "what": made.what, "expires_at": made.expires_at, "token": made.token.expose(),
             });
-            return ui.document(&document);
+            return ui.out(&json_text(&document, ui.output == Output::Json));
         }
         ui.note(&format!(
             "{} can use it until {}: interlock account reset --url {}\nThe token is shown only now:",
@@ -364,10 +365,10 @@ fn tell(ui: &Ui, user: &UserView, password: Option<&Secret>) -> Result<(), Failu
         return ui.one(user, facts, &user.name);
     };
     match ui.output {
-        Output::Document => {
+        Output::Json | Output::Jsonl => {
             let mut document = serde_json::to_value(user).unwrap_or_default();
             document["password"] = Value::from(password.expose());
-            ui.document(&document)
+            ui.out(&json_text(&document, ui.output == Output::Json))
         }
         Output::Table | Output::Name => {
             ui.note(&format!(

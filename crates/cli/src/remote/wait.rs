@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use interlock_client::News;
 use interlock_model::wire::RunView;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::Session;
@@ -16,7 +16,7 @@ use super::task_runs::{self, AnyRun};
 use super::tasks::text;
 use super::terminal::Signals;
 use super::text::{connection_lost, duration, line};
-use super::ui::Ui;
+use super::ui::{Ui, json_text};
 use super::watch::{is_whole, record};
 
 /// Which runs.
@@ -56,18 +56,18 @@ pub(crate) async fn wait(ui: &Ui, global: &Global, args: WaitArgs) -> Result<(),
             Ended::Task(view) if single => return task_runs::end_with(ui, view),
             Ended::Device(view) => {
                 let words = format!("{}  {}", ui.state(view.state.as_str()), line(&view.action));
-                (words, json!(view), Failure::of_run(view))
+                (words, json_text(view, false), Failure::of_run(view))
             }
             Ended::Task(view) => {
                 let words =
                     format!("{}  {}", ui.state(&line(text(view, "state"))), line(text(view, "task_id")));
-                (words, view.clone(), task_runs::failure(view)?)
+                (words, json_text(view, false), task_runs::failure(view)?)
             }
         };
         match ui.output {
             Output::Table => ui.out(&format!("{run}  {words}"))?,
             Output::Name => ui.out(&run.to_string())?,
-            Output::Document => ui.record(&document)?,
+            Output::Json | Output::Jsonl => ui.out(&document)?,
         }
         first = first.or(failure);
     }

@@ -98,6 +98,9 @@ type Cache = Mutex<HashMap<TaskId, Arc<Known>>>;
 /// Most tasks, and most principals with their rights, that are kept in memory.
 const CACHED: usize = 1_000;
 
+/// Tasks that are read at the same time, at most one read of each.
+const READING: usize = 64;
+
 /// What principals may do, put together once for all their runs until something about any principal changes: the generation of
 /// [`Principals`] that it was made of. `None` is nobody, or somebody who is disabled. Bounded by [`CACHED`].
 #[derive(Default)]
@@ -124,6 +127,8 @@ struct Shared {
     /// Something happened that followers may want to see.
     happened: tokio::sync::watch::Sender<u64>,
     cache: Cache,
+    /// Held while a task is read that is not in the cache: who else wants it finds it there afterwards. By the last byte of its id.
+    reading: [tokio::sync::Mutex<()>; READING],
     rights: Mutex<Rights>,
     followers: Arc<tokio::sync::Semaphore>,
 }
@@ -167,6 +172,7 @@ impl Orchestrator {
             schedule: Notify::new(),
             happened: tokio::sync::watch::Sender::new(0),
             cache: Cache::default(),
+            reading: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             rights: Mutex::default(),
             followers: Arc::new(tokio::sync::Semaphore::new(FOLLOWERS)),
         }))
@@ -224,13 +230,13 @@ impl Orchestrator {
 
     /// A task as it was at `version` or later.
     async fn task_at(&self, id: TaskId, version: i64) -> Result<Option<Arc<Known>>, Error> {
-        let known = {
-            let cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            // One that could not be compiled may be by now: its creator's rights can have grown.
-            cache.get(&id).filter(|known| known.task.version >= version && known.pipeline.is_some()).cloned()
-        };
-        if known.is_some() {
-            return Ok(known);
+        if let Some(known) = self.cached(id, version) {
+            return Ok(Some(known));
+        }
+        let place = usize::from(id.as_bytes()[15]) % READING;
+        let _alone = self.0.reading[place].lock().await;
+        if let Some(known) = self.cached(id, version) {
+            return Ok(Some(known));
         }
         let Some(task) = self.ask(move |mut reads| Box::pin(async move { reads.task(id).await })).await?
         else {
@@ -244,6 +250,12 @@ impl Orchestrator {
         }
         cache.insert(id, Arc::clone(&known));
         Ok(Some(known))
+    }
+
+    fn cached(&self, id: TaskId, version: i64) -> Option<Arc<Known>> {
+        let cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that could not be compiled may be by now: its creator's rights can have grown.
+        cache.get(&id).filter(|known| known.task.version >= version && known.pipeline.is_some()).cloned()
     }
 
     /// Compiles a pipeline for its owner, with the rights that they have now. Mistakes come with their place below the payload.

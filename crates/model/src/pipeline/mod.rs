@@ -23,7 +23,6 @@ use template::{Budget, Compiler, Scope, Template, size, told};
 pub use crate::wire::Loc;
 pub use output::RunOutput;
 pub use record::{StepRecord, StepState};
-pub use template::TextTemplate;
 
 /// Most steps of a pipeline.
 pub const MOST_STEPS: usize = 200;

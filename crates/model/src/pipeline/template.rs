@@ -329,36 +329,6 @@ impl Template {
     }
 }
 
-/// A text in which `${expression}` stands for a part of a document, as in the templates of pipelines: strings as they are, all
-/// else as JSON. An absent part is `null`.
-#[derive(Clone, Debug)]
-pub struct TextTemplate(Template);
-
-impl TextTemplate {
-    /// Compiles a text.
-    ///
-    /// # Errors
-    /// What is wrong, as a sentence.
-    pub fn compile(text: &str) -> Result<Self, String> {
-        let mut compiler = Compiler { errors: Vec::new(), expressions: 0 };
-        let template = compiler.text(text, &[]);
-        compiler.errors.into_iter().next().map_or(Ok(Self(template)), |error| Err(error.message))
-    }
-
-    /// The text for `document`. Costs what the parameters of one step of a pipeline may cost, at most.
-    ///
-    /// # Errors
-    /// What an expression was given that it does not take, or that it cost too much, as a sentence.
-    pub fn render(&self, document: &Value, now: Timestamp) -> Result<String, String> {
-        let mut budget = Budget { fuel: Fuel::of(super::STEP_FUEL), bytes: super::LARGEST_INPUT };
-        match self.0.render(Scope { data: document, now }, &mut budget) {
-            Ok(Value::String(text)) => Ok(text),
-            Ok(other) => Ok(other.to_string()),
-            Err(RenderError(message)) => Err(message),
-        }
-    }
-}
-
 impl Budget {
     fn write(&mut self, bytes: usize) -> Result<(), RenderError> {
         self.bytes = self.bytes.checked_sub(bytes).ok_or_else(Self::exceeded)?;
@@ -424,22 +394,5 @@ mod tests {
         ] {
             assert_eq!(closing(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn a_text_is_filled_from_a_document() {
-        let document = serde_json::json!({ "id": "a", "list": [{ "x": 1.5 }], "quiet": null });
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let filled = |text: &str| TextTemplate::compile(text).expect("a template").render(&document, now);
-
-        assert_eq!(
-            filled("${id}: ${list[0].x}\t${list} ${quiet} ${gone}").as_deref(),
-            Ok("a: 1.5\t[{\"x\":1.5}] null null")
-        );
-        assert_eq!(filled("${now+1h}").as_deref(), Ok("2026-01-01T01:00:00.000000Z"));
-        assert_eq!(filled("no hole").as_deref(), Ok("no hole"));
-        assert!(filled("${abs(id)}").is_err_and(|message| message.contains("abs(id)")));
-        assert!(TextTemplate::compile("${id").is_err_and(|message| message.contains('}')));
-        assert!(TextTemplate::compile("${a.}").is_err());
     }
 }

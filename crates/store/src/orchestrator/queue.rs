@@ -223,8 +223,11 @@ impl Changes<'_> {
             return Ok(Vec::new());
         }
         // A beat may go on meanwhile, which a stronger lock would keep out.
-        let alive =
-            format!("SELECT (SELECT count(*) FROM migrations) FROM workers WHERE id = ?1{}", self.sql.keep());
+        let alive = format!(
+            "SELECT (SELECT count(*) FROM migrations), {} FROM workers WHERE id = ?1{}",
+            self.sql.in_order(),
+            self.sql.keep()
+        );
         let Some(alive) = self.sql.row(&alive, values![worker]).await? else { return Ok(Vec::new()) };
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let (found, known) = (small(alive.count(0)?), small(self.sql.known_steps() as u64));
@@ -253,11 +256,18 @@ impl Changes<'_> {
         Ok(found)
     }
 
+    /// Has rows taken in the order of an index from here on.
+    pub(super) async fn take_in_order(&mut self) -> Result<(), Error> {
+        let query = format!("SELECT {}", self.sql.in_order());
+        self.sql.row(&query, Vec::new()).await.map(drop)
+    }
+
     /// Makes runs ready whose time has come, or whose key has become free; returns how many were looked at.
     ///
     /// # Errors
     /// The storage's.
     pub async fn promote(&mut self, now: Timestamp, limit: u32) -> Result<u64, Error> {
+        self.take_in_order().await?;
         let query = format!(
             "SELECT run, ckey FROM queue WHERE place = 1 AND ready_at <= ?1 ORDER BY ready_at, number LIMIT ?2{}",
             self.sql.lock_free("queue")

@@ -290,6 +290,7 @@ impl Changes<'_> {
     /// # Errors
     /// The storage's.
     pub async fn due(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Due>, Error> {
+        self.take_in_order().await?;
         let query = format!(
             "SELECT task_due.task, task_due.due_at, tasks.version, tasks.kind, tasks.expression, tasks.zone, tasks.anchor, \
              tasks.priority, tasks.concurrency_key, tasks.created_by, tasks.dedupe_window_seconds, tasks.misfire \

@@ -165,6 +165,10 @@ impl<C: GenericClient + Send + Sync> Sql for Reading<'_, C> {
         ""
     }
 
+    fn in_order(&self) -> &'static str {
+        "1"
+    }
+
     async fn change(&mut self, _: &'static str, _: Vec<Value>) -> Result<u64, Error> {
         Err(broken("a read wanted to write"))
     }
@@ -209,6 +213,11 @@ impl Sql for PgTx<'_> {
             "task_due" => " FOR UPDATE OF task_due SKIP LOCKED",
             _ => " FOR UPDATE SKIP LOCKED",
         }
+    }
+
+    fn in_order(&self) -> &'static str {
+        "set_config('enable_sort', 'off', true) || set_config('enable_hashjoin', 'off', true) \
+         || set_config('enable_mergejoin', 'off', true)"
     }
 
     async fn change(&mut self, statement: &'static str, values: Vec<Value>) -> Result<u64, Error> {

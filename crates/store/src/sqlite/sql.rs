@@ -115,6 +115,10 @@ impl Sql for Reading<'_> {
         ""
     }
 
+    fn in_order(&self) -> &'static str {
+        "1"
+    }
+
     async fn change(&mut self, _: &'static str, _: Vec<Value>) -> Result<u64, Error> {
         Err(super::error::broken("a read wanted to write"))
     }
@@ -156,6 +160,10 @@ impl Sql for SqliteTx<'_> {
 
     fn lock_free(&self, _: &'static str) -> &'static str {
         ""
+    }
+
+    fn in_order(&self) -> &'static str {
+        "1"
     }
 
     async fn change(&mut self, statement: &'static str, values: Vec<Value>) -> Result<u64, Error> {
