@@ -1,5 +1,5 @@
 //! Carries runs out. One worker in each server: it claims runs in batches, a little ahead of what it can do at once, and stores how
-//! they ended in the same writes that claim the next.
+//! they ended in the same writes that claim the next. Under load two such writes are under way at a time.
 //!
 //! A worker lives by its heartbeat. One that cannot tell the storage that it lives stops what it does before others may take it
 //! over ([`heart`]); what ends after that is not stored. A run that was begun goes on elsewhere behind its finished steps.
@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use interlock_model::Timestamp;
 use interlock_model::task::{TaskId, TaskRunId, TaskRunState};
 use interlock_model::trace::{Span, SpanKind};
@@ -52,6 +53,13 @@ impl Outcome {
         match self {
             Self::Finished(end) => end.entry.run,
             Self::Later(entry, _) | Self::Asks(entry, _) | Self::GivenBack(entry) => entry.run,
+        }
+    }
+
+    fn fence(&self) -> i64 {
+        match self {
+            Self::Finished(end) => end.entry.fence,
+            Self::Later(entry, _) | Self::Asks(entry, _) | Self::GivenBack(entry) => entry.fence,
         }
     }
 }
@@ -163,13 +171,18 @@ impl Worker {
         drain: Duration,
         stop: &CancellationToken,
     ) {
+        let full = BATCH.min(slots / 2).max(1);
         let mut ends: Vec<Outcome> = Vec::new();
+        let mut under_way = FuturesUnordered::new();
+        // How many runs the writes under way may claim.
+        let mut asked = 0;
         let mut looking = true;
         let mut pause = Duration::from_millis(50);
         let mut until = None;
         let poll = self.orchestrator.settings().poll;
         loop {
-            if stop.is_cancelled() && until.is_none() {
+            let stopping = stop.is_cancelled();
+            if stopping && until.is_none() && under_way.is_empty() {
                 until = Some(tokio::time::Instant::now() + drain);
                 self.give_up_waiting().await;
             }
@@ -178,9 +191,22 @@ impl Worker {
             {
                 ends.push(end);
             }
-            let free = slots.saturating_sub(self.held().len());
-            let wanted = if looking && until.is_none() { free.min(BATCH) } else { 0 };
-            if ends.is_empty() && wanted == 0 {
+            let free = slots.saturating_sub(self.held().len() + asked);
+            let wanted = if looking && !stopping { free.min(BATCH) } else { 0 };
+            let goes = match under_way.len() {
+                0 => !ends.is_empty() || wanted > 0,
+                // While one waits for its flush, the next is made, if there is enough for it.
+                1 => ends.len() >= full,
+                _ => false,
+            };
+            if goes {
+                let stored: Vec<Outcome> = ends.drain(..ends.len().min(BATCH)).collect();
+                asked += wanted;
+                under_way.push(async move {
+                    let turned = self.turn(&stored, wanted).await;
+                    (stored, wanted, turned)
+                });
+            } else if under_way.is_empty() {
                 if until.is_some() && self.held().is_empty() {
                     return;
                 }
@@ -201,12 +227,19 @@ impl Worker {
                 }
                 continue;
             }
-            match self.turn(&ends, wanted).await {
+            let (stored, wanted, turned) = tokio::select! {
+                Some(done) = under_way.next() => done,
+                end = ended.recv(), if under_way.len() == 1 && ends.len() < full => {
+                    ends.extend(end);
+                    continue;
+                }
+            };
+            asked -= wanted;
+            match turned {
                 Ok(turned) => {
                     pause = Duration::from_millis(50);
                     looking = wanted > 0 && turned.claimed.len() == wanted || (looking && wanted == 0);
-                    self.settle(&ends, &turned.own);
-                    ends.clear();
+                    self.settle(&stored, &turned.own);
                     for claimed in turned.claimed {
                         self.start(claimed);
                     }
@@ -219,9 +252,10 @@ impl Worker {
                     );
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PATIENCE);
+                    ends.extend(stored);
                     // What is not this worker's any more must not be waited for.
                     let held = self.held();
-                    ends.retain(|end| held.contains_key(&end.run()));
+                    ends.retain(|end| held.get(&end.run()).is_some_and(|held| held.fence == end.fence()));
                 }
             }
         }
@@ -286,7 +320,10 @@ impl Worker {
         let mut retries = false;
         let mut held = self.held();
         for (end, own) in ends.iter().zip(own) {
-            held.remove(&end.run());
+            // It may have been claimed again meanwhile, by the other write.
+            if held.get(&end.run()).is_some_and(|held| held.fence == end.fence()) {
+                held.remove(&end.run());
+            }
             if !own {
                 tracing::warn!(run.id = %end.run(), "a run ended here after another worker was given it; the end is not stored");
                 continue;
