@@ -130,6 +130,14 @@ pub(crate) struct Each {
     pub(crate) given: &'static [(&'static str, Kind)],
 }
 
+/// Where rows are added that are new for certain.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    /// Those that are given; the others keep their defaults.
+    pub(crate) columns: &'static [(&'static str, Kind)],
+}
+
 /// A connection, inside a transaction or not.
 #[async_trait]
 pub(crate) trait Sql: Send {
@@ -159,6 +167,8 @@ pub(crate) trait Sql: Send {
     /// Runs a statement for all of `rows`, each with the columns that it names, and returns what it answers with. None is run for
     /// no rows.
     async fn each(&mut self, each: &'static Each, rows: Vec<Vec<Value>>) -> Result<Vec<Row>, Error>;
+    /// Adds rows, each with the columns that the table names, in the way that is cheapest for so many.
+    async fn put(&mut self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error>;
     /// Runs a statement that answers with rows.
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error>;
 }

@@ -6,7 +6,7 @@ use interlock_model::task::{TaskId, TaskRunId, TaskRunState, Trigger};
 use serde_json::Value as Json;
 
 use super::{Changes, Claimed, Reads, word};
-use crate::sql::{Each, Kind, Row, Value, values};
+use crate::sql::{Kind, Row, Table, Value, values};
 use crate::{Error, Page, Paged, codec};
 
 /// A run as people read it.
@@ -96,11 +96,9 @@ pub(super) struct Ended<'e> {
     pub(super) again: bool,
 }
 
-const PUT: Each = Each {
-    statement: "INSERT INTO task_runs (id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, error, output, \
-                created_at, started_at, finished_at) SELECT id, lineage, task, owner, state, attempt, cause, scheduled_for, worker, \
-                error, output, created_at, started_at, finished_at FROM {given}",
-    given: &[
+const ENDED: Table = Table {
+    name: "task_runs",
+    columns: &[
         ("id", Kind::Bytes),
         ("lineage", Kind::Bytes),
         ("task", Kind::Bytes),
@@ -190,7 +188,7 @@ impl Changes<'_> {
                 end.finished_at
             ]);
         }
-        self.sql.each(&PUT, rows).await?;
+        self.sql.put(&ENDED, rows).await?;
         self.line_up_deliveries(ended).await
     }
 }

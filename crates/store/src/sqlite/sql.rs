@@ -6,7 +6,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::error::error;
 use super::tx::SqliteTx;
-use crate::sql::{Each, Row, Sql, Value};
+use crate::sql::{Each, Row, Sql, Table, Value};
 use crate::{Error, codec, migrations};
 
 impl ToSql for Value {
@@ -71,6 +71,12 @@ fn over_one_row(each: &Each) -> String {
 }
 
 /// Runs the statement for each row: what it answered with, and how many rows it touched.
+fn insert(table: &Table) -> String {
+    let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
+    let places: Vec<String> = (1..=names.len()).map(|place| format!("?{place}")).collect();
+    format!("INSERT INTO {} ({}) VALUES ({})", table.name, names.join(", "), places.join(", "))
+}
+
 fn each(connection: &Connection, each: &Each, given: &[Vec<Value>]) -> Result<(Vec<Row>, u64), Error> {
     let statement = over_one_row(each);
     let (mut found, mut changed) = (Vec::new(), 0);
@@ -131,6 +137,10 @@ impl Sql for Reading<'_> {
         Err(super::error::broken("a read wanted to write"))
     }
 
+    async fn put(&mut self, _: &'static Table, _: Vec<Vec<Value>>) -> Result<(), Error> {
+        Err(super::error::broken("a read wanted to write"))
+    }
+
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error> {
         rows(self.0, statement, &values)
     }
@@ -184,6 +194,14 @@ impl Sql for SqliteTx<'_> {
     async fn each(&mut self, wanted: &'static Each, given: Vec<Vec<Value>>) -> Result<Vec<Row>, Error> {
         let done = self.touching(|connection| each(connection, wanted, &given), |(_, changed)| *changed > 0);
         done.map(|(rows, _)| rows)
+    }
+
+    async fn put(&mut self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error> {
+        let statement = insert(table);
+        self.touching(
+            |connection| rows.iter().try_for_each(|values| change(connection, &statement, values).map(drop)),
+            |()| !rows.is_empty(),
+        )
     }
 
     async fn rows(&mut self, statement: &str, values: Vec<Value>) -> Result<Vec<Row>, Error> {
