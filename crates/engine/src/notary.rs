@@ -8,7 +8,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use interlock_evidence::bundle::Writer;
 use interlock_evidence::checkpoint::Signer;
 use interlock_evidence::examine::Examiner;
@@ -16,7 +17,7 @@ pub use interlock_evidence::examine::{Finding, Report, Trust};
 use interlock_evidence::proof::Proof;
 use interlock_evidence::tree::{Frontier, Subtrees, inclusion, leaf_hash, root};
 use interlock_evidence::{TILE, TILE_HEIGHT};
-use interlock_model::audit::{AuditEntry, Broken, Hash};
+use interlock_model::audit::{AuditEntry, Broken, Hash, Link};
 use interlock_store::orchestrator::ask;
 use interlock_store::seals::{Seal, Tile};
 use interlock_store::{AuditFilter, Error, Page, Store, transact_repeatable};
@@ -29,6 +30,10 @@ use crate::security;
 
 /// Entries that are read and sealed together.
 const BATCH: u32 = 4_096;
+/// Entries that are read at a time where a whole log is gone through.
+const PART: u16 = 1_024;
+/// Parts that are read ahead meanwhile, by as many readers as the storage has.
+const AHEAD: usize = 4;
 /// Tiles that are read together: 1 MiB.
 const TILES: u32 = 128;
 /// [`TILE`] as a limit of a read.
@@ -248,17 +253,36 @@ fn compare(grown: &Grown, seals: &mut std::iter::Peekable<std::vec::IntoIter<Sea
 }
 
 /// A part of the log, in the order in which it is checked.
-enum Part {
+enum Part<T> {
     Tile(Tile),
-    Entry(AuditEntry),
+    Entry(T),
     Seal(Seal),
 }
 
-/// Goes through the log from its first entry to the one that is the newest now. `begin` is told which entry is the first.
-async fn walk<S>(
-    store: &dyn Store,
+/// An entry, whole or only its links.
+trait Numbered {
+    fn number(&self) -> u64;
+}
+
+impl Numbered for AuditEntry {
+    fn number(&self) -> u64 {
+        self.seq
+    }
+}
+
+impl Numbered for Link {
+    fn number(&self) -> u64 {
+        self.seq
+    }
+}
+
+/// Goes through the log from its first entry to the one that is the newest now. `read` gives [`PART`] entries behind a number,
+/// `begin` is told which entry is the first.
+async fn walk<'a, S, T: Numbered>(
+    store: &'a dyn Store,
+    read: impl Fn(u64) -> BoxFuture<'a, Result<Vec<T>, Error>>,
     begin: impl FnOnce(u64) -> Result<S, NotaryError>,
-    mut each: impl FnMut(&mut S, Part) -> Result<(), NotaryError>,
+    mut each: impl FnMut(&mut S, Part<T>) -> Result<(), NotaryError>,
 ) -> Result<S, NotaryError> {
     // In this order: what is signed for is there.
     let (newest, span) = ask(store, |mut reads| {
@@ -269,24 +293,34 @@ async fn walk<S>(
     let mut state = begin(first)?;
     let mut tiles = Ahead::default();
     let mut seals = Ahead::default();
-    let mut number = 0;
-    while number < last {
-        let entries = store.audit_from(number, BATCH).await?;
-        if entries.is_empty() {
-            break;
-        }
-        for entry in entries.into_iter().take_while(|entry| entry.seq <= last) {
-            while let Some(tile) = tiles.tile(store, entry.seq.div_ceil(TILE), last).await? {
-                each(&mut state, Part::Tile(tile))?;
-            }
-            number = entry.seq;
-            each(&mut state, Part::Entry(entry))?;
-            while let Some(seal) = seals.seal(store, number, last).await? {
-                // Those of entries that were deleted are covered by later ones.
-                if seal.size >= first {
-                    each(&mut state, Part::Seal(seal))?;
+    let mut number = first.saturating_sub(1);
+    loop {
+        // Where each part begins is known before the one in front of it was read, as long as no entry is missing.
+        let from = number;
+        let mut parts = stream::iter((from..last).step_by(PART.into())).map(&read).buffered(AHEAD);
+        let mut expected = from;
+        while let Some(entries) = parts.try_next().await? {
+            for entry in entries.into_iter().take_while(|entry| entry.number() <= last) {
+                number = entry.number();
+                while let Some(tile) = tiles.tile(store, number.div_ceil(TILE), last).await? {
+                    each(&mut state, Part::Tile(tile))?;
+                }
+                each(&mut state, Part::Entry(entry))?;
+                while let Some(seal) = seals.seal(store, number, last).await? {
+                    // Those of entries that were deleted are covered by later ones.
+                    if seal.size >= first {
+                        each(&mut state, Part::Seal(seal))?;
+                    }
                 }
             }
+            expected += u64::from(PART);
+            if number != expected {
+                // One is missing, or this is the end: what was read ahead does not follow.
+                break;
+            }
+        }
+        if number == from || number >= last {
+            break;
         }
     }
     if let Some(newest) = newest.filter(|newest| newest.size > last) {
@@ -350,11 +384,12 @@ impl Ahead<Seal> {
 /// # Errors
 /// Where it breaks, or why it cannot be read.
 pub async fn verify(store: &dyn Store, trust: Trust) -> Result<Report, NotaryError> {
+    let read = |after| store.audit_links(after, PART.into());
     let begin = |first| Ok(Examiner::new(trust, first)?);
-    let examiner = walk(store, begin, |examiner, part| {
+    let examiner = walk(store, read, begin, |examiner, part| {
         match part {
             Part::Tile(tile) => examiner.tile(tile.index, tile.hashes)?,
-            Part::Entry(entry) => examiner.entry(&entry)?,
+            Part::Entry(entry) => examiner.checked(&entry)?,
             Part::Seal(seal) => examiner.checkpoint(&seal.note)?,
         }
         Ok(())
@@ -370,7 +405,8 @@ pub async fn verify(store: &dyn Store, trust: Trust) -> Result<Report, NotaryErr
 pub async fn export<W: std::io::Write>(store: &dyn Store, signer: &Signer, out: W) -> Result<W, NotaryError> {
     let key = signer.key().clone();
     let begin = |first| Ok(Writer::start(out, key.name(), first, std::slice::from_ref(&key))?);
-    let writer = walk(store, begin, |writer, part| {
+    let read = |after| store.audit_from(after, PART.into());
+    let writer = walk(store, read, begin, |writer, part| {
         match part {
             Part::Tile(tile) => writer.tile(tile.index, &tile.hashes)?,
             Part::Entry(entry) => writer.entry(entry)?,

@@ -1,6 +1,6 @@
 //! Checks a log from its first entry to its last: in one pass, in the order in which it was written.
 
-use interlock_model::audit::{AuditEntry, Broken, Hash, Verifier};
+use interlock_model::audit::{AuditEntry, Broken, Hash, Link, Verifier};
 use serde::Serialize;
 
 use crate::TILE;
@@ -222,18 +222,18 @@ impl Examiner {
     /// # Errors
     /// Where the log breaks.
     pub fn entry(&mut self, entry: &AuditEntry) -> Result<(), Finding> {
-        self.checked(entry, entry.is_sound())
+        self.checked(&entry.checked())
     }
 
-    /// Takes the next entry, whose own hash was looked at before ([`AuditEntry::is_sound`]), perhaps on another thread.
+    /// Takes the next entry, whose content was looked at before, perhaps on another thread.
     ///
     /// # Errors
     /// Where the log breaks.
-    pub fn checked(&mut self, entry: &AuditEntry, sound: bool) -> Result<(), Finding> {
+    pub fn checked(&mut self, entry: &Link) -> Result<(), Finding> {
         if self.size() + 1 < self.first {
             return Err(Finding::Misplaced { after: self.size(), what: "tile" });
         }
-        self.chain.next_checked(entry, sound)?;
+        self.chain.next_checked(entry)?;
         if let Some((index, hashes)) = &self.tile {
             let within = usize::try_from(entry.seq - 1 - index * TILE).unwrap_or(usize::MAX);
             if hashes.get(within) != Some(&entry.hash) {

@@ -1,7 +1,7 @@
 //! The audit chain: every entry carries the hash of the one before it.
 //!
 //! `hash = SHA-256("interlock audit entry v1\n" || prev_hash || canonical)`, where `canonical` is the compact JSON array of
-//! the fields in the order of [`AuditEntry::canonical`]. The first entry's `prev_hash` is 32 zero bytes. A change of any field,
+//! the fields in the order of [`Fields`]. The first entry's `prev_hash` is 32 zero bytes. A change of any field,
 //! an entry taken out, put in or moved breaks the chain at that position; the loss of the newest entries shows only against a
 //! number and hash that were noted elsewhere.
 
@@ -55,35 +55,104 @@ impl AuditEntry {
 
     /// As [`AuditEntry::link`], where the details of `draft` have been written as compact JSON text already.
     pub fn link_told(seq: u64, prev_hash: Hash, draft: AuditDraft, details: &str) -> Self {
-        let hash = Self::digest(seq, &prev_hash, &draft, details);
+        let hash = draft.fields(seq, details).hash(&prev_hash);
         Self { seq, draft, prev_hash, hash }
-    }
-
-    /// The bytes under the hash. Object keys inside `details` are sorted.
-    fn canonical(seq: u64, draft: &AuditDraft, details: &str) -> String {
-        let before = (seq, draft.at.micros(), &draft.actor, &draft.action, &draft.subject);
-        let after = (&draft.client_ip, &draft.request_id);
-        let always = "texts and numbers are always JSON";
-        let (before, after) =
-            (serde_json::to_string(&before).expect(always), serde_json::to_string(&after).expect(always));
-        // One array of all of them: the details go between the two.
-        let (before, after) =
-            (before.strip_suffix(']').unwrap_or(&before), after.strip_prefix('[').unwrap_or(&after));
-        format!("{before},{details},{after}")
-    }
-
-    fn digest(seq: u64, prev_hash: &Hash, draft: &AuditDraft, details: &str) -> Hash {
-        let mut hasher = Sha256::new();
-        hasher.update(b"interlock audit entry v1\n");
-        hasher.update(prev_hash);
-        hasher.update(Self::canonical(seq, draft, details));
-        hasher.finalize().into()
     }
 
     /// Whether this entry's own hash is right.
     pub fn is_sound(&self) -> bool {
-        Self::digest(self.seq, &self.prev_hash, &self.draft, &self.draft.details.to_string()) == self.hash
+        let details = self.draft.details.to_string();
+        self.draft.fields(self.seq, &details).hash(&self.prev_hash) == self.hash
     }
+
+    /// What the chain needs of it.
+    pub fn checked(&self) -> Link {
+        Link { seq: self.seq, prev_hash: self.prev_hash, hash: self.hash, sound: self.is_sound() }
+    }
+}
+
+impl AuditDraft {
+    fn fields<'a>(&'a self, seq: u64, details: &'a str) -> Fields<'a> {
+        Fields {
+            seq,
+            at: self.at,
+            actor: self.actor.as_deref(),
+            action: &self.action,
+            subject: self.subject.as_deref(),
+            details,
+            client_ip: self.client_ip.as_deref(),
+            request_id: self.request_id.as_deref(),
+        }
+    }
+}
+
+/// What is under the hash of an entry, where it lies: a check of a whole log copies nothing and builds no JSON values.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a> {
+    /// Counts from 1 without gaps.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// As [`AuditDraft::actor`].
+    pub actor: Option<&'a str>,
+    /// As [`AuditDraft::action`].
+    pub action: &'a str,
+    /// As [`AuditDraft::subject`].
+    pub subject: Option<&'a str>,
+    /// Compact JSON with sorted keys.
+    pub details: &'a str,
+    /// As [`AuditDraft::client_ip`].
+    pub client_ip: Option<&'a str>,
+    /// As [`AuditDraft::request_id`].
+    pub request_id: Option<&'a str>,
+}
+
+impl Fields<'_> {
+    /// The hash of an entry of these fields behind the entry with the hash `prev_hash`.
+    pub fn hash(&self, prev_hash: &Hash) -> Hash {
+        let mut hasher = Sha256::new();
+        hasher.update(b"interlock audit entry v1\n");
+        hasher.update(prev_hash);
+        hasher.update(self.canonical());
+        hasher.finalize().into()
+    }
+
+    /// The entry of these fields with the two hashes that are told of it.
+    pub fn checked(&self, prev_hash: Hash, hash: Hash) -> Link {
+        Link { seq: self.seq, prev_hash, hash, sound: self.hash(&prev_hash) == hash }
+    }
+
+    /// The bytes under the hash.
+    fn canonical(&self) -> Vec<u8> {
+        let before = (self.seq, self.at.micros(), self.actor, self.action, self.subject);
+        let mut bytes = Vec::with_capacity(256 + self.details.len());
+        let told = serde_json::to_writer(&mut bytes, &before).and_then(|()| {
+            // One array of all of them: its end comes behind the rest.
+            bytes.pop();
+            bytes.push(b',');
+            bytes.extend_from_slice(self.details.as_bytes());
+            bytes.push(b',');
+            serde_json::to_writer(&mut bytes, &self.client_ip)?;
+            bytes.push(b',');
+            serde_json::to_writer(&mut bytes, &self.request_id)
+        });
+        told.expect("texts and numbers are always JSON");
+        bytes.push(b']');
+        bytes
+    }
+}
+
+/// What the chain needs of an entry: its place, its hashes, and whether its own is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Number of the entry.
+    pub seq: u64,
+    /// Hash of the entry before.
+    pub prev_hash: Hash,
+    /// Hash of the entry.
+    pub hash: Hash,
+    /// Whether `hash` is that of what the entry says.
+    pub sound: bool,
 }
 
 /// Where a chain breaks.
@@ -120,21 +189,21 @@ impl Verifier {
     /// # Errors
     /// The first way in which the chain is broken.
     pub fn next(&mut self, entry: &AuditEntry) -> Result<(), Broken> {
-        self.next_checked(entry, entry.is_sound())
+        self.next_checked(&entry.checked())
     }
 
-    /// Takes the next entry, of which [`AuditEntry::is_sound`] was asked before: most of the work, and it can be shared out.
+    /// Takes the next entry, whose content was looked at before: most of the work, and it can be shared out.
     ///
     /// # Errors
     /// The first way in which the chain is broken.
-    pub fn next_checked(&mut self, entry: &AuditEntry, sound: bool) -> Result<(), Broken> {
+    pub fn next_checked(&mut self, entry: &Link) -> Result<(), Broken> {
         if entry.seq != self.seq + 1 {
             return Err(Broken::Sequence { after: self.seq, found: entry.seq });
         }
         if entry.prev_hash != self.hash {
             return Err(Broken::Link(entry.seq));
         }
-        if !sound {
+        if !entry.sound {
             return Err(Broken::Content(entry.seq));
         }
         self.seq = entry.seq;
@@ -178,7 +247,7 @@ mod tests {
         let draft = chain(1).remove(0).draft;
 
         assert_eq!(
-            AuditEntry::canonical(7, &draft, &draft.details.to_string()),
+            String::from_utf8(draft.fields(7, &draft.details.to_string()).canonical()).expect("text"),
             r#"[7,1000000,"ana","device.executed","run 1",{"a":[true,null],"b":1},null,"req-1"]"#
         );
     }

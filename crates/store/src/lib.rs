@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use interlock_model::audit::{AuditDraft, AuditEntry};
+use interlock_model::audit::{AuditDraft, AuditEntry, Link};
 use interlock_model::device::EventKind;
 use interlock_model::run::{RunError, RunState};
 use interlock_model::{RunId, Timestamp};
@@ -333,6 +333,8 @@ pub trait Store: Send + Sync {
     ) -> Result<Vec<(String, u64)>, Error>;
     /// Audit rows with `seq > after`, oldest first, at most `limit`: for the verifier.
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error>;
+    /// The same rows as [`Store::audit_from`], checked where they are read: what the chain needs of each, without its words.
+    async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, Error>;
     /// A number that changes when another process has changed users, revocations or bans. Own changes move it too.
     async fn change_mark(&self) -> Result<i64, Error>;
     /// One identity record.

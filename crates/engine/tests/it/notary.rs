@@ -10,7 +10,7 @@ use interlock_engine::notary::{self, Finding, Notary, NotaryError, Trust};
 use interlock_evidence::bundle;
 use interlock_evidence::checkpoint::Signer;
 use interlock_model::Timestamp;
-use interlock_model::audit::{AuditDraft, AuditEntry};
+use interlock_model::audit::{AuditDraft, AuditEntry, Broken};
 use interlock_store::{Store, transact};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -250,6 +250,53 @@ async fn somebody_who_writes_the_database_is_found_out() {
 }
 
 /// Whoever makes an entry look old enough to be deleted, so that nobody will see that it was changed.
+/// A log that is read in several parts at a time: where it breaks is told as if it were read in one.
+#[tokio::test]
+async fn the_first_fault_of_a_long_log_is_told_whatever_was_read_ahead() {
+    let log = Log::start().await;
+    log.append(9_000).await;
+    log.notary().seal().await.expect("signed");
+    assert_eq!(log.verify().await.map(|report| (report.first, report.last)).ok(), Some((1, 9_000)));
+
+    // Two parts in front of each other, and the later one is the shorter to read.
+    log.attack("UPDATE audit SET details = '{}' WHERE seq IN (2050, 6000)");
+    assert_eq!(log.finding().await, Finding::Chain(Broken::Content(2_050)));
+    // The same words in another form are not what was written.
+    log.attack("UPDATE audit SET details = '{ \"number\":1024}' WHERE seq = 1025");
+    assert_eq!(log.finding().await, Finding::Chain(Broken::Content(1_025)));
+    // Entries are missing, one of them the last of a part.
+    log.attack("DELETE FROM audit WHERE seq IN (1000, 2048, 3000, 3001, 8999)");
+    assert_eq!(log.finding().await, Finding::Chain(Broken::Sequence { after: 999, found: 1_001 }));
+
+    // What is still there travels, each entry once and in its order.
+    let file = notary::export(&*log.bench.store, &log.signer, Vec::new()).await.expect("written");
+    let text = String::from_utf8(file).expect("text");
+    let entries: Vec<u64> = text.lines().filter_map(exported).collect();
+    let left: Vec<u64> =
+        (1..=9_000).filter(|number| ![1_000, 2_048, 3_000, 3_001, 8_999].contains(number)).collect();
+    assert_eq!(entries, left);
+}
+
+/// The number of the entry in this line of an exported log.
+fn exported(line: &str) -> Option<u64> {
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    (line["type"] == "entry").then(|| line["id"].as_u64().expect("a number"))
+}
+
+/// The number of the newest entry is in nobody's hands: nobody waits for what is said to be in between.
+#[tokio::test]
+async fn an_entry_with_a_far_number_costs_nothing() {
+    let log = Log::start().await;
+    log.append(20).await;
+    log.notary().seal().await.expect("signed");
+    log.attack("UPDATE audit SET seq = 9000000000000000000 WHERE seq = 20");
+
+    let far = Broken::Sequence { after: 19, found: 9_000_000_000_000_000_000 };
+    assert_eq!(log.finding().await, Finding::Chain(far));
+    let file = notary::export(&*log.bench.store, &log.signer, Vec::new()).await.expect("written");
+    assert_eq!(String::from_utf8(file).expect("text").lines().filter_map(exported).count(), 20);
+}
+
 #[tokio::test]
 async fn what_was_changed_is_not_deleted_as_too_old() {
     let log = Log::start().await;

@@ -8,7 +8,7 @@ use interlock_engine::audit::recorder;
 use interlock_engine::{
     AuditBy, AuditFilter, BanRow, Page, Paged, RunFilter, StoreError, StoredEvent, UserRow,
 };
-use interlock_model::audit::{AuditDraft, AuditEntry};
+use interlock_model::audit::{AuditDraft, AuditEntry, Link};
 use interlock_model::{RunId, Timestamp};
 use interlock_store::identity::Record;
 use interlock_store::{KeyRow, Revocation, RunRow, Store, Work};
@@ -82,6 +82,10 @@ impl Store for Gated {
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         self.inner.audit_from(after, limit).await
+    }
+
+    async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, StoreError> {
+        self.inner.audit_links(after, limit).await
     }
 
     async fn change_mark(&self) -> Result<i64, StoreError> {

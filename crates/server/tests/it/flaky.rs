@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use interlock_model::audit::AuditEntry;
+use interlock_model::audit::{AuditEntry, Link};
 use interlock_model::{RunId, Timestamp};
 use interlock_store::identity::Record;
 use interlock_store::{
@@ -130,6 +130,10 @@ impl Store for Flaky {
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
         self.readable()?.audit_from(after, limit).await
+    }
+
+    async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
+        self.readable()?.audit_links(after, limit).await
     }
 
     async fn change_mark(&self) -> Result<i64, Error> {

@@ -24,6 +24,9 @@ pub async fn verified(store: &dyn Store) -> Vec<AuditEntry> {
     let mut entries = Vec::new();
     loop {
         let part = store.audit_from(verifier.seq, 1000).await.expect("readable");
+        // Checked where it is read and checked here are the same.
+        let links = store.audit_links(verifier.seq, 1000).await.expect("readable");
+        assert!(part.iter().map(AuditEntry::checked).eq(links.into_iter().take(part.len())));
         if part.is_empty() {
             return entries;
         }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Object, Pool};
-use interlock_model::audit::AuditEntry;
+use interlock_model::audit::{AuditEntry, Link};
 use interlock_model::{RunId, Timestamp};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -193,6 +193,10 @@ impl Store for Postgres {
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
         reads::audit_from(&self.reader().await?, after, limit).await
+    }
+
+    async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
+        reads::audit_links(&self.reader().await?, after, limit).await
     }
 
     async fn change_mark(&self) -> Result<i64, Error> {

@@ -1,7 +1,7 @@
 //! Queries, used by readers and inside transactions alike.
 
 use deadpool_postgres::{GenericClient, Object};
-use interlock_model::audit::{AuditDraft, AuditEntry};
+use interlock_model::audit::{AuditDraft, AuditEntry, Fields, Link};
 use interlock_model::{RunId, Timestamp};
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{IsolationLevel, Row};
@@ -219,6 +219,20 @@ pub(super) async fn audit_from(
     .await
 }
 
+pub(super) async fn audit_links(
+    client: &impl GenericClient,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<Link>, Error> {
+    all(
+        client,
+        &format!("{AUDIT} WHERE seq > $1 ORDER BY seq LIMIT $2"),
+        &[&codec::position(after), &i64::from(limit)],
+        audit_link,
+    )
+    .await
+}
+
 pub(super) async fn change_mark(client: &impl GenericClient) -> Result<i64, Error> {
     first(client, "SELECT mark FROM changes WHERE id = 1", &[], |row| get(row, 0))
         .await?
@@ -355,6 +369,20 @@ fn audit_row(row: &Row) -> Result<AuditEntry, Error> {
         prev_hash: codec::hash(get(row, 8)?)?,
         hash: codec::hash(get(row, 9)?)?,
     })
+}
+
+fn audit_link(row: &Row) -> Result<Link, Error> {
+    let fields = Fields {
+        seq: codec::count(get(row, 0)?)?,
+        at: codec::time(get(row, 1)?)?,
+        actor: get(row, 2)?,
+        action: get(row, 3)?,
+        subject: get(row, 4)?,
+        details: get(row, 5)?,
+        client_ip: get(row, 6)?,
+        request_id: get(row, 7)?,
+    };
+    Ok(fields.checked(codec::hash(get(row, 8)?)?, codec::hash(get(row, 9)?)?))
 }
 
 fn ban_row(row: &Row) -> Result<BanRow, Error> {

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use interlock_model::audit::AuditEntry;
+use interlock_model::audit::{AuditEntry, Link};
 use interlock_model::{RunId, Timestamp};
 
 use self::readers::Readers;
@@ -147,6 +147,10 @@ impl Store for Sqlite {
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
         self.readers.read(move |connection| reads::audit_from(connection, after, limit)).await
+    }
+
+    async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
+        self.readers.read(move |connection| reads::audit_links(connection, after, limit)).await
     }
 
     async fn change_mark(&self) -> Result<i64, Error> {

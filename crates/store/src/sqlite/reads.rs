@@ -1,6 +1,6 @@
 //! Queries, used by readers and inside transactions alike.
 
-use interlock_model::audit::{AuditDraft, AuditEntry};
+use interlock_model::audit::{AuditDraft, AuditEntry, Fields, Link};
 use interlock_model::{RunId, Timestamp};
 use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 
@@ -213,6 +213,15 @@ pub(super) fn audit_from(connection: &Connection, after: u64, limit: u32) -> Res
     )
 }
 
+pub(super) fn audit_links(connection: &Connection, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
+    all(
+        connection,
+        &format!("{AUDIT} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
+        params![codec::position(after), limit],
+        audit_link,
+    )
+}
+
 pub(super) fn change_mark(connection: &Connection) -> Result<i64, Error> {
     first(connection, "SELECT mark FROM changes WHERE id = 1", [], |row| get(row, 0))?
         .ok_or_else(|| Error::Corrupt("the table of changes is empty".to_owned()))
@@ -330,6 +339,20 @@ fn audit_row(row: &Row<'_>) -> Result<AuditEntry, Error> {
         request_id: get(row, 7)?,
     };
     Ok(AuditEntry { seq: codec::count(get(row, 0)?)?, draft, prev_hash: get(row, 8)?, hash: get(row, 9)? })
+}
+
+fn audit_link(row: &Row<'_>) -> Result<Link, Error> {
+    let fields = Fields {
+        seq: codec::count(get(row, 0)?)?,
+        at: codec::time(get(row, 1)?)?,
+        actor: optional_text(row, 2)?,
+        action: text(row, 3)?,
+        subject: optional_text(row, 4)?,
+        details: text(row, 5)?,
+        client_ip: optional_text(row, 6)?,
+        request_id: optional_text(row, 7)?,
+    };
+    Ok(fields.checked(get(row, 8)?, get(row, 9)?))
 }
 
 impl ToSql for Parameter {
