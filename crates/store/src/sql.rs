@@ -156,6 +156,8 @@ pub(crate) trait Sql: Send {
     /// A column of a `SELECT` that has rows taken in the order of an index from then on until the transaction ends. A server that
     /// has not looked lately how many rows there are would read and sort all of them for the first few.
     fn in_order(&self) -> &'static str;
+    /// What stands before and behind a question whose answers a column must be among, asked once and not again for each row.
+    fn among(&self) -> (&'static str, &'static str);
     /// Runs a statement and returns how many rows it touched.
     async fn change(&mut self, statement: &'static str, values: Vec<Value>) -> Result<u64, Error>;
     /// Runs a statement for each of `rows`, on a server without waiting in between.

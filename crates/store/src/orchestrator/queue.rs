@@ -234,10 +234,11 @@ impl Changes<'_> {
         if found > known {
             return Err(Error::Newer { found, known });
         }
+        let (before, behind) = self.sql.among();
         // Only what no index knows is changed: PostgreSQL then writes the row beside itself and leaves the indexes alone.
         let query = format!(
-            "UPDATE queue SET worker = ?1, fence = fence + 1 WHERE run IN \
-             (SELECT run FROM queue WHERE place = 0 AND worker IS NULL ORDER BY rank, number LIMIT ?2{}) \
+            "UPDATE queue SET worker = ?1, fence = fence + 1 WHERE run {before}\
+             SELECT run FROM queue WHERE place = 0 AND worker IS NULL ORDER BY rank, number LIMIT ?2{}{behind} \
              RETURNING run, lineage, task, owner, attempt, cause, scheduled_for, event, fence, rescues, priority, ckey, created_at, \
              started_at, ready_at, rank, number",
             self.sql.lock_free("queue")

@@ -174,6 +174,9 @@ async fn copy(client: &PgTx<'_>, table: &Table, rows: &[Vec<Value>]) -> Result<(
     if usize::try_from(copied) == Ok(rows.len()) { Ok(()) } else { Err(broken("a row was not added")) }
 }
 
+/// An array is put together once; a plan of `IN` that was made for a short queue may ask again for each row of a long one.
+const AMONG: (&str, &str) = ("= ANY (ARRAY(", "))");
+
 const CLOCK: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
 
 /// A reader's connection.
@@ -207,6 +210,10 @@ impl<C: GenericClient + Send + Sync> Sql for Reading<'_, C> {
 
     fn in_order(&self) -> &'static str {
         "1"
+    }
+
+    fn among(&self) -> (&'static str, &'static str) {
+        AMONG
     }
 
     async fn change(&mut self, _: &'static str, _: Vec<Value>) -> Result<u64, Error> {
@@ -260,8 +267,12 @@ impl Sql for PgTx<'_> {
     }
 
     fn in_order(&self) -> &'static str {
-        "set_config('enable_sort', 'off', true) || set_config('enable_hashjoin', 'off', true) \
-         || set_config('enable_mergejoin', 'off', true)"
+        "set_config('enable_sort', 'off', true) || set_config('enable_seqscan', 'off', true) \
+         || set_config('plan_cache_mode', 'force_custom_plan', true)"
+    }
+
+    fn among(&self) -> (&'static str, &'static str) {
+        AMONG
     }
 
     async fn change(&mut self, statement: &'static str, values: Vec<Value>) -> Result<u64, Error> {

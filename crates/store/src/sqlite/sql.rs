@@ -125,6 +125,10 @@ impl Sql for Reading<'_> {
         "1"
     }
 
+    fn among(&self) -> (&'static str, &'static str) {
+        ("IN (", ")")
+    }
+
     async fn change(&mut self, _: &'static str, _: Vec<Value>) -> Result<u64, Error> {
         Err(super::error::broken("a read wanted to write"))
     }
@@ -174,6 +178,10 @@ impl Sql for SqliteTx<'_> {
 
     fn in_order(&self) -> &'static str {
         "1"
+    }
+
+    fn among(&self) -> (&'static str, &'static str) {
+        ("IN (", ")")
     }
 
     async fn change(&mut self, statement: &'static str, values: Vec<Value>) -> Result<u64, Error> {
