@@ -17,6 +17,7 @@ use interlock_model::id::random_hex;
 use interlock_model::policy::{self, PrincipalKind};
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
+use interlock_model::text::{AgentName, Form as _, WebhookUrl};
 use interlock_model::{AgentId, Timestamp};
 use interlock_store::Error;
 use interlock_store::identity::{self, Put, Versioned};
@@ -169,20 +170,14 @@ pub(crate) fn webhook_place(agent: AgentId, secret: &str) -> String {
 }
 
 fn checked_name(name: &str) -> Result<String, AgentError> {
-    let good = (1..=100).contains(&name.chars().count())
-        && !name.chars().any(char::is_control)
-        && !name.trim().is_empty();
-    if good { Ok(name.to_owned()) } else { Err(AgentError::Name) }
+    if AgentName::RULE.holds(name) { Ok(name.to_owned()) } else { Err(AgentError::Name) }
 }
 
 fn checked_webhook(url: Option<String>) -> Result<Option<String>, AgentError> {
     let good = |url: &String| {
         let rest = url.strip_prefix("https://").unwrap_or("");
         let host = rest.split(['/', '?', '#']).next().unwrap_or("");
-        url.len() <= 500
-            && !host.is_empty()
-            && !host.contains('@')
-            && url.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'<' | b'>' | b'\\' | b'`'))
+        WebhookUrl::RULE.holds(url) && !host.is_empty() && !host.contains('@')
     };
     match url {
         None => Ok(None),

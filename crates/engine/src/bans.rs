@@ -14,6 +14,7 @@ use std::time::Duration;
 use interlock_model::Timestamp;
 use interlock_model::action::{AddBan, ListBans, RemoveBan};
 use interlock_model::policy::PrincipalKind;
+use interlock_model::text::{BanReason, Form as _};
 use interlock_store::{BanRow, Error};
 use ipnet::IpNet;
 use serde_json::json;
@@ -35,8 +36,6 @@ const MEMORY: Duration = Duration::from_hours(24);
 const MOST: usize = 100_000;
 /// Shortest and longest ban that a person can ask for, beside one without an end.
 const ASKED: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(24 * 366));
-/// Letters of a reason.
-const REASON: usize = 200;
 
 /// Why a network is banned without a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -468,7 +467,7 @@ impl Bans {
             return Err(BanError::Length);
         }
         let reason = reason.trim();
-        if reason.is_empty() || reason.chars().count() > REASON || reason.chars().any(char::is_control) {
+        if !BanReason::RULE.holds(reason) {
             return Err(BanError::Reason);
         }
         let now = self.now();

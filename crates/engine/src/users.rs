@@ -6,6 +6,7 @@ use interlock_model::Timestamp;
 use interlock_model::action::{CreateUser, ListUsers, ResetFactors, SetPassword, UpdateUser};
 use interlock_model::policy;
 use interlock_model::secret::Secret;
+use interlock_model::text::{Form as _, UserName};
 use interlock_store::{Error, UserRow};
 use serde_json::json;
 
@@ -88,10 +89,7 @@ pub struct UserChange {
 /// # Errors
 /// [`UserError::Name`].
 pub fn canonical_name(name: &str) -> Result<String, UserError> {
-    let good = (1..=64).contains(&name.len())
-        && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'@'))
-        && name.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    if good { Ok(name.to_ascii_lowercase()) } else { Err(UserError::Name) }
+    if UserName::RULE.holds(name) { Ok(name.to_ascii_lowercase()) } else { Err(UserError::Name) }
 }
 
 /// Names that mean something else in paths, or belong to the installation.

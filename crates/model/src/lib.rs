@@ -23,6 +23,7 @@ pub mod screen;
 pub mod secret;
 pub mod strict_json;
 pub mod task;
+pub mod text;
 pub mod time;
 pub mod trace;
 pub mod unit;

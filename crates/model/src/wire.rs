@@ -11,6 +11,7 @@ use crate::run::{RunError, RunState};
 use crate::scope::Scope;
 use crate::secret::Secret;
 use crate::task::TaskRunId;
+use crate::text::{CodeText, SecretText};
 use crate::{AgentId, RunId, Timestamp};
 
 /// POST `/auth/login`.
@@ -22,7 +23,7 @@ pub struct LoginRequest {
     pub password: Secret,
     /// Code of the second factor, or a recovery code; for those who have one.
     #[serde(default)]
-    pub otp: Option<Secret>,
+    pub otp: Option<SecretText<CodeText>>,
     /// Scopes that the session is to be limited to, separated by spaces.
     #[serde(default)]
     pub scope: Option<String>,

@@ -7,8 +7,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use interlock_engine::auth::{Caller, Origin};
+use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
 use interlock_model::strict_json;
+use interlock_model::text;
+use interlock_model::wire::{FieldError, Loc};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -153,11 +156,17 @@ impl<T: DeserializeOwned + Screened> FromRequest<AppState> for JsonBody<T> {
         let origin = origin.filter(|_| !state.limits.is_exempt(request.uri().path()));
         let caller = request.extensions().get::<Arc<Caller>>().cloned();
         let route = Route::of(&request);
-        let body = typed(object(request, state).await?, strict)?;
+        let read = read_as(object(request, state).await?, strict);
         if let Some(origin) = origin {
-            screening::body(state, Met { origin: &origin, route: &route }, caller, &body)?;
+            let met = Met { origin: &origin, route: &route };
+            match &read {
+                Ok(body) => screening::body(state, met, caller, body)?,
+                // What looks like an attack is told as one, also where it could be nothing else than wrong.
+                Err(Unread { text: Some(text), .. }) => screening::body(state, met, caller, &**text)?,
+                Err(_) => {}
+            }
         }
-        Ok(Self(body))
+        read.map(Self).map_err(|unread| unread.error)
     }
 }
 
@@ -204,24 +213,79 @@ fn members<T: DeserializeOwned>() -> &'static [&'static str] {
     known
 }
 
+/// A text that does not hold to its rule, where it stands.
+struct Broken(Place, String);
+
+impl Screened for Broken {
+    fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
+        look(self.0, &self.1);
+    }
+}
+
+/// Why a body has not the form that is asked for.
+struct Unread {
+    error: ApiError,
+    text: Option<Box<Broken>>,
+}
+
+impl From<ApiError> for Unread {
+    fn from(error: ApiError) -> Self {
+        Self { error, text: None }
+    }
+}
+
 /// Gives a parsed body its type. The error names the field, never the value.
 fn typed<T: DeserializeOwned>(object: Map<String, Value>, strict: bool) -> Result<T, ApiError> {
+    read_as(object, strict).map_err(|unread| unread.error)
+}
+
+fn read_as<T: DeserializeOwned>(object: Map<String, Value>, strict: bool) -> Result<T, Unread> {
     if strict && object.keys().any(|name| !members::<T>().contains(&name.as_str())) {
         return Err(ApiError::field(
             &["body"],
             "unexpected",
             "The body has a member that is not known here.",
-        ));
+        )
+        .into());
     }
-    serde_json::from_value(Value::Object(object)).map_err(|error| {
-        let text = error.to_string();
-        let field = text.split('`').nth(1).filter(|name| name.len() <= 64).unwrap_or("");
-        if text.starts_with("missing field") {
-            ApiError::field(&["body", field], "missing", format!("'{field}' is required"))
-        } else {
-            ApiError::field(&["body"], "type", "A field has the wrong type or an unknown value.")
+    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+        let loc = place_of(error.path());
+        let told = error.into_inner().to_string();
+        if let Some((rule, text)) = text::broken(&told) {
+            let text = rule.place.zip(text).map(|(place, text)| Box::new(Broken(place, text.to_owned())));
+            return Unread { error: refused(loc, rule, text.as_ref().map(|text| text.1.as_str())), text };
         }
+        let field = told.split('`').nth(1).filter(|name| name.len() <= 64).unwrap_or("");
+        if told.starts_with("missing field") {
+            return ApiError::field(&["body", field], "missing", format!("'{field}' is required")).into();
+        }
+        let msg = "A field has the wrong type or an unknown value.";
+        let error = FieldError { loc, kind: "type".to_owned(), msg: msg.to_owned() };
+        ApiError::unprocessable(msg, vec![error]).into()
     })
+}
+
+/// Where in a body. Its members have the names of a type of ours.
+fn place_of(path: &serde_path_to_error::Path) -> Vec<Loc> {
+    let parts = path.iter().filter_map(|part| match part {
+        serde_path_to_error::Segment::Map { key } => Some(Loc::Name(key.clone())),
+        serde_path_to_error::Segment::Seq { index } => Some(Loc::Index(*index)),
+        _ => None,
+    });
+    std::iter::once("body".into()).chain(parts).collect()
+}
+
+/// The refusal of a text that does not hold to its rule. Of a secret not even the kind of breach is told.
+fn refused(loc: Vec<Loc>, rule: &text::Rule, text: Option<&str>) -> ApiError {
+    let name = loc.iter().rev().find_map(|part| match part {
+        Loc::Name(name) => Some(name.as_str()),
+        Loc::Index(_) => None,
+    });
+    let name = name.unwrap_or("body");
+    let breach = text.and_then(|text| rule.check(text).err());
+    let breach = breach.unwrap_or(text::Breach::Length(rule.shortest, rule.longest));
+    let msg = format!("'{name}' {breach}");
+    ApiError::unprocessable(msg.clone(), vec![FieldError { loc, kind: breach.kind().to_owned(), msg }])
 }
 
 /// A sign-in body: a form, or JSON.
@@ -319,8 +383,10 @@ impl FromRequest<AppState> for SecretBody {
             return Ok(Self(SecretRequest::default()));
         }
         match strict_json::parse(&bytes)? {
-            Value::String(text) => {
-                Ok(Self(SecretRequest { password: Some(Secret::new(text)), ..SecretRequest::default() }))
+            // The same as in an object of it alone.
+            text @ Value::String(_) => {
+                let object = Map::from_iter([("password".to_owned(), text)]);
+                typed(object, strict).map(Self)
             }
             Value::Null => Ok(Self(SecretRequest::default())),
             Value::Object(object) => typed(object, strict).map(Self),

@@ -8,6 +8,7 @@ mod orchestrator;
 
 use axum::http::Method;
 use interlock_model::device::{Catalogue, DeviceAction};
+use interlock_model::text::{self, Form as _};
 use serde_json::{Map, Value, json};
 
 use crate::config::ServerConfig;
@@ -119,7 +120,7 @@ const OPERATIONS: &[Entry] = &[
         "emergency_stop",
         "Device",
         "Software emergency stop: kill, safe state, latch. Not a safety-rated stop",
-        "Reason",
+        "StopReason",
         "StopReport",
     ),
     ("POST", "/stop/release", "release_stop", "Device", "Release the emergency stop", "Reason", "Operation"),
@@ -226,9 +227,13 @@ pub(crate) fn document(config: &ServerConfig, table: &[RouteEntry], catalogue: O
                 &mut paths,
                 &format!("/execute/{}", action.spec.name),
                 &Method::POST,
-                action_operation(action),
+                action_operation(action, config.max_request_size),
             );
         }
+    }
+    let mut schemas = schemas();
+    for name in ["RevokeRequest", "RevokeForm", "IntrospectForm"] {
+        declare_free(&mut schemas[name], config.max_request_size);
     }
     json!({
         "openapi": "3.1.0",
@@ -237,7 +242,7 @@ pub(crate) fn document(config: &ServerConfig, table: &[RouteEntry], catalogue: O
         "paths": paths,
         "components": {
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
-            "schemas": schemas(),
+            "schemas": schemas,
         },
     })
 }
@@ -282,40 +287,21 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
         .path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .map(|name| parameter("path", name, part_of_path(profile, route.path, name)))
         .collect();
-    if profile == Profile::Orchestrator {
-        parameters.extend(orchestrator::queries(&route.method, route.path).iter().map(|name| query(name)));
-    }
-    match (route.method.as_str(), route.path) {
-        _ if profile == Profile::Orchestrator
-            && orchestrator::OPERATIONS.iter().any(|own| own.1 == route.path) => {}
-        ("POST", "/execute/{task}") => parameters.extend(execute_headers()),
-        ("GET", "/runs") => parameters.extend(["state", "action", "limit", "offset"].map(query)),
-        ("GET", "/agents") => {
-            parameters.extend(["name_filter", "scope_filter", "limit", "offset"].map(query));
-        }
-        ("GET", "/auth/sessions") => parameters.push(query("all")),
-        ("DELETE", "/auth/sessions") => parameters.push(query("keep_current")),
-        ("GET", "/audit") => {
-            parameters.extend(WHICH_AUDIT.iter().chain(&["limit", "offset"]).copied().map(query));
-        }
-        ("GET", "/audit/counts") => {
-            parameters.extend(["by", "limit"].iter().chain(&WHICH_AUDIT).copied().map(query));
-        }
-        ("GET", "/audit/proof") => {
-            let mut entry = query("entry");
-            entry["required"] = true.into();
-            entry["schema"]["minimum"] = 1.into();
-            parameters.push(entry);
-        }
-        ("GET", "/runs/{run_id}/events" | "/runs/{run_id}/log") => {
-            let mut limit = query("limit");
-            limit["schema"]["maximum"] = 1000.into();
-            parameters.extend([query("after"), limit]);
-        }
-        _ => {}
-    }
+    let own =
+        profile == Profile::Orchestrator && orchestrator::OPERATIONS.iter().any(|own| own.1 == route.path);
+    let queries = match profile {
+        Profile::Orchestrator if own => orchestrator::queries(&route.method, route.path),
+        _ => queries(&route.method, route.path),
+    };
+    parameters.extend(queries.iter().map(|(name, kind)| parameter("query", name, kind)));
+    let headers = match profile {
+        Profile::Orchestrator => orchestrator::headers(&route.method, route.path),
+        Profile::Device if route.path == "/execute/{task}" => EXECUTE_HEADERS,
+        Profile::Device => &[],
+    };
+    parameters.extend(headers.iter().map(header));
     let success = match (route.method.as_str(), route.path) {
         (
             "POST",
@@ -364,7 +350,9 @@ fn operation(route: &RouteEntry, profile: Profile) -> Value {
 /// Whether a body of this shape says anything that must be said.
 fn needs_body(name: &str) -> bool {
     let shape = identity::SHAPES.iter().chain(orchestrator::SHAPES).find(|shape| shape.0 == name);
-    shape.map_or(!matches!(name, "Reason" | "Object" | "UserEdit"), |(_, required, _)| !required.is_empty())
+    shape.map_or(!matches!(name, "Reason" | "StopReason" | "Object" | "UserEdit"), |(_, required, _)| {
+        !required.is_empty()
+    })
 }
 
 fn access(access: Access) -> String {
@@ -374,40 +362,83 @@ fn access(access: Access) -> String {
     }
 }
 
-/// Which entries of the audit trail.
-const WHICH_AUDIT: [&str; 9] =
-    ["action", "actor", "subject", "source", "rule", "route", "result", "since", "until"];
-
-fn query(name: &str) -> Value {
-    let schema = match name {
-        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
-        "offset" | "after" | "entry" | "days" | "count" | "max_age_hours" => {
-            json!({ "type": "integer", "minimum": 0 })
+/// Names and kinds in the query of an operation that both profiles have, or devices alone.
+fn queries(method: &Method, path: &str) -> &'static [(&'static str, &'static str)] {
+    match (method.as_str(), path) {
+        ("GET", "/runs") => {
+            &[("state", "RunState"), ("action", "Sought"), ("limit", "limit"), ("offset", "count")]
         }
-        "all" | "keep_current" | "success" | "include_errors" => json!({ "type": "boolean" }),
-        "by" => json!({ "enum": ["actor", "action", "subject", "source", "rule", "route", "reason"] }),
-        "since" | "until" | "start_time" | "end_time" => json!({ "type": "string", "format": "date-time" }),
-        _ => json!({ "type": "string" }),
-    };
-    json!({ "name": name, "in": "query", "required": false, "schema": schema })
+        ("GET", "/agents") => &[
+            ("name_filter", "NamePart"),
+            ("scope_filter", "ScopePart"),
+            ("limit", "limit"),
+            ("offset", "count"),
+        ],
+        ("GET", "/auth/sessions") => &[("all", "boolean")],
+        ("DELETE", "/auth/sessions") => &[("keep_current", "boolean")],
+        ("GET", "/audit") => AUDIT,
+        ("GET", "/audit/counts") => AUDIT_COUNTS,
+        ("GET", "/audit/proof") => &[("entry", "entry")],
+        ("GET", "/runs/{run_id}/events") => &[("after", "count"), ("limit", "many")],
+        _ => &[],
+    }
 }
 
-fn execute_headers() -> [Value; 3] {
-    let header = |name: &str, text: &str, schema: Value| json!({ "name": name, "in": "header", "required": false, "description": text, "schema": schema });
-    [
-        header(
-            "Idempotency-Key",
-            "The same key and body give the first answer again and never act twice",
-            json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
-        ),
-        header("Prefer", "respond-async: 202 with the run at once", json!({ "type": "string" })),
-        header(
-            "Interlock-Simulate",
-            "Execute with the device's simulator",
-            json!({ "type": "string", "enum": ["true", "false"] }),
-        ),
-    ]
+/// Which entries of the audit trail.
+const AUDIT: &[(&str, &str)] = ALL_OF_AUDIT.split_at(ALL_OF_AUDIT.len() - 1).0;
+
+/// By what they are counted, and which.
+const AUDIT_COUNTS: &[(&str, &str)] = ALL_OF_AUDIT.split_at(1).1;
+
+const ALL_OF_AUDIT: &[(&str, &str)] = &[
+    ("offset", "count"),
+    ("action", "Sought"),
+    ("actor", "AuditSubject"),
+    ("subject", "AuditSubject"),
+    ("source", "AuditSubject"),
+    ("rule", "Sought"),
+    ("route", "Sought"),
+    ("result", "Sought"),
+    ("since", "time"),
+    ("until", "time"),
+    ("limit", "limit"),
+    ("by", "=actor|action|subject|source|rule|route|reason"),
+];
+
+/// The kind of what stands for a name in the template of a path.
+fn part_of_path(profile: Profile, path: &str, name: &str) -> &'static str {
+    match name {
+        "run_id" if profile == Profile::Device => "RunIdText",
+        "agent_id" | "task_id" | "approval_id" | "run_id" => "Uuid",
+        "name" if path.starts_with("/runs/") => "FileName",
+        "name" => "UserName",
+        "role" => "RoleName",
+        "network" => "BanSubject",
+        "task" => "ActionName",
+        _ if path.starts_with("/security/lockouts/") => "LockoutId",
+        _ => "ShortId",
+    }
 }
+
+fn parameter(place: &str, name: &str, kind: &str) -> Value {
+    // A count or a proof is of something.
+    let required = place == "path" || matches!(name, "by" | "entry");
+    json!({ "name": name, "in": place, "required": required, "schema": one(kind) })
+}
+
+fn header((name, text, kind): &(&str, &str, &str)) -> Value {
+    let mut header = parameter("header", name, kind);
+    header["description"] = json!(text);
+    header
+}
+
+const KEY_TEXT: &str = "The same key and body give the first answer again and never act twice";
+
+const EXECUTE_HEADERS: &[(&str, &str, &str)] = &[
+    ("Idempotency-Key", KEY_TEXT, "IdempotencyKey"),
+    ("Prefer", "respond-async: 202 with the run at once", "Preference"),
+    ("Interlock-Simulate", "Execute with the device's simulator", "=true|false"),
+];
 
 fn responses(success: &str, answer: &str, path: &str, access: Access) -> Value {
     let mut responses = Map::new();
@@ -436,12 +467,13 @@ fn responses(success: &str, answer: &str, path: &str, access: Access) -> Value {
 }
 
 /// One action as an operation of its own, with its real parameters.
-fn action_operation(action: &DeviceAction) -> Value {
+fn action_operation(action: &DeviceAction, longest: usize) -> Value {
     let spec = &action.spec;
     let mut properties = Map::new();
     let mut required = Vec::new();
     for parameter in &spec.parameters {
         let mut schema = if parameter.schema.is_object() { parameter.schema.clone() } else { json!({}) };
+        declare_free(&mut schema, longest);
         if let Some(help) = &parameter.help {
             schema["description"] = json!(help);
         }
@@ -464,12 +496,39 @@ fn action_operation(action: &DeviceAction) -> Value {
         "tags": ["Execute"],
         "summary": spec.title.clone().unwrap_or_else(|| spec.name.clone()),
         "description": spec.doc,
-        "parameters": execute_headers(),
+        "parameters": EXECUTE_HEADERS.iter().map(header).collect::<Vec<_>>(),
         "requestBody": { "required": !spec.parameters.iter().all(|p| !p.required), "content": { "application/json": { "schema": body } } },
         "responses": responses("200", "ExecuteAnswer", "/execute/{task}", Access::Granted("device.executed")),
         "x-interlock-access": format!("role {}", action.role()),
         "x-effects": spec.effects,
     })
+}
+
+/// Says of every text in a parameter that it is free text unless its words or its format are declared, and that it is bounded:
+/// by what the author of the device has said, or by the size of a request.
+fn declare_free(schema: &mut Value, longest: usize) {
+    let Some(members) = schema.as_object_mut() else { return };
+    let is_text = match members.get("type") {
+        Some(Value::Array(types)) => types.iter().any(|kind| kind == "string"),
+        Some(kind) => kind == "string",
+        None => false,
+    };
+    if is_text && !members.contains_key("enum") && !members.contains_key("const") {
+        members.entry("maxLength").or_insert_with(|| longest.into());
+        if !members.contains_key("format") && !members.contains_key("pattern") {
+            members.insert("x-free-text".to_owned(), true.into());
+        }
+    }
+    for (name, member) in members {
+        match (name.as_str(), member) {
+            ("items" | "additionalProperties", below) => declare_free(below, longest),
+            ("properties", Value::Object(all)) => {
+                all.values_mut().for_each(|below| declare_free(below, longest));
+            }
+            ("anyOf", Value::Array(all)) => all.iter_mut().for_each(|below| declare_free(below, longest)),
+            _ => {}
+        }
+    }
 }
 
 fn object(properties: &[(&str, &str)], optional: &[(&str, &str)]) -> Value {
@@ -482,10 +541,20 @@ fn object(properties: &[(&str, &str)], optional: &[(&str, &str)]) -> Value {
 fn one(kind: &str) -> Value {
     match kind {
         "any" => json!({}),
-        "time" => json!({ "type": "string", "format": "date-time" }),
+        // What somebody wants to have revoked or looked at, whatever it is (RFC 7009 section 2.2); bounded with the request.
+        "anything" => json!({ "type": "string" }),
+        "time" => text::Time::RULE.schema(),
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200 }),
+        "many" => json!({ "type": "integer", "minimum": 1, "maximum": 1000 }),
+        "count" => json!({ "type": "integer", "minimum": 0 }),
+        "entry" => json!({ "type": "integer", "minimum": 1 }),
         "string" | "integer" | "number" | "boolean" | "object" => json!({ "type": kind }),
         _ if kind.ends_with('?') => json!({ "anyOf": [one(&kind[..kind.len() - 1]), { "type": "null" }] }),
         _ if kind.starts_with('[') => json!({ "type": "array", "items": one(kind.trim_matches(['[', ']'])) }),
+        _ if kind.starts_with('=') => {
+            json!({ "type": "string", "enum": kind[1..].split('|').collect::<Vec<_>>() })
+        }
+        _ if text::schema_of(kind).is_some() => text::schema_of(kind).unwrap_or_default(),
         reference => json!({ "$ref": format!("#/components/schemas/{reference}") }),
     }
 }
@@ -505,7 +574,7 @@ fn schemas() -> Value {
     };
     let mut schemas = json!({
         "Object": { "type": "object" },
-        "LoginRequest": object(&[("username", "string"), ("password", "string")], &[("otp", "string?"), ("scope", "string?"), ("refresh", "boolean?")]),
+        "LoginRequest": object(&[("username", "UserName"), ("password", "GivenSecret")], &[("otp", "CodeText?"), ("scope", "ScopeList?"), ("refresh", "boolean?")]),
         "LoginAnswer": object(&[("access_token", "string"), ("token_type", "string"), ("expires_in", "integer"), ("user", "string"), ("roles", "[string]")], &[("refresh_token", "string")]),
         "WhoAmI": object(&[("user", "string"), ("roles", "[string]"), ("scopes", "[string]"), ("kind", "string"), ("expires_at", "time")], &[]),
         "Operation": object(&[("success", "boolean"), ("message", "string"), ("details", "object?")], &[]),
@@ -518,19 +587,21 @@ fn schemas() -> Value {
             ("duration_seconds", "number?"), ("progress", "object?"), ("artifacts", "[object]")], &[]),
         "RunPage": page("[Run]"),
         "Events": object(&[("items", "[object]"), ("next_after", "integer"), ("done", "boolean")], &[]),
-        "Reason": object(&[], &[("reason", "string?")]),
+        // A stop is never refused for its words: what is no reason is left out.
+        "StopReason": object(&[], &[("reason", "any")]),
+        "Reason": object(&[], &[("reason", "ReasonText?")]),
         "DeviceStatus": object(&[("name", "string"), ("title", "string"), ("state", "string"), ("running", "string?"), ("queued", "integer"),
             ("emergency_stop", "object"), ("attention", "object?"), ("worker", "object"), ("actions", "integer")], &[]),
         "StopReport": object(&[("engaged", "boolean"), ("confirmed", "integer"), ("of", "integer"), ("devices", "[object]"), ("cancelled_run", "string?"),
             ("engaged_at", "time"), ("reason", "string?")], &[]),
         "User": object(&[("name", "string"), ("roles", "[string]"), ("disabled", "boolean"), ("created_at", "time"), ("updated_at", "time")], &[]),
         "Users": { "type": "array", "items": { "$ref": "#/components/schemas/User" } },
-        "NewUser": object(&[("name", "string"), ("password", "string"), ("roles", "[string]")], &[]),
-        "UserEdit": object(&[], &[("roles", "[string]?"), ("disabled", "boolean?")]),
-        "NewPassword": object(&[("password", "string")], &[]),
+        "NewUser": object(&[("name", "UserName"), ("password", "NewPasswordText"), ("roles", "[RoleName]")], &[]),
+        "UserEdit": object(&[], &[("roles", "[RoleName]?"), ("disabled", "boolean?")]),
+        "NewPassword": object(&[("password", "NewPasswordText")], &[]),
         "Ban": object(&[("network", "string"), ("reason", "string"), ("added_by", "string"), ("created_at", "time"), ("ends_at", "time?"), ("offences", "integer")], &[]),
         "Bans": { "type": "array", "items": { "$ref": "#/components/schemas/Ban" } },
-        "NewBan": object(&[("network", "string"), ("reason", "string")], &[("seconds", "integer?")]),
+        "NewBan": object(&[("network", "Network"), ("reason", "BanReason")], &[("seconds", "integer?")]),
         "AuditRow": object(&[("id", "integer"), ("at", "time"), ("actor_agent_id", "string?"), ("action", "string"), ("subject_id", "string?"), ("details", "any"),
             ("client_ip", "string?"), ("request_id", "string?"), ("prev_hash", "string"), ("hash", "string")], &[]),
         "AuditPage": page("[AuditRow]"),
@@ -547,6 +618,9 @@ fn schemas() -> Value {
         schemas[*name] = page(item);
     }
     // A secret of the caller's own may also be the whole body, and null is as good as none.
+    for (keyword, value) in text::NewPasswordText::RULE.schema().as_object().into_iter().flatten() {
+        schemas["AgentSecretRequest"][keyword] = value.clone();
+    }
     schemas["AgentSecretRequest"]["type"] = json!(["object", "string", "null"]);
     for (name, item) in identity::LISTS {
         schemas[*name] = json!({ "type": "array", "items": one(item) });

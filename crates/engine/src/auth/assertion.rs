@@ -4,6 +4,7 @@
 //! within minutes and is used once. The key is chosen among the registered ones only: nothing in the token is fetched.
 
 use interlock_model::Timestamp;
+use interlock_model::text::{Form as _, KeyId, KeyMember};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
@@ -17,8 +18,6 @@ const MAX_BYTES: usize = 4096;
 const MAX_AHEAD: i64 = 300;
 /// Clocks may differ by this much, in seconds.
 const LEEWAY: i64 = 30;
-/// Longest member of a key, in characters: the modulus of an RSA key of 8192 bits.
-const MAX_MEMBER: usize = 1366;
 /// Most keys of one agent.
 pub(super) const MAX_KEYS: usize = 4;
 
@@ -110,7 +109,8 @@ pub fn check_keys(keys: &[Value]) -> Result<Vec<Value>, BadKey> {
             .filter(|(name, _)| known.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        if plain.values().any(|value| value.as_str().is_none_or(|text| text.len() > MAX_MEMBER)) {
+        let rule = |name: &str| if name == "kid" { KeyId::RULE } else { KeyMember::RULE };
+        if plain.iter().any(|(name, value)| value.as_str().is_none_or(|text| !rule(name).holds(text))) {
             return Err(BadKey::Form);
         }
         kept.push(Value::Object(plain));

@@ -6,13 +6,12 @@
 
 use base64::Engine as _;
 use interlock_model::Timestamp;
+use interlock_model::text::{CertificateName, Form as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Most names of one agent.
 pub(super) const MAX_NAMES: usize = 4;
-/// Longest name in bytes, with its `dns:` or `uri:`.
-const LONGEST: usize = 255;
 
 /// A certificate that a client has shown, verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +120,7 @@ pub fn check_names(names: &[String]) -> Result<Vec<String>, BadName> {
 }
 
 fn checked(name: &str) -> Option<String> {
-    let (kind, rest) = name.split_once(':').filter(|_| name.len() <= LONGEST)?;
+    let (kind, rest) = name.split_once(':').filter(|_| CertificateName::RULE.holds(name))?;
     match kind {
         "dns" => {
             let label = |label: &str| {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use interlock_model::Timestamp;
 use interlock_model::action::{ConfirmFactor, EnrolFactor, ListFactors, RemoveFactor, RenewRecoveryCodes};
 use interlock_model::secret::Secret;
+use interlock_model::text::{FactorName, Form as _};
 use interlock_store::identity::{self, Put, Versioned};
 use interlock_store::{Error, Tx};
 use serde_json::json;
@@ -109,7 +110,7 @@ pub(super) fn place(user: &str, factor: &str) -> String {
 /// A name for people, checked.
 pub(super) fn name_of_factor(name: &str) -> Result<String, FactorError> {
     let name = name.trim();
-    if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+    if !FactorName::RULE.holds(name) {
         return Err(FactorError::Name);
     }
     Ok(name.to_owned())

@@ -12,6 +12,7 @@ use interlock_model::id::{hexadecimal, random_hex};
 use interlock_model::policy::PrincipalKind;
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
+use interlock_model::text::{Form as _, KeyName};
 use interlock_model::{AgentId, Entropy, Timestamp};
 use interlock_store::Error;
 use interlock_store::identity::{self, Versioned};
@@ -149,7 +150,7 @@ impl ApiKeys {
     ) -> Result<(ApiKey, Secret), KeyError> {
         let caller = permit.caller();
         let now = self.ambient.clock.now();
-        if !(1..=100).contains(&new.name.chars().count()) || new.name.chars().any(char::is_control) {
+        if !KeyName::RULE.holds(&new.name) {
             return Err(KeyError::Name);
         }
         if new.life < Duration::from_hours(1) || new.life > MAX_LIFE {

@@ -9,6 +9,7 @@ use interlock_model::action::{
 };
 use interlock_model::policy::{self, CustomRoles, Explanation, Grants};
 use interlock_model::scope::{self, Scope};
+use interlock_model::text::{Form as _, RoleName};
 use interlock_store::Error;
 use interlock_store::identity::{self, Put, Versioned};
 use serde_json::{Value, json};
@@ -286,10 +287,7 @@ impl Manage {
         scopes: Vec<Scope>,
     ) -> Result<CustomRole, ManageError> {
         let name = permit.target().role.clone();
-        let good = (1..=32).contains(&name.len())
-            && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_'))
-            && !policy::is_role(&name);
-        if !good {
+        if !RoleName::RULE.holds(&name) || policy::is_role(&name) {
             return Err(ManageError::RoleName);
         }
         let grants = permit.caller().grants();

@@ -6,6 +6,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use interlock_model::secret::Secret;
+use interlock_model::text::{Form as _, NewPasswordText};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Breached, bcrypt_hash, blocked};
@@ -15,7 +16,7 @@ const MIN_ALONE: usize = 15;
 /// Shortest password beside a second factor.
 const MIN_BESIDE: usize = 8;
 /// Longest password in bytes; bounds the work of one guess.
-const MAX_BYTES: usize = 1024;
+const MAX_BYTES: usize = NewPasswordText::RULE.longest;
 /// Hash of a random text that nobody has: an unknown user costs what a known one does.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$IroMlCgFGK+Sy0ajRCpXzQ$tgysxUr3ctiEu2aZMnZumO/uwBzQN9C3ZMwLHWfHHWc";

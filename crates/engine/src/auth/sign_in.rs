@@ -8,6 +8,7 @@ use std::time::Duration;
 use interlock_model::Clock;
 use interlock_model::scope::{self, Scope};
 use interlock_model::secret::Secret;
+use interlock_model::text::{Form as _, GivenSecret};
 use interlock_store::{Error, UserRow};
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ use crate::emergency;
 use crate::security::{self, Event};
 
 /// Longest password or secret that is looked at, in bytes.
-const MAX_SECRET_BYTES: usize = 1024;
+const MAX_SECRET_BYTES: usize = GivenSecret::RULE.longest;
 
 /// Why nobody was signed in.
 #[derive(Debug, thiserror::Error)]

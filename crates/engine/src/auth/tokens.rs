@@ -9,6 +9,7 @@ use interlock_model::Timestamp;
 use interlock_model::id::from_hexadecimal;
 use interlock_model::policy::PrincipalKind;
 use interlock_model::secret::Secret;
+use interlock_model::text::{Form as _, TokenText};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use super::documents::Session;
 use super::signing_keys::{Keys, KeysError};
 
 /// Longest token that is looked at, in bytes.
-const MAX_BYTES: usize = 4096;
+const MAX_BYTES: usize = TokenText::RULE.longest;
 /// Clocks may differ by this much, in seconds.
 const LEEWAY: i64 = 30;
 /// What tokens named as their issuer before it was an address. Those that are still in force are taken: the audience is what

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use interlock_model::action::{ApprovalTarget, DecideApproval, ListApprovals};
 use interlock_model::policy::PrincipalKind;
 use interlock_model::task::{ApprovalId, ApprovalState};
+use interlock_model::text::{Form as _, Note};
 use interlock_store::orchestrator::ApprovalRow;
 use interlock_store::{Error, Page, Paged};
 use serde_json::json;
 
 use super::Orchestrator;
 use crate::auth::{Permit, Recorded};
-
-/// Longest note, in characters.
-const LONGEST_NOTE: usize = 500;
 
 /// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +38,7 @@ pub enum ApprovalError {
     #[error("this was decided already, has expired, or its run is over")]
     Settled,
     /// The note is too long.
-    #[error("'note' must have at most {LONGEST_NOTE} characters")]
+    #[error("'note' must have at most 500 characters, none of them U+0000")]
     Note,
     /// The storage's.
     #[error("store the decision")]
@@ -90,7 +88,7 @@ impl Orchestrator {
         if caller.kind() != PrincipalKind::User || caller.session().is_empty() {
             return Err(ApprovalError::NotAPerson);
         }
-        if note.as_ref().is_some_and(|note| note.chars().count() > LONGEST_NOTE || note.contains('\0')) {
+        if note.as_ref().is_some_and(|note| !Note::RULE.holds(note)) {
             return Err(ApprovalError::Note);
         }
         let (by, now) = (caller.name().to_owned(), self.now());

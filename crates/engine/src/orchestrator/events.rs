@@ -8,6 +8,7 @@ use interlock_model::pipeline::Condition;
 use interlock_model::policy::Grants;
 use interlock_model::scope;
 use interlock_model::task::{EventId, ScheduleKind, StreamId, TaskId, TaskRunId, Trigger};
+use interlock_model::text::{self, Form as _};
 use interlock_store::Error;
 use interlock_store::orchestrator::{Changes, EventRow, NewRun, Topic};
 use serde_json::{Value, json};
@@ -16,8 +17,6 @@ use super::Orchestrator;
 use super::tasks::{LARGEST_PAYLOAD, new_run};
 use crate::auth::{Permit, Recorded};
 
-/// Longest topic, in characters.
-const LONGEST_TOPIC: usize = 100;
 /// Most age of events that cleaning may name, in hours: a year.
 const LONGEST_AGE: i64 = 8_760;
 /// Events that are deleted in one write.
@@ -86,13 +85,7 @@ pub(super) fn ids(triggered: &[Triggered]) -> Vec<TaskId> {
 }
 
 fn checked_topic(topic: &str) -> Result<(), EventError> {
-    let length = topic.chars().count();
-    if length == 0 || length > LONGEST_TOPIC || topic.trim().is_empty() || topic.chars().any(char::is_control)
-    {
-        let message = format!("'topic' must have 1 to {LONGEST_TOPIC} characters and no control characters");
-        return Err(EventError::Field("topic", message));
-    }
-    Ok(())
+    text::Topic::RULE.check(topic).map_err(|breach| EventError::Field("topic", format!("'topic' {breach}")))
 }
 
 impl Orchestrator {

@@ -10,6 +10,7 @@ use interlock_model::action::{
 use interlock_model::pipeline::{Condition, Loc};
 use interlock_model::schedule::Schedule;
 use interlock_model::task::{Backoff, Misfire, ScheduleKind, TaskId, TaskRunId, TaskStatus, Trigger};
+use interlock_model::text::{DedupeKey, Description, Form, Remark, Title};
 use interlock_store::orchestrator::{Changes, NewRun, TaskRow, TasksFilter};
 use interlock_store::{Error, Page, Paged};
 use serde_json::{Value, json};
@@ -20,18 +21,10 @@ use crate::auth::{Caller, Permit, Recorded};
 
 /// How long the answer to a request is kept under its key.
 const ANSWERS: Duration = Duration::from_hours(24);
-/// Longest title, in characters.
-const LONGEST_TITLE: usize = 200;
-/// Longest description, in characters.
-const LONGEST_DESCRIPTION: usize = 2_000;
-/// Longest dedupe or concurrency key, in characters.
-const LONGEST_KEY: usize = 100;
 /// Longest dedupe window: ten years.
 const LONGEST_WINDOW: i64 = 10 * 366 * 86_400;
 /// Longest wait that snoozing adds, in seconds: a week.
 const LONGEST_SNOOZE: i64 = 604_800;
-/// Longest reason, in characters.
-const LONGEST_REASON: usize = 200;
 /// Longest payload, in bytes of JSON.
 pub(super) const LARGEST_PAYLOAD: usize = 1 << 20;
 
@@ -229,30 +222,15 @@ impl Faults {
         self.0.push((field(name), message.into()));
     }
 
-    fn text(&mut self, name: &str, text: &str, longest: usize) {
-        let length = text.chars().count();
-        if length == 0 || length > longest || text.trim().is_empty() {
-            self.add(name, format!("'{name}' must have 1 to {longest} characters"));
-        } else if text.chars().any(|c| c == '\0') {
-            self.add(name, format!("'{name}' must not hold the character U+0000"));
-        }
-    }
-
-    fn key(&mut self, name: &str, key: Option<&String>) {
-        if let Some(key) = key {
-            self.text(name, key, LONGEST_KEY);
+    fn text<F: Form>(&mut self, name: &str, text: Option<&String>) {
+        if let Some(Err(breach)) = text.map(|text| F::RULE.check(text)) {
+            self.add(name, format!("'{name}' {breach}"));
         }
     }
 
     fn range(&mut self, name: &str, number: i64, from: i64, to: i64) {
         if !(from..=to).contains(&number) {
             self.add(name, format!("'{name}' must be {from} to {to}"));
-        }
-    }
-
-    fn reason(&mut self, reason: Option<&String>) {
-        if reason.is_some_and(|reason| reason.chars().count() > LONGEST_REASON) {
-            self.add("reason", format!("'reason' must have at most {LONGEST_REASON} characters"));
         }
     }
 
@@ -331,13 +309,13 @@ impl Orchestrator {
     /// Finds what is wrong with a task; gives its schedule if nothing is.
     fn checked(&self, task: &TaskRow, numbers: (i64, i64)) -> Result<Schedule, TaskError> {
         let mut faults = Faults::default();
-        faults.text("title", &task.title, LONGEST_TITLE);
-        faults.text("description", &task.description, LONGEST_DESCRIPTION);
+        faults.text::<Title>("title", Some(&task.title));
+        faults.text::<Description>("description", Some(&task.description));
         faults.range("priority", numbers.0, 1, 9);
         faults.range("max_retries", numbers.1, 0, 10);
         faults.range("dedupe_window_seconds", task.dedupe_window_seconds, 0, LONGEST_WINDOW);
-        faults.key("dedupe_key", task.dedupe_key.as_ref());
-        faults.key("concurrency_key", task.concurrency_key.as_ref());
+        faults.text::<DedupeKey>("dedupe_key", task.dedupe_key.as_ref());
+        faults.text::<DedupeKey>("concurrency_key", task.concurrency_key.as_ref());
         let schedule = Self::schedule_of(task);
         if let Err(fault) = &schedule {
             faults.0.push(fault.clone());
@@ -721,7 +699,7 @@ impl Orchestrator {
         let id = Self::id(permit.target())?;
         let mut faults = Faults::default();
         faults.range("delay_seconds", seconds, 1, LONGEST_SNOOZE);
-        faults.reason(reason.as_ref());
+        faults.text::<Remark>("reason", reason.as_ref());
         faults.done()?;
         let now = self.now();
         let reaching = Self::reaching(permit.caller());
@@ -763,7 +741,7 @@ impl Orchestrator {
     ) -> Result<Skipped, TaskError> {
         let id = Self::id(permit.target())?;
         let mut faults = Faults::default();
-        faults.reason(reason.as_ref());
+        faults.text::<Remark>("reason", reason.as_ref());
         faults.done()?;
         let reaching = Self::reaching(permit.caller());
         let skipped = self

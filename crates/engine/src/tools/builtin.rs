@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use interlock_model::id::hexadecimal as hex;
 use interlock_model::pipeline::{Effect, Known, Misuse};
 use interlock_model::task::ApprovalState;
+use interlock_model::text::{Form as _, Topic};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -21,7 +22,6 @@ const SHORT_SLEEP: Duration = Duration::from_secs(2);
 /// How long a question stands, if the step does not say: at least, by itself, at most.
 const EXPIRES: (u64, u64, u64) = (60, 24 * 3600, 30 * 24 * 3600);
 const LONGEST_REASON: usize = 2_000;
-const LONGEST_TOPIC: usize = 100;
 
 pub(super) fn all() -> BTreeMap<String, Arc<dyn Tool>> {
     let all: [(&str, Arc<dyn Tool>); 3] = [
@@ -188,7 +188,7 @@ impl Tool for Publish {
 
     fn check(&self, known: Known<'_>) -> Result<Effect, Misuse> {
         only(&known, &["topic", "payload"])?;
-        text(&known, "topic", LONGEST_TOPIC)?;
+        text(&known, "topic", Topic::RULE.longest)?;
         if known.fixed.get("payload").is_some_and(|payload| !payload.is_object()) {
             return misuse("payload", "payload is an object");
         }

@@ -22,11 +22,10 @@ use zone::{NoZone, Zone};
 use crate::Timestamp;
 use crate::pipeline::Condition;
 use crate::task::ScheduleKind;
+use crate::text::{Form as _, Topic};
 
 /// Longest `schedule_expr`, bytes.
 pub const LONGEST_EXPRESSION: usize = 8_192;
-/// Longest name of a topic, characters.
-pub const LONGEST_TOPIC: usize = 100;
 /// Most times that [`Schedule::times_after`] gives at once.
 pub const MOST_TIMES: usize = 1_000;
 /// How many days, periods and times one search looks at. More than 2 000 years of a rule without BYMONTH, some 20 ms.
@@ -149,12 +148,7 @@ impl Schedule {
             (ScheduleKind::Rrule, Some(expr)) => recurrence(expr, &zone, anchor)?,
             (ScheduleKind::Once, Some(expr)) => Plan::Once(once(expr, &zone)?),
             (ScheduleKind::Event, Some(expr)) => {
-                let long = expr.chars().count() > LONGEST_TOPIC;
-                if long || expr.chars().any(char::is_control) {
-                    return Err(wrong(format!(
-                        "a topic has 1 to {LONGEST_TOPIC} characters and no control characters among them"
-                    )));
-                }
+                Topic::RULE.check(expr).map_err(|breach| wrong(format!("a topic {breach}")))?;
                 Plan::Told
             }
             (ScheduleKind::Condition, Some(expr)) => {

@@ -14,6 +14,7 @@ use interlock_model::action::{
 };
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
+use interlock_model::text::{CodeText, FactorName, GivenSecret, SecretText, Text};
 use interlock_model::wire::Operation;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -39,7 +40,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 
 #[derive(Debug, Deserialize)]
 struct PasswordChange {
-    current: Secret,
+    current: SecretText<GivenSecret>,
     new: Secret,
 }
 
@@ -52,13 +53,13 @@ async fn change_password(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<PasswordChange>,
 ) -> Result<Response, ApiError> {
-    Ok(login_answer(identity.account.change_password(&grant, body.current, body.new).await?))
+    Ok(login_answer(identity.account.change_password(&grant, body.current.into_secret(), body.new).await?))
 }
 
 #[derive(Debug, Deserialize)]
 struct Proof {
-    otp: Option<Secret>,
-    password: Option<Secret>,
+    otp: Option<SecretText<CodeText>>,
+    password: Option<SecretText<GivenSecret>>,
     passkey: Option<Answer>,
 }
 
@@ -72,12 +73,13 @@ async fn step_up(
     JsonBody(body): JsonBody<Proof>,
 ) -> Result<Response, ApiError> {
     let account = &identity.account;
-    let raised = match (body.passkey, &body.otp, &body.password) {
+    let (otp, password) = (body.otp.map(SecretText::into_secret), body.password.map(SecretText::into_secret));
+    let raised = match (body.passkey, &otp, &password) {
         (Some(Answer { state, credential }), None, None) => {
-            account.step_up_with_passkey(&grant, &state, credential).await?
+            account.step_up_with_passkey(&grant, &state.into_secret(), credential.0).await?
         }
         (Some(_), _, _) => return Err(AccountError::OtherProof.into()),
-        (None, _, _) => account.step_up(&grant, body.otp, body.password).await?,
+        (None, _, _) => account.step_up(&grant, otp, password).await?,
     };
     Ok(login_answer(raised))
 }
@@ -118,7 +120,7 @@ async fn list_factors(
 #[derive(Debug, Deserialize)]
 struct NewTotp {
     #[serde(default = "an_app")]
-    name: String,
+    name: Text<FactorName>,
 }
 
 impl Screened for NewTotp {
@@ -127,8 +129,8 @@ impl Screened for NewTotp {
     }
 }
 
-fn an_app() -> String {
-    "authenticator app".to_owned()
+fn an_app() -> Text<FactorName> {
+    Text::fixed("authenticator app")
 }
 
 async fn enrol_totp(
@@ -143,7 +145,7 @@ async fn enrol_totp(
 
 #[derive(Debug, Deserialize)]
 struct Code {
-    code: Secret,
+    code: SecretText<CodeText>,
 }
 
 impl Screened for Code {
@@ -159,7 +161,7 @@ async fn confirm_totp(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<Code>,
 ) -> Result<Response, ApiError> {
-    let (id, codes) = identity.account.confirm_factor(&grant, &body.code).await?;
+    let (id, codes) = identity.account.confirm_factor(&grant, &body.code.into_secret()).await?;
     Ok(no_store(Json(json!({ "id": id, "recovery_codes": exposed(&codes) }))))
 }
 

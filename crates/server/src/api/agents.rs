@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::query;
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -19,6 +20,7 @@ use interlock_model::grant::{GrantType, KeyMethod, Unknown, parse_grants};
 use interlock_model::scope::{self, Scope};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
+use interlock_model::text::{AgentName, CertificateName, Form, NamePart, ScopePart, Text, WebhookUrl};
 use interlock_model::wire::{AgentSecretView, AgentView, Operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -64,6 +66,7 @@ pub(super) fn token_answer(issued: &Issued) -> Value {
 
 #[derive(Debug, Deserialize)]
 struct AgentCredentials {
+    /// Whatever it is: what is no id gets the answer of a wrong one.
     agent_id: String,
     agent_secret: Option<Secret>,
 }
@@ -169,7 +172,10 @@ async fn list_agents(
     Query(query): Query<AgentsQuery>,
 ) -> Result<Json<Vec<AgentView>>, ApiError> {
     let page = query.page.page()?;
-    let filter = AgentFilter { name: query.name_filter, scope: query.scope_filter };
+    let filter = AgentFilter {
+        name: query::text::<NamePart>("name_filter", query.name_filter)?,
+        scope: query::text::<ScopePart>("scope_filter", query.scope_filter)?,
+    };
     let offset = usize::try_from(page.offset).unwrap_or(usize::MAX);
     let found = identity.agents.list(&grant, &filter, page.limit as usize, offset);
     Ok(Json(found.iter().map(|agent| view(agent)).collect()))
@@ -180,6 +186,11 @@ async fn show_agent(
     State(identity): State<Identity>,
 ) -> Result<Json<AgentView>, ApiError> {
     Ok(Json(view(&*identity.agents.get(&grant)?)))
+}
+
+/// Texts as the engine takes them.
+pub(super) fn texts<F: Form>(texts: Vec<Text<F>>) -> Vec<String> {
+    texts.into_iter().map(Text::into_string).collect()
 }
 
 /// Scopes from a body; the error names the place, never the text.
@@ -202,9 +213,9 @@ fn key_method(text: &str) -> Result<KeyMethod, ApiError> {
 
 #[derive(Debug, Deserialize)]
 struct NewAgentBody {
-    name: String,
+    name: Text<AgentName>,
     scopes: Vec<String>,
-    webhook_url: Option<String>,
+    webhook_url: Option<Text<WebhookUrl>>,
     grant_types: Option<Vec<String>>,
     token_endpoint_auth_method: Option<String>,
 }
@@ -228,8 +239,8 @@ async fn create_agent(
         scopes: scopes(&body.scopes)?,
         grant_types: body.grant_types.as_deref().map(grant_types).transpose()?,
         key_method: body.token_endpoint_auth_method.as_deref().map(key_method).transpose()?,
-        name: body.name,
-        webhook_url: body.webhook_url,
+        name: body.name.into_string(),
+        webhook_url: body.webhook_url.map(Text::into_string),
     };
     let agent = identity.agents.create(&grant, new).await?;
     Ok((StatusCode::CREATED, Json(view(&agent))).into_response())
@@ -237,13 +248,13 @@ async fn create_agent(
 
 #[derive(Debug, Deserialize)]
 struct AgentEdit {
-    name: Option<String>,
+    name: Option<Text<AgentName>>,
     scopes: Option<Vec<String>>,
     #[serde(default)]
-    webhook_url: Edit,
+    webhook_url: Edit<Text<WebhookUrl>>,
     grant_types: Option<Vec<String>>,
     #[serde(default)]
-    token_endpoint_auth_method: Edit,
+    token_endpoint_auth_method: Edit<String>,
 }
 
 impl Screened for AgentEdit {
@@ -262,13 +273,13 @@ impl Screened for AgentEdit {
 
 /// Tells an absent member, which leaves what is there, from one that is null, which removes it.
 #[derive(Debug, Default)]
-enum Edit {
+enum Edit<T> {
     #[default]
     Leave,
-    Set(Option<String>),
+    Set(Option<T>),
 }
 
-impl<'de> Deserialize<'de> for Edit {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Edit<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Option::deserialize(deserializer).map(Self::Set)
     }
@@ -280,11 +291,11 @@ async fn update_agent(
     JsonBody(body): JsonBody<AgentEdit>,
 ) -> Result<Json<AgentView>, ApiError> {
     let change = AgentChange {
-        name: body.name,
+        name: body.name.map(Text::into_string),
         scopes: body.scopes.as_deref().map(scopes).transpose()?,
         webhook_url: match body.webhook_url {
             Edit::Leave => None,
-            Edit::Set(url) => Some(url),
+            Edit::Set(url) => Some(url.map(Text::into_string)),
         },
         grant_types: body.grant_types.as_deref().map(grant_types).transpose()?,
         key_method: match body.token_endpoint_auth_method {
@@ -341,7 +352,7 @@ async fn set_agent_keys(
 
 #[derive(Debug, Deserialize)]
 struct NewNames {
-    names: Vec<String>,
+    names: Vec<Text<CertificateName>>,
 }
 
 impl Screened for NewNames {
@@ -355,5 +366,5 @@ async fn set_agent_certificates(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<NewNames>,
 ) -> Result<Json<AgentView>, ApiError> {
-    Ok(Json(view(&identity.agents.set_certificate_names(&grant, &body.names).await?)))
+    Ok(Json(view(&identity.agents.set_certificate_names(&grant, &texts(body.names)).await?)))
 }

@@ -11,6 +11,7 @@ use interlock_engine::identity::Identity;
 use interlock_model::action::{LogOut, WhoAmI};
 use interlock_model::scope;
 use interlock_model::secret::Secret;
+use interlock_model::text::{CodeText, SecretText};
 use interlock_model::wire::{LoginAnswer, LoginRequest, Operation, WhoAmIAnswer};
 
 use interlock_model::screen::Place;
@@ -44,7 +45,10 @@ async fn login(
         })
     });
     let wanted = Wanted { scopes: scopes.transpose()?, brief: refresh == Some(false) };
-    let session = identity.sign_ins.person(&username, password, otp, &wanted, &origin).await?;
+    let session = identity
+        .sign_ins
+        .person(&username, password, otp.map(SecretText::into_secret), &wanted, &origin)
+        .await?;
     signed_in(&identity, session).await
 }
 
@@ -57,7 +61,7 @@ async fn signed_in(identity: &Identity, session: SignedIn) -> Result<Response, A
 struct CertificateRequest {
     /// Of the second factor, for those who have one.
     #[serde(default)]
-    otp: Option<Secret>,
+    otp: Option<SecretText<CodeText>>,
 }
 
 impl Screened for CertificateRequest {
@@ -73,7 +77,7 @@ async fn by_certificate(
     JsonBody(body): JsonBody<CertificateRequest>,
 ) -> Result<Response, ApiError> {
     crate::body::said_to_be_json(&headers)?;
-    let session = identity.sign_ins.certificate(body.otp, &origin).await?;
+    let session = identity.sign_ins.certificate(body.otp.map(SecretText::into_secret), &origin).await?;
     signed_in(&identity, session).await
 }
 

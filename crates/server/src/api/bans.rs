@@ -10,6 +10,7 @@ use interlock_engine::BanRow;
 use interlock_engine::bans::Bans;
 use interlock_model::action::{AddBan, ListBans, RemoveBan};
 use interlock_model::screen::Place;
+use interlock_model::text::{BanReason, Network, Text};
 use interlock_model::wire::{BanView, Operation};
 use serde::Deserialize;
 
@@ -46,8 +47,8 @@ async fn list_bans(
 
 #[derive(Debug, Deserialize)]
 struct NewBan {
-    network: String,
-    reason: String,
+    network: Text<Network>,
+    reason: Text<BanReason>,
     seconds: Option<u64>,
 }
 

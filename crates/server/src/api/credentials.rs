@@ -14,6 +14,7 @@ use interlock_model::action::{
     RevokeTokens, Unlock,
 };
 use interlock_model::screen::Place;
+use interlock_model::text::{KeyName, Principal, ShortId, Text};
 use interlock_model::wire::{ApiKeyView, Operation, SessionView};
 use interlock_model::{AgentId, Timestamp};
 use serde::Deserialize;
@@ -137,7 +138,7 @@ async fn list_api_keys(
 
 #[derive(Debug, Deserialize)]
 struct NewApiKey {
-    name: String,
+    name: Text<KeyName>,
     scopes: Vec<String>,
     #[serde(default = "thirty_days")]
     expires_in_days: u64,
@@ -161,7 +162,7 @@ async fn create_api_key(
     JsonBody(body): JsonBody<NewApiKey>,
 ) -> Result<Response, ApiError> {
     let new = NewKey {
-        name: body.name,
+        name: body.name.into_string(),
         scopes: scopes(&body.scopes)?,
         life: Duration::from_secs(body.expires_in_days.saturating_mul(86_400)),
         agent: body.agent_id,
@@ -182,15 +183,16 @@ async fn revoke_api_key(
 
 #[derive(Debug, Deserialize)]
 struct RevokeBody {
-    jti: Option<String>,
-    session: Option<String>,
-    principal: Option<String>,
+    jti: Option<Text<ShortId>>,
+    session: Option<Text<ShortId>>,
+    principal: Option<Text<Principal>>,
     issued_before: Option<Timestamp>,
 }
 
 impl Screened for RevokeBody {
     fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
-        [&self.jti, &self.session, &self.principal].into_iter().flatten().for_each(|id| look(Place::Id, id));
+        [&self.jti, &self.session].into_iter().flatten().for_each(|id| look(Place::Id, id));
+        self.principal.iter().for_each(|name| look(Place::Id, name));
     }
 }
 
@@ -199,18 +201,15 @@ async fn revoke_tokens(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<RevokeBody>,
 ) -> Result<Json<Operation>, ApiError> {
-    let is_id = |id: &str| {
-        (1..=64).contains(&id.len()) && id.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
-    };
     let what = match body {
-        RevokeBody { jti: Some(jti), session: None, principal: None, issued_before: None } if is_id(&jti) => {
-            Revoke::Jti(jti)
+        RevokeBody { jti: Some(jti), session: None, principal: None, issued_before: None } => {
+            Revoke::Jti(jti.into_string())
         }
-        RevokeBody { jti: None, session: Some(id), principal: None, issued_before: None } if is_id(&id) => {
-            Revoke::Session(id)
+        RevokeBody { jti: None, session: Some(id), principal: None, issued_before: None } => {
+            Revoke::Session(id.into_string())
         }
         RevokeBody { jti: None, session: None, principal: Some(name), issued_before: None } => {
-            Revoke::Principal(name)
+            Revoke::Principal(name.into_string())
         }
         RevokeBody { jti: None, session: None, principal: None, issued_before: Some(time) } => {
             Revoke::Before(time)

@@ -9,6 +9,7 @@ use interlock_engine::devices::Devices;
 use interlock_model::action::{ClearAttention, EmergencyStop, ReadDevice, ReleaseStop};
 use interlock_model::device::DeviceStatus;
 use interlock_model::screen::Place;
+use interlock_model::text::{Form as _, ReasonText};
 use interlock_model::wire::{Operation, StopReport};
 use serde::Deserialize;
 
@@ -43,13 +44,10 @@ impl Screened for ReasonBody {
 /// A reason in a person's words: at most 200 characters, no control characters.
 pub(super) fn reason(text: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(text) = text else { return Ok(None) };
-    if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        return Err(ApiError::field(
-            &["body", "reason"],
-            "format",
-            "'reason' must be at most 200 characters on one line",
-        ));
-    }
+    ReasonText::RULE.check(&text).map_err(|breach| {
+        let wrong = "'reason' must be at most 200 characters on one line";
+        ApiError::field(&["body", "reason"], breach.kind(), wrong)
+    })?;
     Ok(Some(text))
 }
 

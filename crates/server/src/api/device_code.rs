@@ -10,6 +10,7 @@ use interlock_model::Timestamp;
 use interlock_model::action::{ApproveDevice, DenyDevice, ShowDeviceCode};
 use interlock_model::scope::Scope;
 use interlock_model::screen::Place;
+use interlock_model::text::{Text, UserCodeText};
 use serde::{Deserialize, Serialize};
 
 use crate::body::JsonBody;
@@ -36,7 +37,7 @@ async fn script() -> Response {
 
 #[derive(Debug, Deserialize)]
 struct UserCode {
-    user_code: String,
+    user_code: Text<UserCodeText>,
 }
 
 impl Screened for UserCode {

@@ -9,6 +9,7 @@ use interlock_engine::orchestrator::{EventError, EventRow, NewEvent, Orchestrato
 use interlock_model::action::{CleanEvents, PublishEvent, ReadEvents};
 use interlock_model::screen::Place;
 use interlock_model::task::StreamId;
+use interlock_model::text::Principal;
 use interlock_model::wire::Operation;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -71,7 +72,7 @@ async fn publish_event(
     let new = NewEvent {
         topic: fields.required_text("topic", body.topic),
         payload: fields.required_object("payload", body.payload),
-        source: fields.required_text("source_agent_id", body.source_agent_id),
+        source: fields.required::<Principal>("source_agent_id", body.source_agent_id),
     };
     fields.done()?;
     let topic = new.topic.clone();
@@ -166,10 +167,11 @@ async fn follow_events(
     query: Result<Query<StreamQuery>, ApiError>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
-    let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    // What is no text is no position either.
+    let resumed = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("").to_owned());
+    let place = if resumed.is_some() { ["header", "Last-Event-ID"] } else { ["query", "after"] };
     let position = |text: String| {
-        text.parse::<StreamId>()
-            .map_err(|error| ApiError::field(&["query", "after"], "stream_id", error.to_string()))
+        text.parse::<StreamId>().map_err(|error| ApiError::field(&place, "stream_id", error.to_string()))
     };
     let after = resumed.or(query.after).map(position).transpose()?;
     let following = orchestrator.follow_events(&grant, after).await?;

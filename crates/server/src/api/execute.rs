@@ -12,6 +12,7 @@ use interlock_engine::reads::Reads;
 use interlock_model::action::{CheckAction, ExecuteAction, ListActions};
 use interlock_model::device::ParamSpec;
 use interlock_model::run::{RunError, RunState};
+use interlock_model::text::{ActionName, Form as _, IdempotencyKey, Preference};
 use interlock_model::wire::{ActionsAnswer, DeviceInfo, ExecuteAnswer};
 use serde_json::{Map, Value, json};
 
@@ -78,9 +79,11 @@ async fn list_actions(
 
 /// An unknown action is named back when the name is a plain word: then it is no echo of hostile text.
 fn no_such_task(task: &str) -> ApiError {
-    let plain =
-        (1..=64).contains(&task.len()) && task.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
-    let detail = if plain { format!("Task '{task}' not found") } else { "Task not found".to_owned() };
+    let detail = if ActionName::RULE.holds(task) {
+        format!("Task '{task}' not found")
+    } else {
+        "Task not found".to_owned()
+    };
     ApiError::client(StatusCode::NOT_FOUND, "task_not_found", detail)
 }
 
@@ -104,6 +107,7 @@ async fn execute(
     headers: HeaderMap,
     JsonObject(parameters): JsonObject,
 ) -> Result<Response, ApiError> {
+    check_preferences(&headers)?;
     let asynchronous = prefers(&headers, "respond-async");
     let request = Request {
         parameters,
@@ -190,8 +194,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or("");
-    let good = (1..=255).contains(&key.len()) && key.bytes().all(|c| c.is_ascii_graphic());
-    if values.next().is_some() || !good {
+    if values.next().is_some() || !IdempotencyKey::RULE.holds(key) {
         return Err(ApiError::client(
             StatusCode::BAD_REQUEST,
             "invalid_request",
@@ -199,6 +202,16 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
         ));
     }
     Ok(Some(key.to_owned()))
+}
+
+/// Preferences that nobody knows are ignored (RFC 7240 section 2), but not without a bound.
+fn check_preferences(headers: &HeaderMap) -> Result<(), ApiError> {
+    let rule = Preference::RULE;
+    if headers.get_all("prefer").iter().all(|value| value.to_str().is_ok_and(|text| rule.holds(text))) {
+        return Ok(());
+    }
+    let wrong = format!("Prefer must have 1 to {} visible ASCII characters.", rule.longest);
+    Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", wrong))
 }
 
 fn simulated(headers: &HeaderMap) -> Result<bool, ApiError> {

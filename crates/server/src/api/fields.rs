@@ -2,6 +2,7 @@
 
 use interlock_model::Timestamp;
 use interlock_model::screen::Place;
+use interlock_model::text::Form;
 use interlock_model::wire::FieldError;
 use serde::{Deserialize as _, Deserializer};
 use serde_json::{Value, json};
@@ -52,6 +53,18 @@ impl Fields {
                 None
             }
         }
+    }
+
+    /// A text that must be there, by the rule of its kind.
+    pub(super) fn required<F: Form>(&mut self, name: &str, value: Option<Value>) -> String {
+        let given = matches!(value, Some(Value::String(_)));
+        let text = self.required_text(name, value);
+        if let Err(breach) = F::RULE.check(&text)
+            && given
+        {
+            self.wrong(name, breach.kind(), format!("'{name}' {breach}"));
+        }
+        text
     }
 
     /// A text that must be there.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::agents::texts;
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{Method, StatusCode};
@@ -13,6 +14,7 @@ use interlock_model::Timestamp;
 use interlock_model::action::{Invite, ListInvitations, RevokeInvitation};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
+use interlock_model::text::{RoleName, Text, UserName};
 use interlock_model::wire::Operation;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -70,8 +72,8 @@ async fn list(
 
 #[derive(Debug, Deserialize)]
 struct NewInvitation {
-    name: String,
-    roles: Vec<String>,
+    name: Text<UserName>,
+    roles: Vec<Text<RoleName>>,
 }
 
 impl Screened for NewInvitation {
@@ -86,7 +88,7 @@ async fn invite(
     State(invitations): State<Invitations>,
     JsonBody(body): JsonBody<NewInvitation>,
 ) -> Result<Response, ApiError> {
-    let (made, token) = invitations.make(&grant, &body.name, &body.roles).await?;
+    let (made, token) = invitations.make(&grant, &body.name, &texts(body.roles)).await?;
     let mut answer = json!(view(made, invitations.now()));
     answer["token"] = json!(token.expose());
     Ok(no_store((StatusCode::CREATED, Json(answer))))
@@ -102,6 +104,7 @@ async fn revoke(
 
 #[derive(Debug, Deserialize)]
 struct Acceptance {
+    /// Refused as a wrong one whatever it is.
     token: Secret,
     password: Secret,
 }

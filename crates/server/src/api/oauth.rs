@@ -17,6 +17,7 @@ use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::id::from_hexadecimal;
 use interlock_model::scope;
 use interlock_model::secret::Secret;
+use interlock_model::text::{Audience, ClientName, CodeText, SecretText, Text, TokenText};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -143,42 +144,62 @@ fn basic(value: &str) -> Option<(String, Secret)> {
 struct TokenRequest {
     grant_type: String,
     scope: Option<String>,
-    refresh_token: Option<Secret>,
-    device_code: Option<Secret>,
-    assertion: Option<Secret>,
+    refresh_token: Option<SecretText<TokenText>>,
+    device_code: Option<SecretText<CodeText>>,
+    assertion: Option<SecretText<TokenText>>,
     #[serde(flatten)]
     exchange: Exchange,
     #[serde(flatten)]
     client: Client,
 }
 
+impl TokenRequest {
+    /// Names that nobody knows are refused, also where the grant does not use them.
+    fn check_words(&self) -> Result<(), ApiError> {
+        let Exchange { subject_token_type, requested_token_type, .. } = &self.exchange;
+        let known = |word: &Option<String>, words: &[&str]| {
+            word.as_ref().is_none_or(|word| words.contains(&word.as_str()))
+        };
+        if !known(&self.client.client_assertion_type, &[JWT_BEARER]) {
+            return Err(invalid("client_assertion_type must be jwt-bearer."));
+        }
+        if !known(subject_token_type, &SUBJECT_TOKENS) {
+            return Err(invalid("subject_token_type must be that of a JWT, an ID token or an access token."));
+        }
+        if !known(requested_token_type, &[ACCESS_TOKEN]) {
+            return Err(invalid(
+                "Only access tokens are given: requested_token_type must be that or be left out.",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// What a token exchange says beside the client (RFC 8693 section 2.1).
 #[derive(Debug, Deserialize)]
 struct Exchange {
-    subject_token: Option<Secret>,
+    subject_token: Option<SecretText<TokenText>>,
     subject_token_type: Option<String>,
     requested_token_type: Option<String>,
     actor_token: Option<Secret>,
-    audience: Option<String>,
+    audience: Option<Text<Audience>>,
     resource: Option<String>,
 }
 
 impl Exchange {
     /// The token to exchange.
     fn subject(self, audience: &str) -> Result<Secret, ApiError> {
-        let token = self.subject_token.ok_or_else(|| invalid("subject_token is required."))?;
-        if !self.subject_token_type.is_some_and(|kind| SUBJECT_TOKENS.contains(&kind.as_str())) {
-            return Err(invalid("subject_token_type must be that of a JWT, an ID token or an access token."));
-        }
-        if self.requested_token_type.is_some_and(|kind| kind != ACCESS_TOKEN) {
-            return Err(invalid(
-                "Only access tokens are given: requested_token_type must be that or be left out.",
-            ));
+        let token = self
+            .subject_token
+            .map(SecretText::into_secret)
+            .ok_or_else(|| invalid("subject_token is required."))?;
+        if self.subject_token_type.is_none() {
+            return Err(invalid("subject_token_type is required."));
         }
         if self.actor_token.is_some() {
             return Err(invalid("Nobody acts for another here: actor_token is not taken."));
         }
-        if self.resource.is_some() || self.audience.is_some_and(|wanted| wanted != audience) {
+        if self.resource.is_some() || self.audience.is_some_and(|wanted| *wanted != *audience) {
             return Err(ApiError::oauth(
                 StatusCode::BAD_REQUEST,
                 "invalid_target",
@@ -191,7 +212,7 @@ impl Exchange {
 
 #[derive(Debug, Deserialize)]
 struct DeviceRequest {
-    client_id: String,
+    client_id: Text<ClientName>,
     scope: Option<String>,
 }
 
@@ -202,9 +223,6 @@ async fn device_authorization(
     headers: HeaderMap,
     FormBody(request): FormBody<DeviceRequest>,
 ) -> Result<Response, ApiError> {
-    if request.client_id.is_empty() || request.client_id.len() > 64 {
-        return Err(invalid("client_id must have 1 to 64 characters."));
-    }
     let scopes = request.scope.as_deref().filter(|text| !text.trim().is_empty());
     let scopes = scopes.map(wanted_scopes).transpose()?;
     let begun = state.identity.device_codes.begin(&request.client_id, scopes, &origin).await?;
@@ -235,6 +253,7 @@ async fn oauth_token(
     headers: HeaderMap,
     FormBody(request): FormBody<TokenRequest>,
 ) -> Result<Response, ApiError> {
+    request.check_words()?;
     match request.grant_type.as_str() {
         CREDENTIALS => {
             let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
@@ -245,7 +264,10 @@ async fn oauth_token(
             Ok(no_store(Json(token_answer(&issued))))
         }
         REFRESH => {
-            let token = request.refresh_token.ok_or_else(|| invalid("refresh_token is required."))?;
+            let token = request
+                .refresh_token
+                .map(SecretText::into_secret)
+                .ok_or_else(|| invalid("refresh_token is required."))?;
             let named = request.client.authenticates() || headers.contains_key(header::AUTHORIZATION);
             let client = if named {
                 let Shown { id, proof, by_header } = request.client.shown(&headers)?;
@@ -265,7 +287,10 @@ async fn oauth_token(
             Ok(no_store(Json(token_answer(&issued))))
         }
         DEVICE_CODE => {
-            let code = request.device_code.ok_or_else(|| invalid("device_code is required."))?;
+            let code = request
+                .device_code
+                .map(SecretText::into_secret)
+                .ok_or_else(|| invalid("device_code is required."))?;
             let client = request.client.client_id.as_deref();
             let issued = identity.device_codes.poll(&code, client, &origin).await.map_err(poll_error)?;
             Ok(no_store(Json(token_answer(&issued))))
@@ -273,7 +298,10 @@ async fn oauth_token(
         grant @ (ASSERTION | EXCHANGE) if identity.sign_ins.takes_workloads() => {
             let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
             let (token, way) = if grant == ASSERTION {
-                let token = request.assertion.ok_or_else(|| invalid("assertion is required."))?;
+                let token = request
+                    .assertion
+                    .map(SecretText::into_secret)
+                    .ok_or_else(|| invalid("assertion is required."))?;
                 (token, GrantType::JwtBearer)
             } else {
                 (request.exchange.subject(identity.sessions.tokens().names().1)?, GrantType::TokenExchange)

@@ -11,7 +11,7 @@ use interlock_engine::auth::{Challenge, Origin};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{ConfirmFactor, EnrolFactor};
 use interlock_model::screen::Place;
-use interlock_model::secret::Secret;
+use interlock_model::text::{self, CredentialPart, FactorName, Form as _, SecretText, Text, TokenText};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ pub(super) fn routes(api: ApiRouter) -> ApiRouter {
 #[derive(Debug, Deserialize)]
 struct NewPasskey {
     #[serde(default = "a_passkey")]
-    name: String,
+    name: Text<FactorName>,
 }
 
 impl Screened for NewPasskey {
@@ -42,15 +42,61 @@ impl Screened for NewPasskey {
     }
 }
 
-fn a_passkey() -> String {
-    "passkey".to_owned()
+fn a_passkey() -> Text<FactorName> {
+    Text::fixed("passkey")
 }
 
 /// What a device has answered, with the challenge that it answers.
 #[derive(Debug, Deserialize)]
 pub(super) struct Answer {
-    pub(super) state: Secret,
-    pub(super) credential: Value,
+    pub(super) state: SecretText<TokenText>,
+    pub(super) credential: Credential,
+}
+
+/// The members of it that have a form here, too: the others are the library's.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "read for their form alone; what is judged is the whole")]
+struct Known {
+    id: Text<CredentialPart>,
+    raw_id: Text<CredentialPart>,
+    r#type: Type,
+    response: Said,
+    authenticator_attachment: Option<Text<CredentialPart>>,
+}
+
+#[derive(Deserialize)]
+enum Type {
+    #[serde(rename = "public-key")]
+    PublicKey,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "as above")]
+struct Said {
+    #[serde(rename = "clientDataJSON")]
+    client_data: Text<CredentialPart>,
+    attestation_object: Option<Text<CredentialPart>>,
+    authenticator_data: Option<Text<CredentialPart>>,
+    signature: Option<Text<CredentialPart>>,
+    user_handle: Option<Text<CredentialPart>>,
+    transports: Option<Vec<Text<CredentialPart>>>,
+}
+
+/// What a device says. Whether it is right, the ceremony says; here every text in it has its bound.
+#[derive(Debug)]
+pub(super) struct Credential(pub(super) Value);
+
+impl<'de> Deserialize<'de> for Credential {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let said = Value::deserialize(deserializer)?;
+        if Known::deserialize(&said).is_ok() && text::each_holds(&CredentialPart::RULE, &said) {
+            Ok(Self(said))
+        } else {
+            Err(serde::de::Error::custom(CredentialPart::RULE.name))
+        }
+    }
 }
 
 impl Screened for Answer {
@@ -74,7 +120,7 @@ async fn confirm_passkey(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<Answer>,
 ) -> Result<Response, ApiError> {
-    let (id, codes) = identity.passkeys.enrol(&grant, &body.state, body.credential).await?;
+    let (id, codes) = identity.passkeys.enrol(&grant, &body.state.into_secret(), body.credential.0).await?;
     Ok(no_store(Json(json!({ "id": id, "recovery_codes": exposed(&codes) }))))
 }
 
@@ -87,5 +133,5 @@ async fn passkey_sign_in(
     Extension(origin): Extension<Arc<Origin>>,
     JsonBody(body): JsonBody<Answer>,
 ) -> Result<Response, ApiError> {
-    Ok(login_answer(identity.passkeys.sign_in(&body.state, body.credential, &origin).await?))
+    Ok(login_answer(identity.passkeys.sign_in(&body.state.into_secret(), body.credential.0, &origin).await?))
 }

@@ -1,6 +1,7 @@
 //! What stands behind the question mark, read as what it means.
 
 use interlock_model::Timestamp;
+use interlock_model::text::{Form, Text};
 
 use crate::error::ApiError;
 
@@ -35,4 +36,13 @@ pub(super) fn value<T>(
 /// A time of the query.
 pub(super) fn time(name: &str, text: Option<&String>) -> Result<Option<Timestamp>, ApiError> {
     value(name, text, "a time such as 2026-01-01T00:00:00Z", |text| text.parse().ok())
+}
+
+/// A text of the query by the rule of its kind, or the error that names it.
+pub(super) fn text<F: Form>(name: &str, text: Option<String>) -> Result<Option<String>, ApiError> {
+    let held = text
+        .map(Text::<F>::new)
+        .transpose()
+        .map_err(|breach| ApiError::field(&["query", name], breach.kind(), format!("'{name}' {breach}")))?;
+    Ok(held.map(Text::into_string))
 }

@@ -12,6 +12,7 @@ use interlock_engine::resets::Resets;
 use interlock_model::action::{RevokeReset, StartReset};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
+use interlock_model::text::{GivenSecret, SecretText};
 use interlock_model::wire::Operation;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,8 +61,9 @@ async fn revoke(
 
 #[derive(Debug, Deserialize)]
 struct Replacement {
+    /// Refused as a wrong one whatever it is.
     token: Secret,
-    password: Secret,
+    password: SecretText<GivenSecret>,
 }
 
 impl Screened for Replacement {
@@ -73,6 +75,6 @@ async fn finish(
     Extension(origin): Extension<Arc<Origin>>,
     JsonBody(body): JsonBody<Replacement>,
 ) -> Result<Json<Value>, ApiError> {
-    let done = resets.finish(&body.token, body.password, &origin).await?;
+    let done = resets.finish(&body.token, body.password.into_secret(), &origin).await?;
     Ok(Json(json!({ "name": done.user, "what": done.what })))
 }

@@ -11,6 +11,7 @@ use interlock_model::action::{DeleteRole, ListRoles, Needs, PutRole, TestPolicy}
 use interlock_model::policy::{self, Explanation};
 use interlock_model::scope;
 use interlock_model::screen::Place;
+use interlock_model::text::{ActionName, Principal, RoleDescription, ScopeText, Text};
 use interlock_model::wire::{Operation, RoleView};
 use serde::Deserialize;
 
@@ -45,9 +46,13 @@ async fn list_roles(
 
 #[derive(Debug, Deserialize)]
 struct RoleBody {
-    #[serde(default)]
-    description: String,
+    #[serde(default = "no_description")]
+    description: Text<RoleDescription>,
     scopes: Vec<String>,
+}
+
+fn no_description() -> Text<RoleDescription> {
+    Text::fixed("")
 }
 
 impl Screened for RoleBody {
@@ -63,11 +68,7 @@ async fn put_role(
     JsonBody(body): JsonBody<RoleBody>,
 ) -> Result<Json<RoleView>, ApiError> {
     let scopes = scopes(&body.scopes)?;
-    if body.description.chars().count() > 500 || body.description.chars().any(char::is_control) {
-        let text = "At most 500 characters, none of them a control character.";
-        return Err(ApiError::field(&["body", "description"], "length", text));
-    }
-    Ok(Json(custom(identity.manage.put_role(&grant, body.description, scopes).await?)))
+    Ok(Json(custom(identity.manage.put_role(&grant, body.description.into_string(), scopes).await?)))
 }
 
 async fn delete_role(
@@ -80,15 +81,16 @@ async fn delete_role(
 
 #[derive(Debug, Deserialize)]
 struct PolicyQuestion {
-    principal: String,
-    scope: Option<String>,
-    action: Option<String>,
+    principal: Text<Principal>,
+    scope: Option<Text<ScopeText>>,
+    action: Option<Text<ActionName>>,
 }
 
 impl Screened for PolicyQuestion {
     fn texts(&self, look: &mut dyn FnMut(Place, &str)) {
         look(Place::Id, &self.principal);
-        [&self.scope, &self.action].into_iter().flatten().for_each(|name| look(Place::Id, name));
+        self.scope.iter().for_each(|scope| look(Place::Id, scope));
+        self.action.iter().for_each(|action| look(Place::Id, action));
     }
 }
 
@@ -100,7 +102,7 @@ async fn test_policy(
 ) -> Result<Json<Explanation>, ApiError> {
     let needs = match (&body.scope, &body.action) {
         (Some(wanted), None) => {
-            let known = scope::KNOWN.iter().find(|known| *known == wanted);
+            let known = scope::KNOWN.iter().find(|known| ***known == **wanted);
             Needs::Scope(known.ok_or_else(|| {
                 ApiError::field(&["body", "scope"], "scope", "There is no scope of this name.")
             })?)

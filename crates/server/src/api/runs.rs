@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use super::query;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -15,6 +16,7 @@ use interlock_engine::{Paged, RunFilter, StoredEvent};
 use interlock_model::action::{CancelRun, ListRuns, ReadArtifact, ReadRun};
 use interlock_model::device::EventKind;
 use interlock_model::run::RunState;
+use interlock_model::text::Sought;
 use interlock_model::wire::{EventsAnswer, PageAnswer, RunEventView, RunView};
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +68,7 @@ async fn list_runs(
             ApiError::field(&["query", "state"], "enum", "'state' is not a state of a run")
         })?),
     };
-    let filter = RunFilter { state, action: query.action, actor: None };
+    let filter = RunFilter { state, action: query::text::<Sought>("action", query.action)?, actor: None };
     Ok(envelope(reads.runs(&grant, &filter, page).await?, page))
 }
 

@@ -103,6 +103,7 @@ async fn oidc_callback(
 
 #[derive(Debug, Deserialize)]
 struct ExchangeRequest {
+    /// Refused as a wrong one whatever it is.
     code: Secret,
 }
 

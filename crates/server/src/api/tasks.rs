@@ -14,6 +14,7 @@ use interlock_model::action::{
 use interlock_model::pipeline::unknown_members;
 use interlock_model::screen::Place;
 use interlock_model::task::{Backoff, Misfire, ScheduleKind, TaskStatus};
+use interlock_model::text::Principal;
 use interlock_model::wire::{FieldError, Operation, PageAnswer};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -199,6 +200,8 @@ impl TaskBody {
         if self.schedule_kind.is_none() {
             fields.missing("schedule_kind");
         }
+        // A new task is active; another word is no reason to take one that is none.
+        fields.word("status", self.status.as_ref(), TaskStatus::parse);
         let new = NewTask {
             title,
             description,
@@ -219,7 +222,7 @@ impl TaskBody {
             misfire_policy: fields
                 .word("misfire_policy", self.misfire_policy.as_ref(), Misfire::parse)
                 .unwrap_or(Misfire::RunOnce),
-            created_by: fields.required_text("created_by", self.created_by),
+            created_by: fields.required::<Principal>("created_by", self.created_by),
         };
         fields.done()?;
         Ok(new)
@@ -297,7 +300,7 @@ async fn list_tasks(
 ) -> Result<Json<PageAnswer<Value>>, ApiError> {
     let page = query.page.page()?;
     let filter = TasksFilter {
-        created_by: query.created_by,
+        created_by: query::text::<Principal>("created_by", query.created_by)?,
         status: query::word("status", query.status.as_ref(), TaskStatus::parse)?,
         kind: query::word("schedule_kind", query.schedule_kind.as_ref(), ScheduleKind::parse)?,
     };

@@ -1,5 +1,6 @@
 //! People and the audit trail.
 
+use super::agents::texts;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, header};
@@ -10,6 +11,7 @@ use interlock_engine::{AuditBy, AuditFilter, UserRow};
 use interlock_model::action::{CreateUser, ListUsers, ReadAudit, SetPassword, UpdateUser};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
+use interlock_model::text::{AuditSubject, RoleName, Sought, Text, UserName};
 use interlock_model::wire::{AuditCount, AuditView, Operation, PageAnswer, UserView};
 use serde::Deserialize;
 
@@ -50,9 +52,9 @@ async fn list_users(
 
 #[derive(Debug, Deserialize)]
 struct NewUser {
-    name: String,
+    name: Text<UserName>,
     password: Secret,
-    roles: Vec<String>,
+    roles: Vec<Text<RoleName>>,
 }
 
 impl Screened for NewUser {
@@ -67,13 +69,13 @@ async fn create_user(
     State(users): State<Users>,
     JsonBody(body): JsonBody<NewUser>,
 ) -> Result<Response, ApiError> {
-    let user = users.create(&grant, &body.name, body.password, &body.roles).await?;
+    let user = users.create(&grant, &body.name, body.password, &texts(body.roles)).await?;
     Ok((StatusCode::CREATED, Json(view(user))).into_response())
 }
 
 #[derive(Debug, Deserialize)]
 struct UserEdit {
-    roles: Option<Vec<String>>,
+    roles: Option<Vec<Text<RoleName>>>,
     disabled: Option<bool>,
 }
 
@@ -88,7 +90,7 @@ async fn update_user(
     State(users): State<Users>,
     JsonBody(body): JsonBody<UserEdit>,
 ) -> Result<Json<UserView>, ApiError> {
-    let change = UserChange { roles: body.roles, disabled: body.disabled };
+    let change = UserChange { roles: body.roles.map(texts), disabled: body.disabled };
     Ok(Json(view(users.update(&grant, change).await?)))
 }
 
@@ -127,7 +129,17 @@ impl AuditWhich {
     fn filter(self) -> Result<AuditFilter, ApiError> {
         let Self { action, actor, subject, source, rule, route, result, since, until } = self;
         let (since, until) = (query::time("since", since.as_ref())?, query::time("until", until.as_ref())?);
-        Ok(AuditFilter { action, actor, subject, source, rule, route, result, since, until })
+        Ok(AuditFilter {
+            action: query::text::<Sought>("action", action)?,
+            actor: query::text::<AuditSubject>("actor", actor)?,
+            subject: query::text::<AuditSubject>("subject", subject)?,
+            source: query::text::<AuditSubject>("source", source)?,
+            rule: query::text::<Sought>("rule", rule)?,
+            route: query::text::<Sought>("route", route)?,
+            result: query::text::<Sought>("result", result)?,
+            since,
+            until,
+        })
     }
 }
 
@@ -153,21 +165,22 @@ async fn read_audit(
     Ok(envelope(rows, page))
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum By {
-    Actor,
-    Action,
-    Subject,
-    Source,
-    Rule,
-    Route,
-    Reason,
+fn counted_by(text: &str) -> Option<AuditBy> {
+    Some(match text {
+        "actor" => AuditBy::Actor,
+        "action" => AuditBy::Action,
+        "subject" => AuditBy::Subject,
+        "source" => AuditBy::Source,
+        "rule" => AuditBy::Rule,
+        "route" => AuditBy::Route,
+        "reason" => AuditBy::Reason,
+        _ => return None,
+    })
 }
 
 #[derive(Debug, Deserialize)]
 struct CountQuery {
-    by: By,
+    by: Option<String>,
     #[serde(flatten)]
     which: AuditWhich,
     #[serde(flatten)]
@@ -179,15 +192,8 @@ async fn count_audit(
     State(evidence): State<Evidence>,
     Query(query): Query<CountQuery>,
 ) -> Result<Json<Vec<AuditCount>>, ApiError> {
-    let by = match query.by {
-        By::Actor => AuditBy::Actor,
-        By::Action => AuditBy::Action,
-        By::Subject => AuditBy::Subject,
-        By::Source => AuditBy::Source,
-        By::Rule => AuditBy::Rule,
-        By::Route => AuditBy::Route,
-        By::Reason => AuditBy::Reason,
-    };
+    let by = query::word("by", query.by.as_ref(), counted_by)?;
+    let by = by.ok_or_else(|| ApiError::field(&["query", "by"], "missing", "'by' is required"))?;
     let limit = query.page.page()?.limit;
     let counts = evidence.counts(&grant, &query.which.filter()?, by, limit).await?;
     Ok(Json(counts.into_iter().map(|(value, entries)| AuditCount { value, entries }).collect()))

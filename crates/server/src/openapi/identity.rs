@@ -323,7 +323,7 @@ pub(super) const OPERATIONS: &[Entry] = &[
         "device_authorization",
         "OAuth",
         "Begin a sign-in on a device without a browser (RFC 8628)",
-        "DeviceRequest",
+        "DeviceForm",
         "DeviceCode",
     ),
     (
@@ -466,11 +466,11 @@ pub(super) type Shape =
     (&'static str, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 
 pub(super) const SHAPES: &[Shape] = &[
-    ("LogoutForm", &[("logout_token", "string")], &[]),
-    ("ExchangeRequest", &[("code", "string")], &[]),
-    ("RefreshRequest", &[("refresh_token", "string")], &[]),
-    ("PasswordChange", &[("current", "string"), ("new", "string")], &[]),
-    ("Proof", &[], &[("otp", "string?"), ("password", "string?"), ("passkey", "PasskeyAnswer?")]),
+    ("LogoutForm", &[("logout_token", "TokenText")], &[]),
+    ("ExchangeRequest", &[("code", "CodeText")], &[]),
+    ("RefreshRequest", &[("refresh_token", "TokenText")], &[]),
+    ("PasswordChange", &[("current", "GivenSecret"), ("new", "NewPassword")], &[]),
+    ("Proof", &[], &[("otp", "CodeText?"), ("password", "GivenSecret?"), ("passkey", "PasskeyAnswer?")]),
     (
         "Factor",
         &[
@@ -483,13 +483,46 @@ pub(super) const SHAPES: &[Shape] = &[
         &[],
     ),
     ("Factors", &[("factors", "[Factor]"), ("recovery_codes_left", "integer")], &[]),
-    ("NewTotp", &[], &[("name", "string")]),
+    ("NewTotp", &[], &[("name", "FactorName")]),
     ("Enrolment", &[("id", "string"), ("secret", "string"), ("uri", "string")], &[]),
-    ("NewPasskey", &[], &[("name", "string")]),
+    ("NewPasskey", &[], &[("name", "FactorName")]),
     ("Challenge", &[("state", "string"), ("options", "object")], &[]),
-    ("CertificateRequest", &[], &[("otp", "string?")]),
-    ("PasskeyAnswer", &[("state", "string"), ("credential", "object")], &[]),
-    ("Code", &[("code", "string")], &[]),
+    ("CertificateRequest", &[], &[("otp", "CodeText?")]),
+    (
+        "Credential",
+        &[
+            ("id", "CredentialPart"),
+            ("rawId", "CredentialPart"),
+            ("type", "=public-key"),
+            ("response", "CredentialResponse"),
+        ],
+        &[("authenticatorAttachment", "CredentialPart?")],
+    ),
+    (
+        "CredentialResponse",
+        &[("clientDataJSON", "CredentialPart")],
+        &[
+            ("attestationObject", "CredentialPart?"),
+            ("authenticatorData", "CredentialPart?"),
+            ("signature", "CredentialPart?"),
+            ("userHandle", "CredentialPart?"),
+            ("transports", "[CredentialPart]?"),
+        ],
+    ),
+    (
+        "Key",
+        &[("kty", "=OKP|EC|RSA")],
+        &[
+            ("crv", "=Ed25519|P-256"),
+            ("x", "KeyMember"),
+            ("y", "KeyMember"),
+            ("n", "KeyMember"),
+            ("e", "KeyMember"),
+            ("kid", "KeyId"),
+        ],
+    ),
+    ("PasskeyAnswer", &[("state", "TokenText"), ("credential", "Credential")], &[]),
+    ("Code", &[("code", "CodeText")], &[]),
     ("Confirmed", &[("id", "string"), ("recovery_codes", "[string]")], &[]),
     ("RecoveryCodes", &[("recovery_codes", "[string]")], &[]),
     (
@@ -505,7 +538,7 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &[],
     ),
-    ("NewInvitation", &[("name", "string"), ("roles", "[string]")], &[]),
+    ("NewInvitation", &[("name", "UserName"), ("roles", "[RoleName]")], &[]),
     (
         "NewInvitationAnswer",
         &[
@@ -517,17 +550,17 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &[],
     ),
-    ("NewReset", &[("what", "string")], &[]),
+    ("NewReset", &[("what", "=password|factors")], &[]),
     (
         "NewResetAnswer",
         &[("name", "string"), ("what", "string"), ("expires_at", "time"), ("token", "string")],
         &[],
     ),
-    ("Replacement", &[("token", "string"), ("password", "string")], &[]),
+    ("Replacement", &[("token", "CodeText"), ("password", "GivenSecret")], &[]),
     ("Replaced", &[("name", "string"), ("what", "string")], &[]),
-    ("Acceptance", &[("token", "string"), ("password", "string")], &[]),
+    ("Acceptance", &[("token", "CodeText"), ("password", "NewPassword")], &[]),
     ("Accepted", &[("name", "string"), ("roles", "[string]")], &[]),
-    ("RevokeRequest", &[], &[("refresh_token", "string?"), ("token", "string?")]),
+    ("RevokeRequest", &[], &[("refresh_token", "anything?"), ("token", "anything?")]),
     (
         "Token",
         &[
@@ -538,7 +571,7 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &[("refresh_token", "string")],
     ),
-    ("AgentCredentials", &[("agent_id", "string"), ("agent_secret", "string")], &[]),
+    ("AgentCredentials", &[("agent_id", "Uuid"), ("agent_secret", "GivenSecret")], &[]),
     (
         "Agent",
         &[
@@ -564,48 +597,54 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     (
         "NewAgent",
-        &[("name", "string"), ("scopes", "[string]")],
+        &[("name", "AgentName"), ("scopes", "[ScopeText]")],
         &[
-            ("webhook_url", "string?"),
-            ("grant_types", "[string]?"),
-            ("token_endpoint_auth_method", "string?"),
+            ("webhook_url", "WebhookUrl?"),
+            ("grant_types", "[GrantType]?"),
+            ("token_endpoint_auth_method", "KeyMethod?"),
         ],
     ),
     (
         "AgentEdit",
         &[],
         &[
-            ("name", "string?"),
-            ("scopes", "[string]?"),
-            ("webhook_url", "string?"),
-            ("grant_types", "[string]?"),
-            ("token_endpoint_auth_method", "string?"),
+            ("name", "AgentName?"),
+            ("scopes", "[ScopeText]?"),
+            ("webhook_url", "WebhookUrl?"),
+            ("grant_types", "[GrantType]?"),
+            ("token_endpoint_auth_method", "KeyMethod?"),
         ],
     ),
     (
         "AgentSecretRequest",
         &[],
-        &[("password", "string?"), ("overlap_seconds", "integer?"), ("expires_at", "time?")],
+        &[("password", "NewPassword?"), ("overlap_seconds", "integer?"), ("expires_at", "time?")],
     ),
     ("AgentSecret", &[("agent_id", "string"), ("agent_secret", "string?"), ("message", "string")], &[]),
-    ("AgentKeys", &[("keys", "[object]")], &[]),
-    ("CertificateNames", &[("names", "[string]")], &[]),
+    ("AgentKeys", &[("keys", "[Key]")], &[]),
+    ("CertificateNames", &[("names", "[CertificateName]")], &[]),
     (
         "TokenForm",
-        &[("grant_type", "string")],
+        &[(
+            "grant_type",
+            "=client_credentials|refresh_token|urn:ietf:params:oauth:grant-type:device_code|urn:ietf:params:oauth:grant-type:jwt-bearer|urn:ietf:params:oauth:grant-type:token-exchange",
+        )],
         &[
-            ("scope", "string"),
-            ("refresh_token", "string"),
-            ("device_code", "string"),
-            ("assertion", "string"),
-            ("subject_token", "string"),
-            ("subject_token_type", "string"),
-            ("requested_token_type", "string"),
-            ("audience", "string"),
-            ("client_id", "string"),
-            ("client_secret", "string"),
-            ("client_assertion_type", "string"),
-            ("client_assertion", "string"),
+            ("scope", "ScopeList"),
+            ("refresh_token", "TokenText"),
+            ("device_code", "CodeText"),
+            ("assertion", "TokenText"),
+            ("subject_token", "TokenText"),
+            (
+                "subject_token_type",
+                "=urn:ietf:params:oauth:token-type:jwt|urn:ietf:params:oauth:token-type:id_token|urn:ietf:params:oauth:token-type:access_token",
+            ),
+            ("requested_token_type", "=urn:ietf:params:oauth:token-type:access_token"),
+            ("audience", "Audience"),
+            ("client_id", "ClientName"),
+            ("client_secret", "GivenSecret"),
+            ("client_assertion_type", "=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ("client_assertion", "TokenText"),
         ],
     ),
     (
@@ -638,7 +677,7 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &[],
     ),
-    ("DeviceRequest", &[("client_id", "string")], &[("scope", "string")]),
+    ("DeviceForm", &[("client_id", "ClientName")], &[("scope", "ScopeList")]),
     (
         "DeviceCode",
         &[
@@ -650,7 +689,7 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &[],
     ),
-    ("UserCode", &[("user_code", "string")], &[]),
+    ("UserCode", &[("user_code", "UserCodeText")], &[]),
     (
         "DeviceGrant",
         &[
@@ -664,8 +703,8 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &[],
     ),
-    ("RevokeForm", &[("token", "string")], &[("client_id", "string"), ("client_secret", "string")]),
-    ("IntrospectForm", &[("token", "string")], &[]),
+    ("RevokeForm", &[("token", "anything")], &[("client_id", "Uuid"), ("client_secret", "GivenSecret")]),
+    ("IntrospectForm", &[("token", "anything")], &[]),
     (
         "Session",
         &[
@@ -702,8 +741,8 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     (
         "NewApiKey",
-        &[("name", "string"), ("scopes", "[string]")],
-        &[("expires_in_days", "integer"), ("agent_id", "string")],
+        &[("name", "KeyName"), ("scopes", "[ScopeText]")],
+        &[("expires_in_days", "integer"), ("agent_id", "Uuid?")],
     ),
     (
         "NewApiKeyAnswer",
@@ -719,16 +758,21 @@ pub(super) const SHAPES: &[Shape] = &[
     (
         "RevokeTokens",
         &[],
-        &[("jti", "string"), ("session", "string"), ("principal", "string"), ("issued_before", "time")],
+        &[
+            ("jti", "ShortId?"),
+            ("session", "ShortId?"),
+            ("principal", "Principal?"),
+            ("issued_before", "time?"),
+        ],
     ),
     ("Role", &[("description", "string"), ("scopes", "[string]"), ("custom", "boolean")], &[]),
-    ("RoleBody", &[("scopes", "[string]")], &[("description", "string")]),
+    ("RoleBody", &[("scopes", "[ScopeText]")], &[("description", "RoleDescription")]),
     (
         "Lockout",
         &[("id", "string"), ("account", "string?"), ("networks", "[object]"), ("strangers", "integer")],
         &[],
     ),
-    ("PolicyQuestion", &[("principal", "string")], &[("scope", "string"), ("action", "string")]),
+    ("PolicyQuestion", &[("principal", "Principal")], &[("scope", "KnownScope?"), ("action", "ActionName?")]),
     (
         "PolicyAnswer",
         &[("allowed", "boolean"), ("needs", "string"), ("by", "string?"), ("because", "string")],

@@ -224,23 +224,50 @@ pub(super) const OPERATIONS: &[Entry] = &[
     ),
 ];
 
-/// Names in the query of an operation.
-pub(super) fn queries(method: &Method, path: &str) -> &'static [&'static str] {
+/// Names and kinds in the query of an operation.
+pub(super) fn queries(method: &Method, path: &str) -> &'static [(&'static str, &'static str)] {
     match (method.as_str(), path) {
-        ("GET", "/tasks") => &["status", "created_by", "schedule_kind", "limit", "offset"],
-        ("GET", "/runs") => {
-            &["task_id", "success", "state", "include_errors", "start_time", "end_time", "limit", "offset"]
+        ("GET", "/tasks") => &[
+            ("status", "TaskStatus"),
+            ("created_by", "Principal"),
+            ("schedule_kind", "ScheduleKind"),
+            ("limit", "limit"),
+            ("offset", "count"),
+        ],
+        ("GET", "/runs") => &[
+            ("task_id", "Uuid"),
+            ("success", "boolean"),
+            ("state", "TaskRunState"),
+            ("include_errors", "boolean"),
+            ("start_time", "time"),
+            ("end_time", "time"),
+            ("limit", "limit"),
+            ("offset", "count"),
+        ],
+        ("GET", "/runs/{run_id}/log") => &[("after", "count"), ("limit", "many")],
+        ("GET", "/runs/task/{task_id}/stats" | "/runs/stats/summary") => &[("days", "count")],
+        ("GET", "/events/stream") => &[("after", "Position")],
+        ("GET", "/tasks/{task_id}/due" | "/events/stream/recent") => &[("count", "count")],
+        ("DELETE", "/events/stream/cleanup") => &[("max_age_hours", "count")],
+        ("GET", "/approvals") => &[("state", "ApprovalState"), ("limit", "limit"), ("offset", "count")],
+        ("GET", "/agents/{agent_id}/webhook/deliveries") => {
+            &[("state", "=pending|delivered|failed"), ("limit", "limit"), ("offset", "count")]
         }
-        ("GET", "/runs/task/{task_id}/stats" | "/runs/stats/summary") => &["days"],
-        ("GET", "/events/stream") => &["after"],
-        ("GET", "/events/stream/recent") => &["count"],
-        ("DELETE", "/events/stream/cleanup") => &["max_age_hours"],
-        ("GET", "/approvals" | "/agents/{agent_id}/webhook/deliveries") => &["state", "limit", "offset"],
         _ => &[],
     }
 }
 
-/// Members of a task that have defaults.
+/// Headers of an operation, beside those of every request.
+pub(super) fn headers(method: &Method, path: &str) -> &'static [(&'static str, &'static str, &'static str)] {
+    match (method.as_str(), path) {
+        ("POST", "/tasks" | "/tasks/{task_id}/run_now") => {
+            &[("Idempotency-Key", super::KEY_TEXT, "IdempotencyKey")]
+        }
+        ("GET", "/events/stream") => &[("Last-Event-ID", "Events behind this position", "Position")],
+        _ => &[],
+    }
+}
+
 /// What a task has beside what must be sent.
 const DESCRIBED: [(&str, &str); 11] = {
     let mut all = [("next_due_at", "time?"); 11];
@@ -252,17 +279,18 @@ const DESCRIBED: [(&str, &str); 11] = {
     all
 };
 
+/// Members of a task that have defaults.
 const DEFAULTED: [(&str, &str); 10] = [
-    ("schedule_expr", "string?"),
-    ("timezone", "string"),
+    ("schedule_expr", "ScheduleExpr?"),
+    ("timezone", "Zone?"),
     ("priority", "integer"),
-    ("dedupe_key", "string?"),
+    ("dedupe_key", "DedupeKey?"),
     ("dedupe_window_seconds", "integer"),
     ("max_retries", "integer"),
-    ("backoff_strategy", "string"),
-    ("concurrency_key", "string?"),
-    ("misfire_policy", "string"),
-    ("status", "string"),
+    ("backoff_strategy", "Backoff?"),
+    ("concurrency_key", "DedupeKey?"),
+    ("misfire_policy", "Misfire?"),
+    ("status", "TaskStatus?"),
 ];
 
 pub(super) const SHAPES: &[Shape] = &[
@@ -296,11 +324,11 @@ pub(super) const SHAPES: &[Shape] = &[
     (
         "NewTask",
         &[
-            ("title", "string"),
-            ("description", "string"),
-            ("schedule_kind", "string"),
+            ("title", "Title"),
+            ("description", "Description"),
+            ("schedule_kind", "ScheduleKind"),
             ("payload", "object"),
-            ("created_by", "string"),
+            ("created_by", "Principal"),
         ],
         &DEFAULTED,
     ),
@@ -308,20 +336,20 @@ pub(super) const SHAPES: &[Shape] = &[
         "TaskEdit",
         &[],
         &[
-            ("title", "string"),
-            ("description", "string"),
-            ("schedule_kind", "string"),
-            ("schedule_expr", "string?"),
-            ("timezone", "string"),
+            ("title", "Title?"),
+            ("description", "Description?"),
+            ("schedule_kind", "ScheduleKind?"),
+            ("schedule_expr", "ScheduleExpr?"),
+            ("timezone", "Zone?"),
             ("payload", "object"),
             ("priority", "integer"),
-            ("status", "string"),
-            ("dedupe_key", "string?"),
+            ("status", "TaskStatus?"),
+            ("dedupe_key", "DedupeKey?"),
             ("dedupe_window_seconds", "integer"),
             ("max_retries", "integer"),
-            ("backoff_strategy", "string"),
-            ("concurrency_key", "string?"),
-            ("misfire_policy", "string"),
+            ("backoff_strategy", "Backoff?"),
+            ("concurrency_key", "DedupeKey?"),
+            ("misfire_policy", "Misfire?"),
         ],
     ),
     (
@@ -338,12 +366,12 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
         &DESCRIBED,
     ),
-    ("Snooze", &[("delay_seconds", "integer")], &[("reason", "string?")]),
-    ("Skip", &[], &[("due_at", "time?"), ("reason", "string?")]),
+    ("Snooze", &[("delay_seconds", "integer")], &[("reason", "Remark?")]),
+    ("Skip", &[], &[("due_at", "time?"), ("reason", "Remark?")]),
     (
         "Preview",
-        &[("schedule_kind", "string")],
-        &[("schedule_expr", "string?"), ("timezone", "string"), ("from", "time?"), ("count", "integer")],
+        &[("schedule_kind", "ScheduleKind")],
+        &[("schedule_expr", "ScheduleExpr?"), ("timezone", "Zone?"), ("from", "time?"), ("count", "integer")],
     ),
     ("Times", &[("times", "[time]")], &[]),
     (
@@ -368,7 +396,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("leased_until", "time?"),
         ],
     ),
-    ("NewEvent", &[("topic", "string"), ("payload", "object"), ("source_agent_id", "string")], &[]),
+    ("NewEvent", &[("topic", "Topic"), ("payload", "object"), ("source_agent_id", "Principal")], &[]),
     (
         "Approval",
         &[
@@ -393,7 +421,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("first_approved_at", "time?"),
         ],
     ),
-    ("Decision", &[("decision", "string")], &[("note", "string?"), ("parameters_sha256", "string?")]),
+    ("Decision", &[("decision", "=approve|deny")], &[("note", "Note?"), ("parameters_sha256", "Sha256?")]),
 ];
 
 /// Pages and what they hold.

@@ -65,8 +65,8 @@ async fn a_malformed_agent_is_refused_and_nothing_is_made() {
         (json!({ "name": "a", "scopes": ["*"] }), json!(["body", "scopes", "0"])),
         (json!({ "name": "a", "scopes": ["runs:read\u{0}"] }), json!(["body", "scopes", "0"])),
         (json!({ "name": "a", "scopes": vec!["a.b"; 65] }), json!(["body", "scopes", "64"])),
-        (json!({ "name": "a", "scopes": "admin" }), json!(["body"])),
-        (json!({ "name": 5, "scopes": [] }), json!(["body"])),
+        (json!({ "name": "a", "scopes": "admin" }), json!(["body", "scopes"])),
+        (json!({ "name": 5, "scopes": [] }), json!(["body", "name"])),
         (
             json!({ "name": "a", "scopes": [], "webhook_url": "http://h.example/" }),
             json!(["body", "webhook_url"]),

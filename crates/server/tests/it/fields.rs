@@ -35,6 +35,12 @@ answers of every route for each of them and compares (`crates/server/tests/it/fi
 Lists of what is one's own (`/auth/keys`, `/auth/sessions`, `/auth/notices`, `/auth/factors`) hold one's own for everybody. Agents
 see the runs and tasks that are theirs, and themselves. Streams of events hold what the run itself shows; questions (`/approvals`) and
 deliveries are read whole by whoever reads the list. Secrets, hashes and digests are in no answer, but for the one that makes a secret.
+
+What a text of a request may be is in `/openapi.json`: `maxLength` in characters, and `pattern`, `format` or `enum`. `x-free-text: true`
+marks declared free text: prose, parameters of actions, and secrets as somebody gives them, which have a bound and say what they like.
+The rules stand once, in `crates/model/src/text.rs`; `tests/blackbox/test_fields.py` sends what they rule out. Behind them are grammars of
+their own (zones, schedules, scopes, tokens), and what a list of free JSON holds (`payload`) is bounded as a whole. The one exception is
+`reason` of `POST /stop`: a stop is never refused for its words, and what is no reason is left out.
 ";
 
 /// One token for each of [`CALLERS`].

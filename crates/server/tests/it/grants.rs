@@ -78,13 +78,13 @@ async fn an_agent_may_use_every_grant_unless_it_is_limited() {
     for (body, place) in [
         (json!({ "grant_types": ["refresh_token", "password"] }), json!(["body", "grant_types", "1"])),
         (json!({ "grant_types": [""] }), json!(["body", "grant_types", "0"])),
-        (json!({ "grant_types": "refresh_token" }), json!(["body"])),
+        (json!({ "grant_types": "refresh_token" }), json!(["body", "grant_types"])),
         (
             json!({ "token_endpoint_auth_method": "client_secret_basic" }),
             json!(["body", "token_endpoint_auth_method"]),
         ),
         (json!({ "token_endpoint_auth_method": "none" }), json!(["body", "token_endpoint_auth_method"])),
-        (json!({ "token_endpoint_auth_method": 5 }), json!(["body"])),
+        (json!({ "token_endpoint_auth_method": 5 }), json!(["body", "token_endpoint_auth_method"])),
     ] {
         let told = edit(&lab, id, &body).await.refused(422, "invalid_request");
         assert_eq!(told["errors"][0]["loc"], place, "{body}");

@@ -183,6 +183,79 @@ async fn the_api_document_describes_every_route() {
     is_described(Lab::start().await.without_device()).await;
 }
 
+#[tokio::test]
+async fn every_text_of_every_request_has_a_grammar_and_a_bound_in_the_api_document() {
+    for lab in [Lab::start().await, Lab::start().await.without_device()] {
+        // Whoever may list actions sees their parameters, too.
+        let token = lab.token("vic").await;
+        let document = lab.get("/openapi.json").signed(&token).send().await.ok();
+        let mut found = Texts::default();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("an item") {
+                let place = format!("{method} {path}");
+                for parameter in operation["parameters"].as_array().expect("parameters") {
+                    let name = parameter["name"].as_str().unwrap_or("");
+                    found.walk(&document, &parameter["schema"], &format!("{place} {name}"));
+                }
+                for (media_type, body) in
+                    operation["requestBody"]["content"].as_object().into_iter().flatten()
+                {
+                    // What browsers report is not ours to say; it is read as bounded text.
+                    if media_type.starts_with("application/json") || media_type.contains("form") {
+                        found.walk(&document, &body["schema"], &place);
+                    }
+                }
+            }
+        }
+        assert_eq!(found.untyped, Vec::<String>::new());
+        assert!(found.typed > 90 && found.free > 5, "{} typed, {} free", found.typed, found.free);
+    }
+}
+
+/// Texts of requests, as the API document has them.
+#[derive(Default)]
+struct Texts {
+    typed: usize,
+    free: usize,
+    untyped: Vec<String>,
+}
+
+impl Texts {
+    fn walk(&mut self, document: &Value, schema: &Value, place: &str) {
+        if let Some(name) = schema["$ref"].as_str() {
+            let name = name.trim_start_matches("#/components/schemas/");
+            return self.walk(document, &document["components"]["schemas"][name], place);
+        }
+        let kinds = match &schema["type"] {
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+            Value::String(kind) => vec![kind.as_str()],
+            _ => Vec::new(),
+        };
+        let branches = schema["anyOf"].as_array().into_iter().flatten();
+        branches.for_each(|branch| self.walk(document, branch, place));
+        for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+            self.walk(document, member, &format!("{place}.{name}"));
+        }
+        for below in ["items", "additionalProperties"] {
+            if schema[below].is_object() {
+                self.walk(document, &schema[below], &format!("{place}[]"));
+            }
+        }
+        if schema["enum"].is_array() {
+            self.typed += 1;
+        } else if kinds.contains(&"string") {
+            let bounded = schema["maxLength"].is_u64();
+            let free = bounded && schema["x-free-text"] == true;
+            let typed = bounded && (schema["pattern"].is_string() || schema["format"].is_string());
+            match (free, typed) {
+                (true, _) => self.free += 1,
+                (false, true) => self.typed += 1,
+                (false, false) => self.untyped.push(place.to_owned()),
+            }
+        }
+    }
+}
+
 async fn is_described(lab: Lab) {
     let document = lab.get("/openapi.json").send().await.ok();
     let table = interlock_server::routes(lab.app.clone());

@@ -291,11 +291,13 @@ async fn what_shall_be_revoked_is_named_once_and_well() {
         json!({ "session": "x' OR '1'='1" }),
         json!({ "issued_before": "yesterday" }),
         json!({ "principal": 7 }),
+        json!({ "principal": "a\u{0}" }),
+        json!({ "principal": "" }),
     ] {
         revoke_by(&lab, &body).await.refused(422, "invalid_request");
     }
     revoke_by(&lab, &json!({ "session": "none" })).await.refused(404, "session_not_found");
-    for name in ["nobody", "a\u{0}", "", "11111111-2222-4333-8444-555555555555"] {
+    for name in ["nobody", "11111111-2222-4333-8444-555555555555"] {
         revoke_by(&lab, &json!({ "principal": name })).await.refused(404, "principal_not_found");
     }
 }

@@ -58,7 +58,8 @@ async fn what_cannot_be_a_user_is_refused_by_field() {
         body[member] = value.clone();
         let answer = create(body).await;
         let refused = answer.refused(422, "invalid_request");
-        assert_eq!(refused["errors"][0]["loc"], json!(["body", member]), "{value}");
+        let loc = refused["errors"][0]["loc"].as_array().expect("a place");
+        assert_eq!(loc[..2], [json!("body"), json!(member)], "{value}");
         assert!(!answer.text().contains("script"), "{}", answer.text());
     }
     let mut incomplete = new_user("eve");
