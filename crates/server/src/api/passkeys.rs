@@ -11,6 +11,7 @@ use interlock_engine::auth::{Challenge, Origin};
 use interlock_engine::identity::Identity;
 use interlock_model::action::{ConfirmFactor, EnrolFactor};
 use interlock_model::screen::Place;
+use interlock_model::secret::Secret;
 use interlock_model::text::{self, CredentialPart, FactorName, Form as _, SecretText, Text, TokenText};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -103,6 +104,17 @@ impl Screened for Answer {
     fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
 }
 
+/// The same of whom nobody knows yet: every wrong answer gets one refusal, so it has no form of its own.
+#[derive(Debug, Deserialize)]
+struct Stranger {
+    state: Secret,
+    credential: Value,
+}
+
+impl Screened for Stranger {
+    fn texts(&self, _: &mut dyn FnMut(Place, &str)) {}
+}
+
 fn challenge(challenge: &Challenge) -> Response {
     no_store(Json(json!({ "state": challenge.state.expose(), "options": challenge.options })))
 }
@@ -131,7 +143,7 @@ async fn begin_passkey_sign_in(State(identity): State<Identity>) -> Result<Respo
 async fn passkey_sign_in(
     State(identity): State<Identity>,
     Extension(origin): Extension<Arc<Origin>>,
-    JsonBody(body): JsonBody<Answer>,
+    JsonBody(body): JsonBody<Stranger>,
 ) -> Result<Response, ApiError> {
-    Ok(login_answer(identity.passkeys.sign_in(&body.state.into_secret(), body.credential.0, &origin).await?))
+    Ok(login_answer(identity.passkeys.sign_in(&body.state, body.credential, &origin).await?))
 }
