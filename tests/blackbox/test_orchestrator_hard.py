@@ -141,5 +141,25 @@ class Clocks(unittest.TestCase):
                 self.assertIn("tasks go by the database's", server.log())
 
 
+class NamesOfLibraries(unittest.TestCase):
+    """Names that mean something to a library of JSON inside the program are names like any other."""
+
+    RAW, NUMBER = "$serde_json::private::RawValue", "$serde_json::private::Number"
+
+    def test_what_was_sent_is_what_is_kept_and_what_tools_get(self):
+        with Orchestrator() as server:
+            # Texts that are JSON with twice the same name, deeper than a request may be, and no JSON at all.
+            for text in ('{"a": 1, "a": 2}', "[" * 100 + "]" * 100, "no JSON"):
+                for value in ({self.RAW: text}, {self.NUMBER: text}, {self.RAW: text, "z": [{self.RAW: text}]}):
+                    with self.subTest(value=value):
+                        task = server.task(payload={"params": value, "pipeline": [NAP]})
+                        self.assertEqual(server.ask("GET", "/tasks/" + task).json()["payload"]["params"], value)
+                        run = server.over(server.now(task))
+                        self.assertEqual((run["state"], run["output"]["params"]), ("succeeded", value))
+                        server.publish("names.x", value)
+            self.assertEqual(server.ask("GET", "/tasks").status_code, 200)
+            self.assertNotIn("panic", server.log())
+
+
 if __name__ == "__main__":
     unittest.main()

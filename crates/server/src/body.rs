@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use interlock_engine::auth::{Caller, Origin};
@@ -12,6 +13,7 @@ use interlock_model::secret::Secret;
 use interlock_model::strict_json;
 use interlock_model::text;
 use interlock_model::wire::{FieldError, Loc};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -26,6 +28,21 @@ use crate::state::AppState;
 enum Kind {
     Json,
     Form,
+}
+
+/// An answer of JSON.
+///
+/// Ours and not axum's, because that one turns on `raw_value` of `serde_json` for the whole program: an object whose first name is
+/// the one that this feature reserves would be read as the JSON in its text, in every request, row and answer of a tool.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+            Err(error) => ApiError::internal(&error).into_response(),
+        }
+    }
 }
 
 /// The body is of a kind that is not read here.

@@ -1,6 +1,5 @@
 //! People's own accounts: password, second factors, fresh proof of identity.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -22,7 +21,7 @@ use serde_json::json;
 use super::agents::no_store;
 use super::auth::login_answer;
 use super::passkeys::Answer;
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::query;
-use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -25,7 +24,7 @@ use interlock_model::wire::{AgentSecretView, AgentView, Operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::body::{JsonBody, PageQuery, Query, SecretBody};
+use crate::body::{Json, JsonBody, PageQuery, Query, SecretBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};

@@ -1,6 +1,5 @@
 //! What waits for a person's word.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use interlock_engine::Paged;
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use super::fields::Fields;
 use super::query;
 use super::runs::envelope;
-use crate::body::{JsonBody, PageQuery, Query};
+use crate::body::{Json, JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
@@ -19,7 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::agents::no_store;
-use crate::body::{Credentials, JsonBody};
+use crate::body::{Credentials, Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};

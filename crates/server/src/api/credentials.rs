@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -21,7 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::agents::{no_store, scopes};
-use crate::body::{JsonBody, Query};
+use crate::body::{Json, JsonBody, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

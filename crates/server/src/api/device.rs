@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::Method;
 use interlock_engine::devices::Devices;
@@ -13,7 +12,7 @@ use interlock_model::text::{Form as _, ReasonText};
 use interlock_model::wire::{Operation, StopReport};
 use serde::Deserialize;
 
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

@@ -1,6 +1,5 @@
 //! A person's side of signing in elsewhere (RFC 8628 section 3.3): see, approve, deny.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Method;
 use axum::response::Response;
@@ -13,7 +12,7 @@ use interlock_model::screen::Place;
 use interlock_model::text::{Text, UserCodeText};
 use serde::{Deserialize, Serialize};
 
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};

@@ -1,6 +1,5 @@
 //! Events: publishing, looking, following.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::sse::Event;
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::fields::Fields;
 use super::task_runs::{streamed, too_many_followers};
-use crate::body::{JsonBody, Query};
+use crate::body::{Json, JsonBody, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

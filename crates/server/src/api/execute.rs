@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -16,7 +15,7 @@ use interlock_model::text::{ActionName, Form as _, IdempotencyKey, Preference};
 use interlock_model::wire::{ActionsAnswer, DeviceInfo, ExecuteAnswer};
 use serde_json::{Map, Value, json};
 
-use crate::body::{JsonObject, prefers};
+use crate::body::{Json, JsonObject, prefers};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};

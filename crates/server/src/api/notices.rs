@@ -1,6 +1,5 @@
 //! What people are told about their own accounts, and what reviewers see of everybody's.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Method;
 use axum::response::Response;
@@ -13,7 +12,7 @@ use interlock_model::wire::{NoticeView, Operation};
 use serde::Deserialize;
 
 use super::agents::no_store;
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

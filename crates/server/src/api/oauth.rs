@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -22,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::agents::{no_store, token_answer};
-use crate::body::FormBody;
+use crate::body::{FormBody, Json};
 use crate::error::{ApiError, NO_GRANT};
 use crate::routes::{ApiRouter, Granted, PublicReason};
 use crate::state::AppState;

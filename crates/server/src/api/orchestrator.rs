@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -13,6 +12,7 @@ use interlock_model::action::{Installation, ReadMetrics};
 use serde_json::{Value, json};
 
 use super::service::add_certificate;
+use crate::body::Json;
 use crate::routes::{ApiRouter, PublicReason, bearer};
 use crate::state::AppState;
 use crate::tls::Condition;

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::Method;
 use axum::response::Response;
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use super::account::exposed;
 use super::agents::no_store;
 use super::auth::login_answer;
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -18,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::agents::no_store;
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted, PublicReason};

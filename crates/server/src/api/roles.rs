@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Method;
 use interlock_engine::auth::documents::CustomRole;
@@ -16,7 +15,7 @@ use interlock_model::wire::{Operation, RoleView};
 use serde::Deserialize;
 
 use super::agents::scopes;
-use crate::body::JsonBody;
+use crate::body::{Json, JsonBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

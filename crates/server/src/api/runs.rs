@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::query;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -20,7 +19,7 @@ use interlock_model::text::Sought;
 use interlock_model::wire::{EventsAnswer, PageAnswer, RunEventView, RunView};
 use serde::{Deserialize, Serialize};
 
-use crate::body::{JsonBody, PageQuery, Query};
+use crate::body::{Json, JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
 

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Extension, FromRef as _, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use interlock_engine::auth::Origin;
 use interlock_engine::devices::Devices;
 use interlock_model::action::{Action, Installation, ListActions, ReadDocs, ReadMetrics};
 use serde_json::{Value, json};
 
 use super::reports;
+use crate::body::Json;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{ApiRouter, PublicReason, bearer};

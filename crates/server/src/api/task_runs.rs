@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -21,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::query;
 use super::runs::envelope;
-use crate::body::{JsonBody, PageQuery, Query};
+use crate::body::{Json, JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
 

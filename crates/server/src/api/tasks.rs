@@ -1,6 +1,5 @@
 //! Tasks and schedules.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -22,7 +21,7 @@ use serde_json::{Value, json};
 use super::fields::Fields;
 use super::query;
 use super::runs::envelope;
-use crate::body::{JsonBody, PageQuery, Query, prefers};
+use crate::body::{Json, JsonBody, PageQuery, Query, prefers};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

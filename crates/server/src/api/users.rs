@@ -1,7 +1,6 @@
 //! People and the audit trail.
 
 use super::agents::texts;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -17,7 +16,7 @@ use serde::Deserialize;
 
 use super::query;
 use super::runs::envelope;
-use crate::body::{JsonBody, PageQuery, Query};
+use crate::body::{Json, JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
 use crate::routes::{ApiRouter, Granted};

@@ -1,6 +1,5 @@
 //! Outcomes that are told to agents: the secret they are signed with, and how telling them went.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -15,7 +14,7 @@ use serde_json::json;
 use super::agents::no_store;
 use super::query;
 use super::runs::envelope;
-use crate::body::{PageQuery, Query};
+use crate::body::{Json, PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};
 
