@@ -16,7 +16,7 @@ use interlock_model::grant::{GrantType, KeyMethod};
 use interlock_model::id::from_hexadecimal;
 use interlock_model::scope;
 use interlock_model::secret::Secret;
-use interlock_model::text::{Audience, ClientName, CodeText, SecretText, Text, TokenText};
+use interlock_model::text::{Audience, ClientName, CodeText, Form as _, Rule, Text, TokenText};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -143,19 +143,33 @@ fn basic(value: &str) -> Option<(String, Secret)> {
 struct TokenRequest {
     grant_type: String,
     scope: Option<String>,
-    refresh_token: Option<SecretText<TokenText>>,
-    device_code: Option<SecretText<CodeText>>,
-    assertion: Option<SecretText<TokenText>>,
+    refresh_token: Option<Secret>,
+    device_code: Option<Secret>,
+    assertion: Option<Secret>,
     #[serde(flatten)]
     exchange: Exchange,
     #[serde(flatten)]
     client: Client,
 }
 
+/// One answer for every grant that is none, whatever is wrong with it (RFC 6749 section 5.2).
+fn not_in_force() -> ApiError {
+    ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", "The grant is not in force")
+}
+
 impl TokenRequest {
-    /// Names that nobody knows are refused, also where the grant does not use them.
+    /// Names that nobody knows and grants that can be none are refused, also where the kind of grant does not use them.
     fn check_words(&self) -> Result<(), ApiError> {
-        let Exchange { subject_token_type, requested_token_type, .. } = &self.exchange;
+        let Exchange { subject_token, subject_token_type, requested_token_type, .. } = &self.exchange;
+        let could_be = |grant: &Option<Secret>, rule: Rule| {
+            grant.as_ref().is_none_or(|grant| rule.holds(grant.expose()))
+        };
+        let tokens = [&self.refresh_token, &self.assertion, subject_token];
+        if !tokens.iter().all(|token| could_be(token, TokenText::RULE))
+            || !could_be(&self.device_code, CodeText::RULE)
+        {
+            return Err(not_in_force());
+        }
         let known = |word: &Option<String>, words: &[&str]| {
             word.as_ref().is_none_or(|word| words.contains(&word.as_str()))
         };
@@ -177,7 +191,7 @@ impl TokenRequest {
 /// What a token exchange says beside the client (RFC 8693 section 2.1).
 #[derive(Debug, Deserialize)]
 struct Exchange {
-    subject_token: Option<SecretText<TokenText>>,
+    subject_token: Option<Secret>,
     subject_token_type: Option<String>,
     requested_token_type: Option<String>,
     actor_token: Option<Secret>,
@@ -188,10 +202,7 @@ struct Exchange {
 impl Exchange {
     /// The token to exchange.
     fn subject(self, audience: &str) -> Result<Secret, ApiError> {
-        let token = self
-            .subject_token
-            .map(SecretText::into_secret)
-            .ok_or_else(|| invalid("subject_token is required."))?;
+        let token = self.subject_token.ok_or_else(|| invalid("subject_token is required."))?;
         if self.subject_token_type.is_none() {
             return Err(invalid("subject_token_type is required."));
         }
@@ -263,10 +274,7 @@ async fn oauth_token(
             Ok(no_store(Json(token_answer(&issued))))
         }
         REFRESH => {
-            let token = request
-                .refresh_token
-                .map(SecretText::into_secret)
-                .ok_or_else(|| invalid("refresh_token is required."))?;
+            let token = request.refresh_token.ok_or_else(|| invalid("refresh_token is required."))?;
             let named = request.client.authenticates() || headers.contains_key(header::AUTHORIZATION);
             let client = if named {
                 let Shown { id, proof, by_header } = request.client.shown(&headers)?;
@@ -279,17 +287,12 @@ async fn oauth_token(
             let issued = issued.map_err(|error| match error {
                 RefreshError::Store(cause) => ApiError::storage(&cause),
                 RefreshError::Token(TokenError::Grant) => no_grant(),
-                RefreshError::Token(_) | RefreshError::Reused => {
-                    ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", "The grant is not in force")
-                }
+                RefreshError::Token(_) | RefreshError::Reused => not_in_force(),
             })?;
             Ok(no_store(Json(token_answer(&issued))))
         }
         DEVICE_CODE => {
-            let code = request
-                .device_code
-                .map(SecretText::into_secret)
-                .ok_or_else(|| invalid("device_code is required."))?;
+            let code = request.device_code.ok_or_else(|| invalid("device_code is required."))?;
             let client = request.client.client_id.as_deref();
             let issued = identity.device_codes.poll(&code, client, &origin).await.map_err(poll_error)?;
             Ok(no_store(Json(token_answer(&issued))))
@@ -297,10 +300,7 @@ async fn oauth_token(
         grant @ (ASSERTION | EXCHANGE) if identity.sign_ins.takes_workloads() => {
             let wanted = request.scope.as_deref().map(wanted_scopes).transpose()?;
             let (token, way) = if grant == ASSERTION {
-                let token = request
-                    .assertion
-                    .map(SecretText::into_secret)
-                    .ok_or_else(|| invalid("assertion is required."))?;
+                let token = request.assertion.ok_or_else(|| invalid("assertion is required."))?;
                 (token, GrantType::JwtBearer)
             } else {
                 (request.exchange.subject(identity.sessions.tokens().names().1)?, GrantType::TokenExchange)
@@ -333,9 +333,7 @@ fn wanted_scopes(text: &str) -> Result<Vec<scope::Scope>, ApiError> {
 
 fn workload_error(error: SignInError) -> ApiError {
     match error {
-        SignInError::Refused => {
-            ApiError::oauth(StatusCode::BAD_REQUEST, "invalid_grant", "The grant is not in force")
-        }
+        SignInError::Refused => not_in_force(),
         SignInError::Elsewhere => ApiError::client(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",
