@@ -249,7 +249,6 @@ async fn somebody_who_writes_the_database_is_found_out() {
     }
 }
 
-/// Whoever makes an entry look old enough to be deleted, so that nobody will see that it was changed.
 /// A log that is read in several parts at a time: where it breaks is told as if it were read in one.
 #[tokio::test]
 async fn the_first_fault_of_a_long_log_is_told_whatever_was_read_ahead() {
@@ -297,6 +296,7 @@ async fn an_entry_with_a_far_number_costs_nothing() {
     assert_eq!(String::from_utf8(file).expect("text").lines().filter_map(exported).count(), 20);
 }
 
+/// Whoever makes an entry look old enough to be deleted, so that nobody will see that it was changed.
 #[tokio::test]
 async fn what_was_changed_is_not_deleted_as_too_old() {
     let log = Log::start().await;
