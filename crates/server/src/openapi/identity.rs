@@ -696,7 +696,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("client", "string"),
             ("client_ip", "string"),
             ("user_agent", "string"),
-            ("scopes", "[string]"),
+            ("scopes", "[string]?"),
             ("created_at", "time"),
             ("expires_at", "time"),
             ("decision", "string"),
