@@ -1,5 +1,9 @@
 # Helpers of ./demo and ./check. Sourced, not run.
 
+# A whole check builds each crate once; what rustc would keep for building parts of one again takes more room than all programs and
+# tests together.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+
 note() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
