@@ -138,6 +138,15 @@ pub(crate) struct Table {
     pub(crate) columns: &'static [(&'static str, Kind)],
 }
 
+impl Table {
+    /// The statement that adds one row.
+    pub(crate) fn insert(&self) -> String {
+        let names: Vec<&str> = self.columns.iter().map(|(name, _)| *name).collect();
+        let places: Vec<String> = (1..=names.len()).map(|place| format!("?{place}")).collect();
+        format!("INSERT INTO {} ({}) VALUES ({})", self.name, names.join(", "), places.join(", "))
+    }
+}
+
 /// A connection, inside a transaction or not.
 #[async_trait]
 pub(crate) trait Sql: Send {

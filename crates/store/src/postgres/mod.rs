@@ -192,11 +192,11 @@ impl Store for Postgres {
     }
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        reads::audit_from(&self.reader().await?, after, limit).await
+        reads::audit_from(&self.reader().await?, after, limit, reads::audit_row).await
     }
 
     async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
-        reads::audit_links(&self.reader().await?, after, limit).await
+        reads::audit_from(&self.reader().await?, after, limit, reads::audit_link).await
     }
 
     async fn change_mark(&self) -> Result<i64, Error> {

@@ -205,30 +205,18 @@ pub(super) async fn audit_counts(
         .await
 }
 
-pub(super) async fn audit_from(
+/// Entries behind this one, each as [`audit_row`] or [`audit_link`] reads it.
+pub(super) async fn audit_from<T>(
     client: &impl GenericClient,
     after: u64,
     limit: u32,
-) -> Result<Vec<AuditEntry>, Error> {
+    read: fn(&Row) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
     all(
         client,
         &format!("{AUDIT} WHERE seq > $1 ORDER BY seq LIMIT $2"),
         &[&codec::position(after), &i64::from(limit)],
-        audit_row,
-    )
-    .await
-}
-
-pub(super) async fn audit_links(
-    client: &impl GenericClient,
-    after: u64,
-    limit: u32,
-) -> Result<Vec<Link>, Error> {
-    all(
-        client,
-        &format!("{AUDIT} WHERE seq > $1 ORDER BY seq LIMIT $2"),
-        &[&codec::position(after), &i64::from(limit)],
-        audit_link,
+        read,
     )
     .await
 }
@@ -353,7 +341,7 @@ pub(super) fn key_row(row: &Row) -> Result<KeyRow, Error> {
     })
 }
 
-fn audit_row(row: &Row) -> Result<AuditEntry, Error> {
+pub(super) fn audit_row(row: &Row) -> Result<AuditEntry, Error> {
     let draft = AuditDraft {
         at: codec::time(get(row, 1)?)?,
         actor: get(row, 2)?,
@@ -371,7 +359,7 @@ fn audit_row(row: &Row) -> Result<AuditEntry, Error> {
     })
 }
 
-fn audit_link(row: &Row) -> Result<Link, Error> {
+pub(super) fn audit_link(row: &Row) -> Result<Link, Error> {
     let fields = Fields {
         seq: codec::count(get(row, 0)?)?,
         at: codec::time(get(row, 1)?)?,

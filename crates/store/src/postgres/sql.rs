@@ -138,10 +138,7 @@ fn over_arrays(each: &Each) -> String {
 
 /// Adds a few rows, all sent before the first answer is awaited.
 async fn put_few(client: &PgTx<'_>, table: &Table, rows: &[Vec<Value>]) -> Result<(), Error> {
-    let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
-    let places: Vec<String> = (1..=names.len()).map(|place| format!("${place}")).collect();
-    let statement =
-        format!("INSERT INTO {} ({}) VALUES ({})", table.name, names.join(", "), places.join(", "));
+    let statement = translated(&table.insert());
     let rows = rows.iter().map(|values| bound(values)).collect::<Result<Vec<_>, _>>()?;
     let client = client.transaction();
     let statement = client.prepare_cached(&statement).await.map_err(error)?;

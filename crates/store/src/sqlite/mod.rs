@@ -146,11 +146,15 @@ impl Store for Sqlite {
     }
 
     async fn audit_from(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        self.readers.read(move |connection| reads::audit_from(connection, after, limit)).await
+        self.readers
+            .read(move |connection| reads::audit_from(connection, after, limit, reads::audit_row))
+            .await
     }
 
     async fn audit_links(&self, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
-        self.readers.read(move |connection| reads::audit_links(connection, after, limit)).await
+        self.readers
+            .read(move |connection| reads::audit_from(connection, after, limit, reads::audit_link))
+            .await
     }
 
     async fn change_mark(&self) -> Result<i64, Error> {

@@ -204,21 +204,18 @@ pub(super) fn audit_counts(
     })
 }
 
-pub(super) fn audit_from(connection: &Connection, after: u64, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+/// Entries behind this one, each as [`audit_row`] or [`audit_link`] reads it.
+pub(super) fn audit_from<T>(
+    connection: &Connection,
+    after: u64,
+    limit: u32,
+    read: fn(&Row<'_>) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
     all(
         connection,
         &format!("{AUDIT} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
         params![codec::position(after), limit],
-        audit_row,
-    )
-}
-
-pub(super) fn audit_links(connection: &Connection, after: u64, limit: u32) -> Result<Vec<Link>, Error> {
-    all(
-        connection,
-        &format!("{AUDIT} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
-        params![codec::position(after), limit],
-        audit_link,
+        read,
     )
 }
 
@@ -328,7 +325,7 @@ pub(super) fn key_row(row: &Row<'_>) -> Result<KeyRow, Error> {
     })
 }
 
-fn audit_row(row: &Row<'_>) -> Result<AuditEntry, Error> {
+pub(super) fn audit_row(row: &Row<'_>) -> Result<AuditEntry, Error> {
     let draft = AuditDraft {
         at: codec::time(get(row, 1)?)?,
         actor: get(row, 2)?,
@@ -341,7 +338,7 @@ fn audit_row(row: &Row<'_>) -> Result<AuditEntry, Error> {
     Ok(AuditEntry { seq: codec::count(get(row, 0)?)?, draft, prev_hash: get(row, 8)?, hash: get(row, 9)? })
 }
 
-fn audit_link(row: &Row<'_>) -> Result<Link, Error> {
+pub(super) fn audit_link(row: &Row<'_>) -> Result<Link, Error> {
     let fields = Fields {
         seq: codec::count(get(row, 0)?)?,
         at: codec::time(get(row, 1)?)?,

@@ -71,12 +71,6 @@ fn over_one_row(each: &Each) -> String {
 }
 
 /// Runs the statement for each row: what it answered with, and how many rows it touched.
-fn insert(table: &Table) -> String {
-    let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
-    let places: Vec<String> = (1..=names.len()).map(|place| format!("?{place}")).collect();
-    format!("INSERT INTO {} ({}) VALUES ({})", table.name, names.join(", "), places.join(", "))
-}
-
 fn each(connection: &Connection, each: &Each, given: &[Vec<Value>]) -> Result<(Vec<Row>, u64), Error> {
     let statement = over_one_row(each);
     let (mut found, mut changed) = (Vec::new(), 0);
@@ -205,7 +199,7 @@ impl Sql for SqliteTx<'_> {
     }
 
     async fn put(&mut self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error> {
-        let statement = insert(table);
+        let statement = table.insert();
         self.touching(
             |connection| rows.iter().try_for_each(|values| change(connection, &statement, values).map(drop)),
             |()| !rows.is_empty(),

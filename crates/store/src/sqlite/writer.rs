@@ -394,7 +394,7 @@ mod tests {
         }
         let acknowledged = outcomes.iter().chain([&small]).filter(|outcome| outcome.is_ok()).count();
         let connection = open::writable(&path).expect("opens again");
-        let entries = reads::audit_from(&connection, 0, 1000).expect("readable");
+        let entries = reads::audit_from(&connection, 0, 1000, reads::audit_row).expect("readable");
         assert_eq!(entries.len(), acknowledged);
         let mut verifier = Verifier::default();
         entries.iter().try_for_each(|entry| verifier.next(entry)).expect("the chain holds");
@@ -430,7 +430,7 @@ mod tests {
     /// How long the chain is; it must hold.
     fn entries(path: &std::path::Path) -> usize {
         let connection = open::writable(path).expect("opens again");
-        let entries = reads::audit_from(&connection, 0, 1000).expect("readable");
+        let entries = reads::audit_from(&connection, 0, 1000, reads::audit_row).expect("readable");
         let mut verifier = Verifier::default();
         entries.iter().try_for_each(|entry| verifier.next(entry)).expect("the chain holds");
         entries.len()
