@@ -361,6 +361,11 @@ impl<F: Form> Text<F> {
     pub fn into_string(self) -> String {
         self.0
     }
+
+    /// Texts without their rule.
+    pub fn into_strings(texts: Vec<Self>) -> Vec<String> {
+        texts.into_iter().map(Self::into_string).collect()
+    }
 }
 
 impl<F> Deref for Text<F> {

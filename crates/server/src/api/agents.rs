@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::query;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,11 +18,12 @@ use interlock_model::grant::{GrantType, KeyMethod, Unknown, parse_grants};
 use interlock_model::scope::{self, Scope};
 use interlock_model::screen::Place;
 use interlock_model::secret::Secret;
-use interlock_model::text::{AgentName, CertificateName, Form, NamePart, ScopePart, Text, WebhookUrl};
+use interlock_model::text::{AgentName, CertificateName, NamePart, ScopePart, Text, WebhookUrl};
 use interlock_model::wire::{AgentSecretView, AgentView, Operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::query;
 use crate::body::{Json, JsonBody, PageQuery, Query, SecretBody};
 use crate::error::ApiError;
 use crate::perimeter::Screened;
@@ -185,11 +185,6 @@ async fn show_agent(
     State(identity): State<Identity>,
 ) -> Result<Json<AgentView>, ApiError> {
     Ok(Json(view(&*identity.agents.get(&grant)?)))
-}
-
-/// Texts as the engine takes them.
-pub(super) fn texts<F: Form>(texts: Vec<Text<F>>) -> Vec<String> {
-    texts.into_iter().map(Text::into_string).collect()
 }
 
 /// Scopes from a body; the error names the place, never the text.
@@ -365,5 +360,5 @@ async fn set_agent_certificates(
     State(identity): State<Identity>,
     JsonBody(body): JsonBody<NewNames>,
 ) -> Result<Json<AgentView>, ApiError> {
-    Ok(Json(view(&identity.agents.set_certificate_names(&grant, &texts(body.names)).await?)))
+    Ok(Json(view(&identity.agents.set_certificate_names(&grant, &Text::into_strings(body.names)).await?)))
 }

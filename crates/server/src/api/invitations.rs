@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::agents::texts;
 use axum::extract::{Extension, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -87,7 +86,7 @@ async fn invite(
     State(invitations): State<Invitations>,
     JsonBody(body): JsonBody<NewInvitation>,
 ) -> Result<Response, ApiError> {
-    let (made, token) = invitations.make(&grant, &body.name, &texts(body.roles)).await?;
+    let (made, token) = invitations.make(&grant, &body.name, &Text::into_strings(body.roles)).await?;
     let mut answer = json!(view(made, invitations.now()));
     answer["token"] = json!(token.expose());
     Ok(no_store((StatusCode::CREATED, Json(answer))))

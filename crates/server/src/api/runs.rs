@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use super::query;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -19,6 +18,7 @@ use interlock_model::text::Sought;
 use interlock_model::wire::{EventsAnswer, PageAnswer, RunEventView, RunView};
 use serde::{Deserialize, Serialize};
 
+use super::query;
 use crate::body::{Json, JsonBody, PageQuery, Query};
 use crate::error::ApiError;
 use crate::routes::{ApiRouter, Granted};

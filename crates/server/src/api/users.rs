@@ -1,6 +1,5 @@
 //! People and the audit trail.
 
-use super::agents::texts;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -68,7 +67,7 @@ async fn create_user(
     State(users): State<Users>,
     JsonBody(body): JsonBody<NewUser>,
 ) -> Result<Response, ApiError> {
-    let user = users.create(&grant, &body.name, body.password, &texts(body.roles)).await?;
+    let user = users.create(&grant, &body.name, body.password, &Text::into_strings(body.roles)).await?;
     Ok((StatusCode::CREATED, Json(view(user))).into_response())
 }
 
@@ -89,7 +88,7 @@ async fn update_user(
     State(users): State<Users>,
     JsonBody(body): JsonBody<UserEdit>,
 ) -> Result<Json<UserView>, ApiError> {
-    let change = UserChange { roles: body.roles.map(texts), disabled: body.disabled };
+    let change = UserChange { roles: body.roles.map(Text::into_strings), disabled: body.disabled };
     Ok(Json(view(users.update(&grant, change).await?)))
 }
 
