@@ -166,6 +166,24 @@ async fn a_newer_or_changed_schema_is_refused() {
     fresh.drop().await;
 }
 
+/// A run of nothing in particular, ready at once.
+fn lined_up(run: TaskRunId, now: Timestamp) -> NewRun {
+    NewRun {
+        run,
+        lineage: run,
+        task: TaskId::from_bytes([2; 16]),
+        owner: "ana".to_owned(),
+        attempt: 1,
+        trigger: Trigger::Manual,
+        scheduled_for: None,
+        event: None,
+        priority: 5,
+        ready_at: now,
+        concurrency_key: None,
+        created_at: now,
+    }
+}
+
 /// A run would be held by somebody whom nobody watches.
 #[tokio::test]
 async fn nobody_is_declared_dead_between_a_claim_and_its_commit() {
@@ -177,22 +195,7 @@ async fn nobody_is_declared_dead_between_a_claim_and_its_commit() {
         async move {
             let mut all = tx.orchestrator();
             all.enlist("w", now).await?;
-            all.enqueue(&[NewRun {
-                run,
-                lineage: run,
-                task: TaskId::from_bytes([2; 16]),
-                owner: "ana".to_owned(),
-                attempt: 1,
-                trigger: Trigger::Manual,
-                scheduled_for: None,
-                event: None,
-                priority: 5,
-                ready_at: now,
-                concurrency_key: None,
-                created_at: now,
-            }])
-            .await
-            .map(drop)
+            all.enqueue(&[lined_up(run, now)]).await.map(drop)
         }
         .boxed()
     })
@@ -229,6 +232,57 @@ async fn nobody_is_declared_dead_between_a_claim_and_its_commit() {
     claim.expect("committed");
     assert_eq!(freed.expect("committed"), Some(1));
     store.close().await;
+    fresh.drop().await;
+}
+
+/// A queue fills within seconds, and PostgreSQL's figures of it are older: a claim must not read it whole (ADR 0038).
+#[tokio::test]
+async fn a_claim_reads_what_it_takes_and_not_the_queue() {
+    const QUEUE: u32 = 10_000;
+    const BATCH: u32 = 500;
+    let fresh = Fresh::make().await;
+    let store = fresh.open().await;
+    let now = Timestamp::from_seconds(0);
+    let run = |number: u32| {
+        let mut id = [1; 16];
+        id[12..].copy_from_slice(&number.to_be_bytes());
+        lined_up(TaskRunId::from_bytes(id), now)
+    };
+    let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
+    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
+    tokio::spawn(connection);
+    hand.batch_execute("ANALYZE queue").await.expect("looked at");
+    // PostgreSQL decides after five times whether it makes a plan once for all.
+    for _ in 0..10 {
+        assert!(claimed(&*store).await.expect("claimed").is_empty());
+    }
+    let runs: Vec<NewRun> = (0..QUEUE).map(run).collect();
+    let filled: Result<u64, Error> =
+        transact(&*store, move |tx| async move { tx.orchestrator().enqueue(&runs).await }.boxed()).await;
+    assert_eq!(filled.expect("lined up"), u64::from(QUEUE));
+
+    let taken: Result<usize, Error> =
+        transact(&*store, |tx| async move { Ok(tx.orchestrator().claim("w", BATCH).await?.len()) }.boxed())
+            .await;
+
+    assert_eq!(taken.expect("claimed"), 500);
+    // A session hands in what it has counted when it ends.
+    store.close().await;
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                  AND backend_type = 'client backend'";
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while hand.query_one(others, &[]).await.expect("counted").get::<_, i64>(0) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the sessions end");
+    let counted =
+        "SELECT seq_tup_read + idx_tup_fetch, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'queue'";
+    let counted = hand.query_one(counted, &[]).await.expect("counted");
+    let (read, changed): (i64, i64) = (counted.get(0), counted.get(1));
+    assert_eq!(changed, 500);
+    assert!((500..=2_000).contains(&read), "{read} rows were read for 500 of 10 000");
     fresh.drop().await;
 }
 
