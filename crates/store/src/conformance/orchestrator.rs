@@ -24,7 +24,8 @@ pub(super) fn task_id(number: u32) -> TaskId {
     TaskId::from_bytes(bytes)
 }
 
-pub(super) fn run_id(number: u32) -> TaskRunId {
+/// The run of a number.
+pub fn run_id(number: u32) -> TaskRunId {
     TaskRunId::from_bytes(*task_id(number).as_bytes())
 }
 
@@ -53,7 +54,8 @@ fn task(number: u32) -> TaskRow {
     }
 }
 
-pub(super) fn new_run(number: u32) -> NewRun {
+/// A run of nothing in particular, ready at once.
+pub fn new_run(number: u32) -> NewRun {
     NewRun {
         run: run_id(number),
         lineage: run_id(number),

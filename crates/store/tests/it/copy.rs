@@ -8,9 +8,10 @@ use interlock_model::audit::AuditDraft;
 use interlock_model::device::EventKind;
 use interlock_model::run::RunState;
 use interlock_model::task::{
-    Backoff, EventId, Misfire, ScheduleKind, StreamId, TaskId, TaskRunId, TaskRunState, TaskStatus, Trigger,
+    Backoff, EventId, Misfire, ScheduleKind, StreamId, TaskId, TaskRunId, TaskRunState, TaskStatus,
 };
 use interlock_model::{RunId, Timestamp};
+use interlock_store::conformance::orchestrator::new_run;
 use interlock_store::copy::{self, Cell, Part};
 use interlock_store::identity::Record;
 use interlock_store::orchestrator::{EventRow, NewRun, RunsFilter, TaskRow, ask};
@@ -52,19 +53,15 @@ fn task(id: u8) -> TaskRow {
 }
 
 fn queued(number: u8) -> NewRun {
+    let run = TaskRunId::from_bytes([number; 16]);
     NewRun {
-        run: TaskRunId::from_bytes([number; 16]),
-        lineage: TaskRunId::from_bytes([number; 16]),
+        run,
+        lineage: run,
         task: TaskId::from_bytes([1; 16]),
-        owner: "ana".to_owned(),
-        attempt: 1,
-        trigger: Trigger::Manual,
-        scheduled_for: None,
-        event: None,
-        priority: 5,
         ready_at: NOW,
         concurrency_key: Some("arm".to_owned()),
         created_at: NOW,
+        ..new_run(0)
     }
 }
 

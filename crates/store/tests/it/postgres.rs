@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use interlock_model::Timestamp;
-use interlock_model::task::{TaskId, TaskRunId, Trigger};
+use interlock_store::conformance::orchestrator::new_run;
 use interlock_store::orchestrator::{Claimed, NewRun};
 use interlock_store::postgres::Postgres;
 use interlock_store::{Error, Revocation, Store, migrations, transact};
@@ -52,6 +52,14 @@ impl Fresh {
 
     pub(crate) async fn open(&self) -> Arc<Postgres> {
         Arc::new(Postgres::connect(&self.url).await.expect("a new database"))
+    }
+
+    /// A connection past the storage, for what is done by hand.
+    async fn hand(&self) -> tokio_postgres::Client {
+        let base = self.url.split_once('?').map_or(self.url.as_str(), |(base, _)| base);
+        let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
+        tokio::spawn(connection);
+        hand
     }
 
     pub(crate) async fn drop(self) {
@@ -147,9 +155,7 @@ async fn claimed(store: &dyn Store) -> Result<Vec<Claimed>, Error> {
 async fn a_newer_or_changed_schema_is_refused() {
     let fresh = Fresh::make().await;
     let running = fresh.open().await;
-    let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
-    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
-    tokio::spawn(connection);
+    let hand = fresh.hand().await;
 
     hand.batch_execute("INSERT INTO migrations VALUES (1000, 'future', '\\x00')").await.expect("inserted");
     assert!(matches!(claimed(&*running).await, Err(Error::Newer { found, known }) if found == known + 1));
@@ -166,36 +172,17 @@ async fn a_newer_or_changed_schema_is_refused() {
     fresh.drop().await;
 }
 
-/// A run of nothing in particular, ready at once.
-fn lined_up(run: TaskRunId, now: Timestamp) -> NewRun {
-    NewRun {
-        run,
-        lineage: run,
-        task: TaskId::from_bytes([2; 16]),
-        owner: "ana".to_owned(),
-        attempt: 1,
-        trigger: Trigger::Manual,
-        scheduled_for: None,
-        event: None,
-        priority: 5,
-        ready_at: now,
-        concurrency_key: None,
-        created_at: now,
-    }
-}
-
 /// A run would be held by somebody whom nobody watches.
 #[tokio::test]
 async fn nobody_is_declared_dead_between_a_claim_and_its_commit() {
     let fresh = Fresh::make().await;
     let store = fresh.open().await;
     let now = Timestamp::from_seconds(0);
-    let run = TaskRunId::from_bytes([1; 16]);
     let made: Result<(), Error> = transact(&*store, move |tx| {
         async move {
             let mut all = tx.orchestrator();
             all.enlist("w", now).await?;
-            all.enqueue(&[lined_up(run, now)]).await.map(drop)
+            all.enqueue(&[new_run(1)]).await.map(drop)
         }
         .boxed()
     })
@@ -242,21 +229,13 @@ async fn a_claim_reads_what_it_takes_and_not_the_queue() {
     const BATCH: u32 = 500;
     let fresh = Fresh::make().await;
     let store = fresh.open().await;
-    let now = Timestamp::from_seconds(0);
-    let run = |number: u32| {
-        let mut id = [1; 16];
-        id[12..].copy_from_slice(&number.to_be_bytes());
-        lined_up(TaskRunId::from_bytes(id), now)
-    };
-    let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
-    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
-    tokio::spawn(connection);
+    let hand = fresh.hand().await;
     hand.batch_execute("ANALYZE queue").await.expect("looked at");
     // PostgreSQL decides after five times whether it makes a plan once for all.
     for _ in 0..10 {
         assert!(claimed(&*store).await.expect("claimed").is_empty());
     }
-    let runs: Vec<NewRun> = (0..QUEUE).map(run).collect();
+    let runs: Vec<NewRun> = (0..QUEUE).map(new_run).collect();
     let filled: Result<u64, Error> =
         transact(&*store, move |tx| async move { tx.orchestrator().enqueue(&runs).await }.boxed()).await;
     assert_eq!(filled.expect("lined up"), u64::from(QUEUE));
@@ -290,9 +269,7 @@ async fn a_claim_reads_what_it_takes_and_not_the_queue() {
 async fn agents_that_had_a_webhook_before_are_told() {
     let fresh = Fresh::make().await;
     fresh.open().await.close().await;
-    let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
-    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
-    tokio::spawn(connection);
+    let hand = fresh.hand().await;
     let step = migrations::POSTGRES.iter().find(|step| step.name == "0005_webhooks").expect("the step");
     hand.batch_execute("DROP TABLE webhooks; DROP TABLE deliveries").await.expect("as before");
     for (name, data) in [
@@ -320,9 +297,7 @@ async fn tls_checks_the_server_and_is_used() {
         Postgres::connect(&format!("{}&sslmode=require", fresh.url)).await.expect("the certificate is good");
     store.ping().await.expect("it answers");
     let encrypted: i64 = {
-        let base = fresh.url.split_once('?').map_or(fresh.url.as_str(), |(base, _)| base);
-        let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
-        tokio::spawn(connection);
+        let hand = fresh.hand().await;
         let query = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND datname = current_database()";
         hand.query_one(query, &[]).await.expect("counted").get(0)
     };
@@ -346,8 +321,7 @@ async fn tls_checks_the_server_and_is_used() {
 async fn over_tls_a_server_that_asks_for_md5_is_refused_in_words() {
     let fresh = Fresh::make().await;
     let (base, query) = fresh.url.split_once('?').expect("a query");
-    let (hand, connection) = tokio_postgres::connect(base, NoTls).await.expect("connected");
-    tokio::spawn(connection);
+    let hand = fresh.hand().await;
     // `tools/postgres` lets this role in by md5.
     let role = "SET password_encryption = 'md5'; DROP ROLE IF EXISTS old_fashioned; CREATE ROLE old_fashioned LOGIN PASSWORD 'word'";
     hand.batch_execute(role).await.expect("made");
