@@ -94,7 +94,7 @@ fn root() -> PathBuf {
 
 fn metadata() -> Value {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["metadata", "--format-version", "1", "--offline", "--all-features"])
+        .args(["metadata", "--format-version", "1", "--locked", "--no-deps"])
         .current_dir(root())
         .output()
         .expect("cargo starts");
@@ -156,20 +156,8 @@ fn dependencies_point_one_way() {
 fn there_is_one_stack_for_tls() {
     // Not `cargo metadata`: it lists what a feature could switch on but does not (rustls-webpki's `ring?/alloc`).
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "tree",
-            "--workspace",
-            "--all-features",
-            "--target",
-            "all",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}",
-            "--offline",
-        ])
+        .args(["tree", "--locked", "--workspace", "--all-features", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}"])
         .current_dir(root())
         .output()
         .expect("cargo starts");
