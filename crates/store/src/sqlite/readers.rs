@@ -31,6 +31,9 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Held while a connection is closed. The last one out folds the log into the file and removes it; of two that leave at
+    /// once, neither sees that it is the last.
+    leaving: Mutex<()>,
 }
 
 impl Shared {
@@ -66,6 +69,12 @@ impl Shared {
     fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_all();
+    }
+
+    fn leave(&self, connection: Connection) {
+        let alone = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(connection);
+        drop(alone);
     }
 }
 
@@ -110,7 +119,7 @@ impl Readers {
                     while let Some(job) = shared.take() {
                         answer(job, &mut connection);
                     }
-                    drop(connection);
+                    shared.leave(connection);
                     drop(end);
                 })
                 .map_err(|error| Error::Database(Box::new(error)))?;
